@@ -1,0 +1,85 @@
+{{/*
+What is to run: the contract between the chart and the launcher.
+
+A program's words and variables are texts. toJson writes numbers and booleans as people do
+(1000000, never 1e+06), whether they come from a file or from --set.
+*/}}
+
+{{- define "tfrun.image" -}}
+{{- with .Values.image -}}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- define "tfrun.run.program" -}}
+{{- $program := pick .Values.program "flags" "workingDir" }}
+{{- range $key := list "command" "args" }}
+{{- $words := list }}
+{{- range index $.Values.program $key }}
+{{- $words = append $words (kindIs "string" . | ternary . (toJson .)) }}
+{{- end }}
+{{- $_ := set $program $key $words }}
+{{- end }}
+{{- $env := dict }}
+{{- range $name, $value := .Values.program.env }}
+{{- $_ := set $env $name (kindIs "string" $value | ternary $value (toJson $value)) }}
+{{- end }}
+{{- $_ := set $program "env" $env }}
+{{- toJson $program }}
+{{- end }}
+
+{{/* The sources that are filled in; tfrun.validate lets exactly one pass. */}}
+{{- define "tfrun.run.code" -}}
+{{- $code := dict }}
+{{- with .Values.code.nfs }}
+{{- if or .server .path }}{{ $_ := set $code "nfs" . }}{{ end }}
+{{- end }}
+{{- with .Values.code.image }}
+{{- if .path }}{{ $_ := set $code "image" . }}{{ end }}
+{{- end }}
+{{- toJson $code }}
+{{- end }}
+
+{{/* Names what trains. Counts, resources and policies are not part of it: they may change
+while the same training goes on. */}}
+{{- define "tfrun.run.id" -}}
+{{- $trains := dict
+  "attempt" (int64 .Values.run.attempt)
+  "code" (include "tfrun.run.code" . | fromJson)
+  "image" (include "tfrun.image" .)
+  "mode" .Values.mode
+  "program" (include "tfrun.run.program" . | fromJson) }}
+{{- toJson $trains | sha256sum | trunc 12 }}
+{{- end }}
+
+{{- define "tfrun.controller.configmap.json" -}}
+{{- $replicas := dict }}
+{{- range $role := include "tfrun.roles" . | splitList " " }}
+{{- $_ := set $replicas $role (int64 (index $.Values $role).replicas) }}
+{{- end }}
+{{- $host := printf "%s-{role}-{index}.%s" .Release.Name (include "tfrun.task.service.name" .) }}
+{{- $job := dict
+  "version" 1
+  "release" .Release.Name
+  "run" (include "tfrun.run.id" .)
+  "mode" .Values.mode
+  "replicas" $replicas
+  "addresses" (dict "host" $host "port" (int64 .Values.port))
+  "program" (include "tfrun.run.program" . | fromJson)
+  "code" (include "tfrun.run.code" . | fromJson)
+  "restarts" .Values.restarts
+  "grace" (int64 .Values.grace)
+  "cleanup" .Values.cleanup }}
+{{- toPrettyJson $job }}
+{{- end }}
+
+{{- define "tfrun.launcher.configmap.hash" -}}
+{{- (.Files.Glob "launcher/*.py").AsConfig | sha256sum | trunc 8 }}
+{{- end }}
+
+{{/* Covers job.json and the whole Job, which can't be changed once it exists: whatever changes, a new
+Job takes the old one's place. Its own hash is left out of what it covers, and so are comments. */}}
+{{- define "tfrun.controller.job.hash" -}}
+{{- $spec := include "tfrun.controller.job.spec" (dict "root" . "hash" "") | fromYaml | toJson }}
+{{- printf "%s\n%s" (include "tfrun.controller.configmap.json" .) $spec | sha256sum | trunc 8 }}
+{{- end }}

@@ -1,0 +1,73 @@
+{{/*
+Names and labels. Every name starts with the release's, so that releases share a namespace.
+
+Helpers are called tfrun.<component>.<object>.<attribute>. Those of a single role take
+(dict "root" $ "role" "ps"), all others take the root context.
+*/}}
+
+{{/* The roles of the mode, separated by spaces. */}}
+{{- define "tfrun.roles" -}}
+ps worker
+{{- end }}
+
+{{- define "tfrun.task.statefulset.name" -}}
+{{ .root.Release.Name }}-{{ .role }}
+{{- end }}
+
+{{/* The tasks' DNS names end in this Service's. */}}
+{{- define "tfrun.task.service.name" -}}
+{{ .Release.Name }}
+{{- end }}
+
+{{- define "tfrun.task.serviceaccount.name" -}}
+{{ .Release.Name }}-task
+{{- end }}
+
+{{- define "tfrun.controller.service.name" -}}
+{{ .Release.Name }}-controller
+{{- end }}
+
+{{- define "tfrun.controller.serviceaccount.name" -}}
+{{ .Release.Name }}-controller
+{{- end }}
+
+{{/* Named by their content: see tfrun.controller.job.hash and tfrun.launcher.configmap.hash. */}}
+{{- define "tfrun.controller.job.name" -}}
+{{ .Release.Name }}-{{ include "tfrun.controller.job.hash" . }}
+{{- end }}
+
+{{- define "tfrun.controller.configmap.name" -}}
+{{ include "tfrun.controller.job.name" . }}
+{{- end }}
+
+{{- define "tfrun.launcher.configmap.name" -}}
+{{ .Release.Name }}-launcher-{{ include "tfrun.launcher.configmap.hash" . }}
+{{- end }}
+
+{{/* What every object carries. */}}
+{{- define "tfrun.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | quote }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+{{ include "tfrun.selector" . }}
+{{- end }}
+
+{{/* What every pod of the release carries. No version: a new chart must not make pods again. */}}
+{{- define "tfrun.selector" -}}
+app.kubernetes.io/name: tfrun
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{/* The pods of all tasks. */}}
+{{- define "tfrun.task.selector" -}}
+{{ include "tfrun.selector" . }}
+app.kubernetes.io/component: task
+{{- end }}
+
+{{/* The pod of one controller: after an upgrade the tasks find the new one. Takes
+(dict "root" $ "hash" "..."). */}}
+{{- define "tfrun.controller.selector" -}}
+{{ include "tfrun.selector" .root }}
+tfrun/role: controller
+tfrun/job: {{ .hash | quote }}
+{{- end }}

@@ -1,0 +1,228 @@
+{{/* What the pods of tasks and of the controller have in common. */}}
+
+{{/* Takes (dict "root" $ "subcommand" "task"). */}}
+{{- define "tfrun.pod.container" -}}
+image: {{ include "tfrun.image" .root | quote }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+command: [python3, -m, launcher, {{ .subcommand }}]
+workingDir: /tfrun
+# The launcher says how it ended; if it could not even start, its last lines of output do.
+terminationMessagePolicy: FallbackToLogsOnError
+{{- with .root.Values.securityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "tfrun.pod.spec" -}}
+# Only names that somebody asks for: Services of the namespace do not belong in the environment.
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "tfrun.launcher.volumeMount" -}}
+- name: tfrun-launcher
+  mountPath: /tfrun/launcher
+  readOnly: true
+{{- end }}
+
+{{- define "tfrun.launcher.volume" -}}
+- name: tfrun-launcher
+  configMap:
+    name: {{ include "tfrun.launcher.configmap.name" . }}
+{{- end }}
+
+{{/*
+A task's pod template. It holds nothing of the program, the counts and the policies: these reach
+the task through the controller, so that changing them makes no pod again.
+*/}}
+{{- define "tfrun.task.pod.template" -}}
+{{- $root := .root }}
+{{- $values := index $root.Values .role }}
+{{- $nfs := hasKey (include "tfrun.run.code" $root | fromJson) "nfs" -}}
+metadata:
+  labels:
+    {{- include "tfrun.task.selector" $root | nindent 4 }}
+    tfrun/role: {{ .role }}
+spec:
+  serviceAccountName: {{ include "tfrun.task.serviceaccount.name" $root }}
+  automountServiceAccountToken: false
+  # The launcher ends the program within `grace`; the rest is for the launcher itself.
+  terminationGracePeriodSeconds: {{ add $root.Values.grace 5 }}
+  {{- include "tfrun.pod.spec" $root | nindent 2 }}
+  containers:
+    - name: task
+      {{- include "tfrun.pod.container" (dict "root" $root "subcommand" "task") | nindent 6 }}
+      env:
+        - name: TFRUN_ROLE
+          value: {{ .role }}
+        - name: TFRUN_POD_NAME
+          valueFrom:
+            fieldRef:
+              fieldPath: metadata.name
+        - name: TFRUN_POD_IP
+          valueFrom:
+            fieldRef:
+              fieldPath: status.podIP
+        - name: TFRUN_CONTROLLER
+          value: {{ printf "%s:%d" (include "tfrun.controller.service.name" $root) (int64 $root.Values.controller.port) | quote }}
+        - name: TFRUN_WORK
+          value: /tfrun/work
+        {{- if $nfs }}
+        - name: TFRUN_SOURCE
+          value: /tfrun/source
+        {{- end }}
+        # The user id has neither a home nor a name in the image; Python and TensorFlow ask for both.
+        - name: HOME
+          value: /tfrun/work
+        - name: USER
+          value: tfrun
+        - name: PYTHONUNBUFFERED
+          value: "1"
+        {{- with $root.Values.env }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      ports:
+        - name: tensorflow
+          containerPort: {{ int64 $root.Values.port }}
+      {{- with $values.resources }}
+      resources:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      volumeMounts:
+        - name: tfrun-work
+          mountPath: /tfrun/work
+        {{- if $root.Values.launcher.inject }}
+        {{- include "tfrun.launcher.volumeMount" $root | nindent 8 }}
+        {{- end }}
+        {{- if $nfs }}
+        - name: tfrun-source
+          mountPath: /tfrun/source
+          readOnly: true
+        {{- end }}
+        {{- range $root.Values.volumes }}
+        - {{- pick . "name" "mountPath" "readOnly" "subPath" | toYaml | nindent 10 }}
+        {{- end }}
+  volumes:
+    - name: tfrun-work
+      emptyDir: {}
+    {{- if $root.Values.launcher.inject }}
+    {{- include "tfrun.launcher.volume" $root | nindent 4 }}
+    {{- end }}
+    {{- if $nfs }}
+    - name: tfrun-source
+      nfs:
+        {{- toYaml $root.Values.code.nfs | nindent 8 }}
+        readOnly: true
+    {{- end }}
+    {{- range $root.Values.volumes }}
+    - {{- omit . "mountPath" "readOnly" "subPath" | toYaml | nindent 6 }}
+    {{- end }}
+  {{- $fields := deepCopy $root.Values.pod }}
+  {{- range $field, $value := $values.pod }}
+  {{- $_ := set $fields $field $value }}
+  {{- end }}
+  {{- with $fields }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* The controller's Job. Takes (dict "root" $ "hash" "..."). */}}
+{{- define "tfrun.controller.job.spec" -}}
+{{- $root := .root }}
+{{- with $root.Values.controller -}}
+completions: 1
+parallelism: 1
+# One controller at a time: the next pod starts when the last has ended.
+podReplacementPolicy: Failed
+backoffLimit: 20
+# The controller's exit code is the run's, and the run's failure is final. Its own troubles are not.
+podFailurePolicy:
+  rules:
+    # Evicted, preempted, or its node is gone.
+    - action: Ignore
+      onPodConditions:
+        - type: DisruptionTarget
+    # Stopped by SIGTERM: somebody deleted the pod.
+    - action: Ignore
+      onExitCodes:
+        containerName: controller
+        operator: In
+        values: [143]
+    # A fault of the controller itself, or killed, as for want of memory.
+    - action: Count
+      onExitCodes:
+        containerName: controller
+        operator: In
+        values: [70, 137]
+    - action: FailJob
+      onExitCodes:
+        containerName: controller
+        operator: NotIn
+        values: [70, 137, 143]
+template:
+  metadata:
+    labels:
+      {{- include "tfrun.controller.selector" $ | nindent 6 }}
+  spec:
+    restartPolicy: Never
+    serviceAccountName: {{ include "tfrun.controller.serviceaccount.name" $root }}
+    automountServiceAccountToken: {{ .rbac }}
+    terminationGracePeriodSeconds: 10
+    {{- include "tfrun.pod.spec" $root | nindent 4 }}
+    containers:
+      - name: controller
+        {{- include "tfrun.pod.container" (dict "root" $root "subcommand" "controller") | nindent 8 }}
+        env:
+          - name: TFRUN_JOB
+            value: /tfrun/job/job.json
+          - name: TFRUN_LISTEN
+            value: {{ printf "0.0.0.0:%d" (int64 .port) | quote }}
+          - name: TFRUN_NAMESPACE
+            valueFrom:
+              fieldRef:
+                fieldPath: metadata.namespace
+          {{- if .rbac }}
+          - name: TFRUN_KUBERNETES
+            value: "true"
+          {{- end }}
+          - name: PYTHONUNBUFFERED
+            value: "1"
+        ports:
+          - name: http
+            containerPort: {{ int64 .port }}
+        # Tasks wait for this one address, so it is looked at often.
+        readinessProbe:
+          tcpSocket:
+            port: http
+          periodSeconds: 1
+        {{- with .resources }}
+        resources:
+          {{- toYaml . | nindent 10 }}
+        {{- end }}
+        volumeMounts:
+          - name: tfrun-job
+            mountPath: /tfrun/job
+            readOnly: true
+          {{- if $root.Values.launcher.inject }}
+          {{- include "tfrun.launcher.volumeMount" $root | nindent 10 }}
+          {{- end }}
+    volumes:
+      - name: tfrun-job
+        configMap:
+          name: {{ printf "%s-%s" $root.Release.Name $.hash }}
+      {{- if $root.Values.launcher.inject }}
+      {{- include "tfrun.launcher.volume" $root | nindent 6 }}
+      {{- end }}
+    {{- with .pod }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,185 @@
+{{/*
+Everything that values.schema.json cannot say, found in one go and told in one message:
+`<path> must be <rule>: <reason>; got <value>. <What to do.>`
+
+Each part prints a JSON list of what is wrong.
+*/}}
+{{- define "tfrun.validate" -}}
+{{- $wrong := list }}
+{{- range $part := list "release" "replicas" "program" "code" "pod" "env" "volumes" "launcher" }}
+{{- $wrong = concat $wrong (include (printf "tfrun.validate.%s" $part) $ | fromJsonArray) }}
+{{- end }}
+{{- if $wrong }}
+{{- $count := len $wrong }}
+{{- printf "\n\n%d %s:\n\n- %s\n" $count (eq $count 1 | ternary "value is wrong" "values are wrong") (join "\n- " $wrong) | fail }}
+{{- end }}
+{{- end }}
+
+{{/* Kubernetes labels a StatefulSet's pods with its name and a hash: 63 - 11 characters are left. */}}
+{{- define "tfrun.validate.release" -}}
+{{- $wrong := list }}
+{{- $name := .Release.Name }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+{{- $wrong = append $wrong (printf "the release name must be lower-case letters, digits and hyphens, a letter first: it names Services; got %q. Choose another name." $name) }}
+{{- end }}
+{{- $longest := "" }}
+{{- range $role := include "tfrun.roles" . | splitList " " }}
+{{- $longest = gt (len $role) (len $longest) | ternary $role $longest }}
+{{- end }}
+{{- $most := sub 51 (len $longest) | int }}
+{{- if gt (len $name) $most }}
+{{- $wrong = append $wrong (printf "the release name must be at most %d characters: Kubernetes puts the name of the StatefulSet %s-%s into a label of its pods; got %d characters. Choose a shorter name." $most $name $longest (len $name)) }}
+{{- end }}
+{{- toJson $wrong }}
+{{- end }}
+
+{{- define "tfrun.validate.replicas" -}}
+{{- $wrong := list }}
+{{- $why := dict "ps" "the variables are kept there" "worker" "workers run the program" }}
+{{- range $role := include "tfrun.roles" . | splitList " " }}
+{{- $replicas := (index $.Values $role).replicas }}
+{{- if lt (int64 $replicas) 1 }}
+{{- $wrong = append $wrong (printf "%s.replicas must be 1 or more: %s; got %s." $role (get $why $role) (toJson $replicas)) }}
+{{- end }}
+{{- end }}
+{{- toJson $wrong }}
+{{- end }}
+
+{{- define "tfrun.validate.program" -}}
+{{- $wrong := list }}
+{{- with .Values.program }}
+{{- if not .command }}
+{{- $wrong = append $wrong (printf "program.command must be a list of at least one word: it is what every worker runs; got %s. Set it, like [python, train.py]." (toJson .command)) }}
+{{- end }}
+{{- if or (isAbs .workingDir) (has ".." (splitList "/" .workingDir)) }}
+{{- $wrong = append $wrong (printf "program.workingDir must be a folder inside the code folder: the program runs in each task's own copy of it; got %q. Give it relative to code.*.path." .workingDir) }}
+{{- end }}
+{{- range $name, $value := .env }}
+{{- if include "tfrun.validate.reserved" $name }}
+{{- $wrong = append $wrong (printf "program.env must be without %s: the launcher tells each task's program its own; got %s. Remove it." $name (toJson $value)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $wrong }}
+{{- end }}
+
+{{/* Says "yes" of a variable that the launcher sets for the program. */}}
+{{- define "tfrun.validate.reserved" -}}
+{{- if or (hasPrefix "TFRUN_" .) (has . (list "TF_CONFIG" "PS_HOSTS" "WORKER_HOSTS" "JOB_NAME" "TASK_INDEX")) }}yes{{ end }}
+{{- end }}
+
+{{- define "tfrun.validate.code" -}}
+{{- $wrong := list }}
+{{- $given := include "tfrun.run.code" . | fromJson }}
+{{- if ne (len $given) 1 }}
+{{- $got := list }}
+{{- range $source := keys $given | sortAlpha }}
+{{- $got = append $got (printf "code.%s" $source) }}
+{{- end }}
+{{- $wrong = append $wrong (printf "code must be exactly one source: it is where the program is found; got %s. Fill in either code.nfs.server and code.nfs.path (an NFS export that every node can mount) or code.image.path (a folder of the image, or the mountPath of one of volumes)." ($got | join " and " | default "none")) }}
+{{- end }}
+{{- with $given.nfs }}
+{{- if not .server }}
+{{- $wrong = append $wrong `code.nfs.server must be a host name or an address: the kubelet mounts code.nfs.path from there; got "".` }}
+{{- end }}
+{{- if not (isAbs .path) }}
+{{- $wrong = append $wrong (printf "code.nfs.path must be an absolute path: it is what the server exports; got %q." .path) }}
+{{- end }}
+{{- end }}
+{{- with $given.image }}
+{{- if not (isAbs .path) }}
+{{- $wrong = append $wrong (printf "code.image.path must be an absolute path: it is a folder of the container; got %q." .path) }}
+{{- end }}
+{{- end }}
+{{- toJson $wrong }}
+{{- end }}
+
+{{/* A field given twice would be one too many for the API server, or quietly the wrong one. */}}
+{{- define "tfrun.validate.pod" -}}
+{{- $wrong := list }}
+{{- $instead := dict
+  "automountServiceAccountToken" "Only the controller may use the API: see controller.rbac."
+  "containers" "See image, program, env and volumes; more containers can be initContainers with restartPolicy: Always."
+  "enableServiceLinks" "Remove it."
+  "hostname" "Remove it."
+  "imagePullSecrets" "See imagePullSecrets."
+  "restartPolicy" "See restarts."
+  "securityContext" "See podSecurityContext."
+  "serviceAccount" "Remove it."
+  "serviceAccountName" "Remove it."
+  "subdomain" "Remove it."
+  "terminationGracePeriodSeconds" "See grace."
+  "volumes" "See volumes." }}
+{{- $pods := dict "pod" .Values.pod "controller.pod" .Values.controller.pod }}
+{{- range $role := include "tfrun.roles" . | splitList " " }}
+{{- $_ := set $pods (printf "%s.pod" $role) (index $.Values $role).pod }}
+{{- end }}
+{{- range $path, $fields := $pods }}
+{{- range $field, $value := $fields }}
+{{- if hasKey $instead $field }}
+{{- $wrong = append $wrong (printf "%s must be without %s: the chart sets it; got %s. %s" $path $field (toJson $value) (get $instead $field)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $wrong }}
+{{- end }}
+
+{{- define "tfrun.validate.env" -}}
+{{- $wrong := list }}
+{{- $seen := list }}
+{{- range $i, $variable := .Values.env }}
+{{- if or (include "tfrun.validate.reserved" .name) (has .name (list "HOME" "USER" "PYTHONUNBUFFERED")) }}
+{{- $wrong = append $wrong (printf "env[%d].name must be a name of your own: the chart or the launcher sets it; got %q. HOME, USER and PYTHONUNBUFFERED can be set for the program in program.env." $i .name) }}
+{{- end }}
+{{- if has .name $seen }}
+{{- $wrong = append $wrong (printf "env[%d].name must be unique: Kubernetes merges the list by name; got %q again." $i .name) }}
+{{- end }}
+{{- $seen = append $seen .name }}
+{{- end }}
+{{- toJson $wrong }}
+{{- end }}
+
+{{- define "tfrun.validate.volumes" -}}
+{{- $wrong := list }}
+{{- $names := list }}
+{{- $paths := list }}
+{{- range $i, $volume := .Values.volumes }}
+{{- $at := printf "volumes[%d]" $i }}
+{{- $name := .name | default "" }}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" $name) }}
+{{- $wrong = append $wrong (printf "%s.name must be 1 to 63 lower-case letters, digits and hyphens: Kubernetes asks so; got %q." $at $name) }}
+{{- else if hasPrefix "tfrun-" $name }}
+{{- $wrong = append $wrong (printf "%s.name must be without the prefix tfrun-: the chart's own volumes have it; got %q." $at $name) }}
+{{- else if has $name $names }}
+{{- $wrong = append $wrong (printf "%s.name must be unique: each volume has a name of its own; got %q again." $at $name) }}
+{{- end }}
+{{- $names = append $names $name }}
+{{- $path := .mountPath | default "" }}
+{{- if not (isAbs $path) }}
+{{- $wrong = append $wrong (printf "%s.mountPath must be an absolute path: it is a folder of the container; got %q." $at $path) }}
+{{- else if regexMatch "^/(tfrun(/|$)|$)" (clean $path) }}
+{{- $wrong = append $wrong (printf "%s.mountPath must be outside /tfrun: the launcher lives there; got %q." $at $path) }}
+{{- else if has (clean $path) $paths }}
+{{- $wrong = append $wrong (printf "%s.mountPath must be unique: one volume would hide the other; got %q again." $at $path) }}
+{{- end }}
+{{- $paths = append $paths (clean $path) }}
+{{- $sources := omit $volume "name" "mountPath" "readOnly" "subPath" }}
+{{- $kinds := list }}
+{{- range $sources }}
+{{- $kinds = append $kinds (kindOf .) }}
+{{- end }}
+{{- if or (ne (len $sources) 1) (ne (without $kinds "map" | len) 0) }}
+{{- $wrong = append $wrong (printf "%s must be one Kubernetes volume source beside name, mountPath, readOnly and subPath: it is what gets mounted; got %s. Give one mapping, like persistentVolumeClaim: {claimName: data}." $at (empty $sources | ternary "none" (toJson $sources))) }}
+{{- end }}
+{{- end }}
+{{- toJson $wrong }}
+{{- end }}
+
+{{/* Git makes plain files of symbolic links where it may not make links, as on some Windows machines. */}}
+{{- define "tfrun.validate.launcher" -}}
+{{- $wrong := list }}
+{{- if and .Values.launcher.inject (not (.Files.Glob "launcher/*.py")) }}
+{{- $wrong = append $wrong "launcher.inject must be false: this copy of the chart holds no launcher (launcher/*.py); got true. Use a released chart, or check the repository out with symbolic links." }}
+{{- end }}
+{{- toJson $wrong }}
+{{- end }}
