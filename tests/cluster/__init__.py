@@ -1,0 +1,13 @@
+"""A real Kubernetes cluster for the demo and the tests, also where there is no Docker.
+
+    from tests.cluster import ensure
+    cluster = ensure()          # starts it, or finds it running
+    subprocess.run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, "get", "nodes"])
+
+From a shell: `python -m tests.cluster up`, `down`, `status`, `tool NAME`, `openapi`.
+"""
+
+from tests.cluster.choose import Cluster, down, ensure
+from tests.cluster.progress import ClusterError
+
+__all__ = ["Cluster", "ClusterError", "down", "ensure"]

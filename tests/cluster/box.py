@@ -1,0 +1,278 @@
+"""A Kubernetes node, real in every part, in namespaces of its own on this machine.
+
+Nothing of it is outside: when its first process ends, the kernel takes every process, mount,
+interface and firewall rule with it. What is left is a folder under the user's cache, which holds
+the images, so that the next start takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import psutil
+
+from tests.cluster import binaries, certificates, compiled, image, node, packages
+from tests.cluster.components import CONTAINERD, administrator, node_is_ready
+from tests.cluster.plan import Node, Plan
+from tests.cluster.progress import ClusterError, run, say, step
+
+REPOSITORY = Path(__file__).parents[2]
+TOOLS = ("kubernetes", "runtime", "etcd", "coredns")
+# Candidates for the network of a box, in order of preference.
+SUBNETS = [f"10.{second}.0.0/16" for second in range(254, 223, -1)]
+SUBNETS += [f"172.{second}.0.0/16" for second in range(31, 19, -1)]
+CGROUPS = Path("/sys/fs/cgroup")
+PATIENCE_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box by its name. Several can run beside each other."""
+
+    name: str = "default"
+    subnet: str | None = None  # a private /16; without one, the first that is free here
+    tensorflow: bool = True  # whether its pods can run the TensorFlow image
+
+    @property
+    def folder(self) -> Path:
+        """The box's state."""
+        return binaries.cache() / "box" / self.name
+
+    @property
+    def context(self) -> str:
+        """The context's name in the kubeconfig file."""
+        return "tfrun" if self.name == "default" else f"tfrun-{self.name}"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """A kubeconfig file with exactly this cluster."""
+        return self.folder / "admin.kubeconfig"
+
+    @property
+    def nfs_folder(self) -> Path:
+        """The folder that the box's NFS server exports."""
+        return self.folder / "nfs"
+
+    @property
+    def link(self) -> str:
+        """The machine's end of the veth pair; the kernel allows 15 characters."""
+        return f"tfrun-{self.name}"[:15]
+
+    @property
+    def cgroup(self) -> str:
+        """The cgroup of all pods of the box, in every hierarchy."""
+        return f"tfrun-{self.name}"
+
+    def up(self) -> Plan:
+        """Start the box, unless it runs and is well; return what it is."""
+        with binaries.locked(self.folder.parent / f".{self.name}.lock"):
+            alive = self.alive()
+            if alive and is_well(alive):
+                return alive
+            if os.geteuid() != 0:
+                raise ClusterError("the Kubernetes in a box needs root: it makes namespaces")
+            packages.require()
+            refuse_overlay(binaries.cache())
+            tools = tuple(str(binaries.build(group)) for group in TOOLS)
+            images = [image.pause()] + ([image.tensorflow()] if self.tensorflow else [])
+            with step(f"starting the Kubernetes in a box ({self.name})"):
+                self._clean()
+                try:
+                    plan = self._start(tools, images[0].name)
+                    self._import(images)
+                except BaseException:
+                    self._clean()
+                    raise
+                (self.folder / "plan.json").write_text(plan.to_json())
+            return plan
+
+    def down(self) -> None:
+        """Stop the box and leave nothing but its folder."""
+        with binaries.locked(self.folder.parent / f".{self.name}.lock"):
+            self._clean()
+
+    def alive(self) -> Plan | None:
+        """The plan of the box, if it was started to the end and its first process still runs."""
+        plan = self.folder / "plan.json"
+        return Plan.from_json(plan.read_text()) if self.process() and plan.exists() else None
+
+    def process(self) -> psutil.Process | None:
+        """The box's first process, if it runs."""
+        with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
+            pid, created = json.loads((self.folder / "process.json").read_text())
+            process = psutil.Process(pid)
+            # A process id is used again; together with its time of birth it is not.
+            if process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        return None
+
+    def enter(self, *command: str | Path) -> list[str]:
+        """The command line that runs a command inside the box."""
+        process = self.process()
+        if not process:
+            raise ClusterError(f"the box {self.name} does not run")
+        inside = ["nsenter", f"--target={process.pid}", "--mount", "--net", "--pid", "--uts"]
+        return [*inside, "--", *(str(word) for word in command)]
+
+    def _start(self, tools: tuple[str, ...], pause_image: str) -> Plan:
+        """Start the box's processes and wait until all of them are ready."""
+        shutil.rmtree(self.folder / "log", ignore_errors=True)
+        for folder in ("nfs", "containerd", "log"):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        self.nfs_folder.chmod(0o777)  # pods write there as whoever they are
+        for mount_point in node.PRIVATE:
+            Path(mount_point).mkdir(exist_ok=True)
+        make_cgroups(self.cgroup)
+        outside = ["unshare", "--mount", "--net", "--pid", "--uts", "--fork", "--mount-proc"]
+        with (self.folder / "log/node.log").open("w") as log:
+            box = subprocess.Popen(
+                [*outside, sys.executable, "-m", "tests.cluster.node"],
+                cwd=REPOSITORY,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for whoever waits, not for the box
+            )
+        assert box.stdin and box.stdout
+        if not box.stdout.readline():
+            raise ClusterError(f"the box did not start, see {log.name}")
+        first = psutil.Process(box.pid).children()[0]
+        record = json.dumps([first.pid, first.create_time()])
+        (self.folder / "process.json").write_text(record)
+        # Until the plan is sent, the box ends when this process does; from here on by its record.
+        with binaries.locked(self.folder.parent / ".network.lock"):
+            subnet = free_subnet(self.subnet, routes())
+            plan = Plan(
+                box=self.name,
+                subnet=subnet,
+                node=first_node(subnet),
+                folder=str(self.folder),
+                tools=tools,
+                pause_image=pause_image,
+                mount_nfs="" if kernel_mounts_nfs() else str(compiled.mount_nfs()),
+            )
+            certificates.write(plan, self.context)
+            veth = ["ip", "link", "add", self.link, "type", "veth"]
+            run([*veth, "peer", "name", "eth0", "netns", str(first.pid)])
+            run(["ip", "address", "add", f"{plan.host_ip}/24", "dev", self.link])
+            run(["ip", "link", "set", self.link, "up"])
+        box.stdin.write(plan.to_json() + "\n")
+        box.stdin.flush()
+        for line in box.stdout:
+            kind, text = json.loads(line)
+            if kind == "ready":
+                return plan
+            if kind == "failed":
+                raise ClusterError(text)
+            say(f"    {text}")
+        raise ClusterError(f"the box ended while it started, see {log.name}")
+
+    def _import(self, images: list[image.Image]) -> None:
+        """Give containerd the images that it does not have."""
+        ctr = [f"{binaries.build('runtime')}/ctr", f"--address={CONTAINERD}", "--namespace=k8s.io"]
+        there = run(self.enter(*ctr, "images", "ls", "--quiet")).split()
+        for one in images:
+            if one.name not in there:
+                with step(f"importing {one.name}"):
+                    run(self.enter(*ctr, "images", "import", "--local", one.archive))
+
+    def _clean(self) -> None:
+        """End what runs of the box, and remove what outlives its processes."""
+        process = self.process()
+        if process:
+            process.kill()
+            process.wait(PATIENCE_SECONDS)
+        subprocess.run(["ip", "link", "delete", self.link], stderr=subprocess.DEVNULL)
+        remove_cgroups(self.cgroup)
+        for name in ("process.json", "plan.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "private", ignore_errors=True)
+
+
+def is_well(plan: Plan) -> bool:
+    """Whether the box's API server answers, and its node is ready."""
+    try:
+        return node_is_ready(plan, administrator(plan))
+    except (OSError, ssl.SSLError):
+        return False
+
+
+def first_node(subnet: str) -> Node:
+    """The node that holds the control plane."""
+    network = IPv4Network(subnet)
+    return Node(name="node-1", ip=str(network[2]), pods=f"{network[17 << 8]}/24")
+
+
+def routes() -> list[IPv4Network]:
+    """Every network that this machine has a route to, but the default route."""
+    listed = json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all"]))
+    return [IPv4Network(route["dst"]) for route in listed if route["dst"] != "default"]
+
+
+def free_subnet(wanted: str | None, taken: list[IPv4Network]) -> str:
+    """A subnet whose nodes' part this machine has no other use for."""
+    for subnet in [wanted] if wanted else SUBNETS:
+        nodes = next(IPv4Network(subnet).subnets(new_prefix=24))
+        if not any(nodes.overlaps(network) for network in taken):
+            return subnet
+    raise ClusterError(
+        f"this machine already has a route to {wanted or 'each of ' + ', '.join(SUBNETS)}; "
+        "name another private /16 as Box(subnet=...)"
+    )
+
+
+def kernel_mounts_nfs() -> bool:
+    """Whether the kernel has an NFS client, loaded now if it is a module."""
+    if shutil.which("modprobe"):
+        subprocess.run(["modprobe", "nfs"], stderr=subprocess.DEVNULL, check=False)
+    return "\tnfs\n" in Path("/proc/filesystems").read_text()
+
+
+def refuse_overlay(folder: Path) -> None:
+    """Fail where containers could not start: their file systems can't lie on another overlay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = run(["stat", "--file-system", "--format=%T", folder]).strip()
+    if kind == "overlayfs":
+        raise ClusterError(f"{folder} lies on overlayfs; set XDG_CACHE_HOME to a folder on a disk")
+
+
+def hierarchies() -> list[Path]:
+    """Where the cgroup v1 hierarchies are mounted, or the one of cgroup v2."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    old = [Path(mount[1]) for mount in mounts if mount[2] == "cgroup"]
+    return old or [CGROUPS]
+
+
+def make_cgroups(name: str) -> None:
+    """Make a cgroup in every hierarchy: the kubelet expects its root to be there."""
+    for hierarchy in hierarchies():
+        group = hierarchy / name
+        group.mkdir(exist_ok=True)
+        for setting in ("cpuset.cpus", "cpuset.mems"):  # in cgroup v1 these start empty
+            if (hierarchy / setting).exists() and not (group / setting).read_text().strip():
+                (group / setting).write_text((hierarchy / setting).read_text())
+
+
+def remove_cgroups(name: str) -> None:
+    """Remove a cgroup with all below it from every hierarchy, once its processes are gone."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    for hierarchy in hierarchies():
+        while (hierarchy / name).exists():
+            try:
+                for folder, _, _ in os.walk(hierarchy / name, topdown=False):
+                    os.rmdir(folder)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)

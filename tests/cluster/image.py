@@ -1,0 +1,139 @@
+"""The images that pods of the box run: TensorFlow on Debian, and the pause image.
+
+No registry is asked: Debian comes from the machine's own mirror by debootstrap, TensorFlow from
+PyPI by pip. An image is named for what it is, never as the public one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster import compiled
+from tests.cluster.binaries import cache, digest, make_once
+from tests.cluster.progress import run, step
+
+TENSORFLOW = "tensorflow-cpu==2.21.0"
+DEBIAN = "bookworm"
+PYTHON = "3.11"  # Debian bookworm's
+PACKAGES = "python3,ca-certificates"
+LIBRARIES = f"usr/local/lib/python{PYTHON}/dist-packages"
+# What no pod reads: package lists, manuals, and the headers to compile against TensorFlow.
+UNUSED = (
+    "var/lib/apt/lists",
+    "var/cache/apt",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    f"{LIBRARIES}/tensorflow/include",
+)
+REVISION = "1"  # raise it when the steps below change what the image holds
+
+
+@dataclass(frozen=True)
+class Image:
+    """A name that pods use, and the docker-archive that holds it."""
+
+    name: str
+    archive: Path
+
+
+def pause() -> Image:
+    """The image that holds each pod's namespaces."""
+    program = compiled.pause()
+    name = f"localhost/pause:{digest(program.read_bytes())[:8]}"
+
+    def make(archive: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=archive.parent) as root:
+            shutil.copy(program, Path(root) / "pause")
+            pack(Path(root), archive, name, {"Entrypoint": ["/pause"]})
+
+    return Image(name, make_once(archive_of(name), "packing the pause image", make))
+
+
+def tensorflow() -> Image:
+    """The image of TensorFlow, with `python` and `python3` as the public image has them."""
+    recipe = digest(*(str(part).encode() for part in (TENSORFLOW, DEBIAN, PACKAGES, UNUSED)))
+    recipe = digest(recipe.encode(), REVISION.encode())[:8]
+    package, version = TENSORFLOW.split("==")
+    name = f"localhost/{package}:{version}-{recipe}"
+
+    def make(archive: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
+            root = Path(folder) / "root"
+            fill(root)
+            settings = {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["/bin/bash"]}
+            with step("packing the TensorFlow image"):
+                pack(root, archive, name, settings)
+
+    return Image(name, make_once(archive_of(name), f"building the image of {TENSORFLOW}", make))
+
+
+def fill(root: Path) -> None:
+    """Make the TensorFlow image's files."""
+    with step(f"installing Debian {DEBIAN}"):
+        run(
+            ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN, str(root)]
+            + debian_mirror(),
+            env=os.environ | apt_proxy(),
+        )
+    with step(f"installing {TENSORFLOW}"):
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-compile"]
+        pip += ["--only-binary=:all:", f"--python-version={PYTHON}", TENSORFLOW]
+        run([*pip, "--target", root / LIBRARIES])
+    (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
+    for unused in UNUSED:
+        shutil.rmtree(root / unused, ignore_errors=True)
+    with step("compiling its bytecode"):
+        # Pods run as a user who can't write beside the modules. Some packages carry files for
+        # other Pythons, which do not compile: that is no failure.
+        compile_all = ["python3", "-m", "compileall", "-q", "-j", "0", f"/{LIBRARIES}"]
+        run(["chroot", root, "sh", "-c", " ".join(compile_all) + " >/dev/null || true"])
+
+
+def pack(root: Path, archive: Path, name: str, settings: Mapping[str, object]) -> None:
+    """Write a folder as a docker-archive of one layer."""
+    with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
+        layer = Path(folder) / "layer.tar"
+        run(["tar", "--numeric-owner", "--sort=name", "-C", root, "-cf", layer, "."])
+        with layer.open("rb") as file:
+            layer_digest = hashlib.file_digest(file, "sha256").hexdigest()
+        config = {
+            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
+            "os": "linux",
+            "config": settings,
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_digest}"]},
+        }
+        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        (Path(folder) / "manifest.json").write_text(json.dumps(manifest))
+        run(["tar", "-C", folder, "-cf", archive, "manifest.json", "config.json", "layer.tar"])
+
+
+def archive_of(name: str) -> Path:
+    """Where an image's archive is kept."""
+    return cache() / "images" / (name.removeprefix("localhost/").replace(":", "-") + ".tar")
+
+
+def debian_mirror() -> list[str]:
+    """The mirror that this machine's own apt uses; nothing (debootstrap's default) elsewhere."""
+    listed = run(["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)"])
+    for line in listed.splitlines():
+        release, component, address = line.split(" ", 2)
+        if (release, component) == (DEBIAN, "main"):
+            return [address]
+    return []
+
+
+def apt_proxy() -> dict[str, str]:
+    """The proxy that this machine's own apt uses, for debootstrap's downloads."""
+    shell = run(["apt-config", "shell", "PROXY", "Acquire::http::Proxy"])
+    proxy = shell.strip().removeprefix("PROXY=").strip("'")
+    return {"http_proxy": proxy} if proxy and proxy != "DIRECT" else {}

@@ -1,0 +1,55 @@
+"""The Debian packages that the Kubernetes in a box stands on, installed when they are missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.cluster.progress import ClusterError, run, step
+
+# A file or a command that shows that a package is there -> the package.
+NEEDED = {
+    "unshare": "util-linux",
+    "ip": "iproute2",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "mount": "mount",
+    "runc": "runc",
+    "gcc": "gcc",
+    "/usr/include/stdlib.h": "libc6-dev",
+    "pkg-config": "pkg-config",
+    "debootstrap": "debootstrap",
+    "mount.nfs": "nfs-common",
+    "rpcbind": "rpcbind",
+    "ganesha.nfsd": "nfs-ganesha",
+    "/usr/share/doc/nfs-ganesha-vfs": "nfs-ganesha-vfs",
+    "/usr/include/nfsc/libnfs.h": "libnfs-dev",
+    "/usr/include/fuse3": "libfuse3-dev",
+    "fusermount3": "fuse3",
+}
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def require(needed: Mapping[str, str] = NEEDED) -> None:
+    """Install what is missing, or say which command would."""
+    missing = sorted({package for sign, package in needed.items() if not present(sign)})
+    if not missing:
+        return
+    install = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    if os.geteuid() != 0 or not shutil.which("apt-get", path=SYSTEM_PATH):
+        raise ClusterError(
+            "the Kubernetes in a box needs Debian packages that are not installed; run as root:\n"
+            f"    apt-get update && {' '.join(install)}"
+        )
+    with step(f"installing {', '.join(missing)}"):
+        run(["apt-get", "update"])
+        run(install, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def present(sign: str) -> bool:
+    """Whether a file, or a command on the system's path, is there."""
+    if sign.startswith("/"):
+        return Path(sign).exists()
+    return shutil.which(sign, path=SYSTEM_PATH) is not None
