@@ -76,24 +76,23 @@ class Box:
     def up(self) -> Plan:
         """Start the box, unless it runs and is well; return what it is."""
         with binaries.locked(self.folder.parent / f".{self.name}.lock"):
-            alive = self.alive()
-            if alive and is_well(alive):
-                return alive
             if os.geteuid() != 0:
                 raise ClusterError("the Kubernetes in a box needs root: it makes namespaces")
             packages.require()
             refuse_overlay(binaries.cache())
             tools = tuple(str(binaries.build(group)) for group in TOOLS)
             images = [image.pause()] + ([image.tensorflow()] if self.tensorflow else [])
-            with step(f"starting the Kubernetes in a box ({self.name})"):
-                self._clean()
-                try:
-                    plan = self._start(tools, images[0].name)
-                    self._import(images)
-                except BaseException:
+            plan = self.alive()
+            if not plan or not is_well(plan):
+                with step(f"starting the Kubernetes in a box ({self.name})"):
                     self._clean()
-                    raise
-                (self.folder / "plan.json").write_text(plan.to_json())
+                    try:
+                        plan = self._start(tools, images[0].name)
+                    except BaseException:
+                        self._clean()
+                        raise
+                    (self.folder / "plan.json").write_text(plan.to_json())
+            self._import(images)
             return plan
 
     def down(self) -> None:
@@ -144,7 +143,8 @@ class Box:
                 text=True,
                 start_new_session=True,  # Ctrl-C is for whoever waits, not for the box
             )
-        assert box.stdin and box.stdout
+        assert box.stdin
+        assert box.stdout
         if not box.stdout.readline():
             raise ClusterError(f"the box did not start, see {log.name}")
         first = psutil.Process(box.pid).children()[0]
@@ -269,10 +269,9 @@ def remove_cgroups(name: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     for hierarchy in hierarchies():
         while (hierarchy / name).exists():
-            try:
-                for folder, _, _ in os.walk(hierarchy / name, topdown=False):
+            for folder, _, _ in os.walk(hierarchy / name, topdown=False):
+                with contextlib.suppress(OSError):  # its processes are still ending
                     os.rmdir(folder)
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{hierarchy / name} is still in use; end its processes")
+            time.sleep(0.05)

@@ -85,10 +85,10 @@ def named(context: str, environment: Mapping[str, str]) -> Cluster:
     if missing:
         raise ClusterError(f"to use the context {context}:\n    " + "\n    ".join(missing))
     kubectl = any_kubectl()
-    view = [kubectl, "config", "view", "--raw", "--minify", "--flatten", f"--context={context}"]
+    view = ["config", "view", "--raw", "--minify", "--flatten", f"--context={context}"]
     kubeconfig = binaries.cache() / "context" / binaries.digest(context.encode())
     kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-    secret(kubeconfig, run(view).encode())
+    secret(kubeconfig, run([kubectl, *view]).encode())
     server, path = nfs.split(":", 1)
     return Cluster(
         kubeconfig=kubeconfig,

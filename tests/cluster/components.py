@@ -33,7 +33,11 @@ def components(plan: Plan) -> list[Component]:
     """Every program of a node that holds the control plane too."""
     pki, ip = plan.state / "pki", plan.node.ip
     admin = administrator(plan)
-    loose = ssl._create_unverified_context()  # a component's own certificate, on 127.0.0.1
+    # Also good for what listens on 127.0.0.1.
+    serving = [
+        f"--tls-cert-file={pki}/apiserver.crt",
+        f"--tls-private-key-file={pki}/apiserver.key",
+    ]
 
     def kubeconfig(name: str) -> str:
         return f"{plan.state}/{name}.kubeconfig"
@@ -74,8 +78,7 @@ def components(plan: Plan) -> list[Component]:
                 "--enable-admission-plugins=NodeRestriction",
                 "--allow-privileged=true",
                 f"--client-ca-file={pki}/ca.crt",
-                f"--tls-cert-file={pki}/apiserver.crt",
-                f"--tls-private-key-file={pki}/apiserver.key",
+                *serving,
                 f"--kubelet-certificate-authority={pki}/ca.crt",
                 f"--kubelet-client-certificate={pki}/apiserver-kubelet.crt",
                 f"--kubelet-client-key={pki}/apiserver-kubelet.key",
@@ -93,6 +96,7 @@ def components(plan: Plan) -> list[Component]:
                 "kube-controller-manager",
                 f"--kubeconfig={kubeconfig('kube-controller-manager')}",
                 "--bind-address=127.0.0.1",
+                *serving,
                 "--leader-elect=false",
                 "--use-service-account-credentials",
                 f"--root-ca-file={pki}/ca.crt",
@@ -104,7 +108,7 @@ def components(plan: Plan) -> list[Component]:
                 "--kube-api-qps=300",
                 "--kube-api-burst=500",
             ],
-            lambda: answers("https://127.0.0.1:10257/healthz", loose) and defaults_exist(),
+            lambda: answers("https://127.0.0.1:10257/healthz", admin) and defaults_exist(),
             after=("kube-apiserver",),
         ),
         Component(
@@ -113,9 +117,10 @@ def components(plan: Plan) -> list[Component]:
                 "kube-scheduler",
                 f"--kubeconfig={kubeconfig('kube-scheduler')}",
                 "--bind-address=127.0.0.1",
+                *serving,
                 "--leader-elect=false",
             ],
-            lambda: answers("https://127.0.0.1:10259/healthz", loose),
+            lambda: answers("https://127.0.0.1:10259/healthz", admin),
             after=("kube-apiserver",),
         ),
         Component(
@@ -196,6 +201,7 @@ restrict_oom_score_adj = {"false" if may_lower_oom else "true"}
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = {plugins}
 conf_dir = "{RUN}/cni"
+use_internal_loopback = true
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 """
@@ -316,22 +322,24 @@ def node_is_ready(plan: Plan, admin: ssl.SSLContext) -> bool:
 
 
 def answers(url: str, context: ssl.SSLContext | None = None) -> bool:
-    """Whether a GET is answered with 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=2, context=context) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
+    """Whether a GET is answered with success."""
+    return get(url, context) is not None
 
 
 def get_json(url: str, context: ssl.SSLContext) -> dict[str, Any]:
     """An object of the API server; empty where there is none yet."""
+    found: dict[str, Any] = json.loads(get(url, context) or b"{}")
+    return found
+
+
+def get(url: str, context: ssl.SSLContext | None) -> bytes | None:
+    """What a GET returns; nothing unless it succeeds."""
     try:
-        with urllib.request.urlopen(url, timeout=2, context=context) as reply:
-            found: dict[str, Any] = json.load(reply)
-            return found
+        with urllib.request.urlopen(url, timeout=2, context=context) as reply:  # noqa: S310
+            body: bytes = reply.read()
+            return body
     except OSError:
-        return {}
+        return None
 
 
 def listens(address: Path | tuple[str, int]) -> bool:

@@ -6,7 +6,6 @@ PyPI by pip. An image is named for what it is, never as the public one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -79,11 +78,8 @@ def tensorflow() -> Image:
 def fill(root: Path) -> None:
     """Make the TensorFlow image's files."""
     with step(f"installing Debian {DEBIAN}"):
-        run(
-            ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN, str(root)]
-            + debian_mirror(),
-            env=os.environ | apt_proxy(),
-        )
+        debootstrap = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN]
+        run([*debootstrap, root, *debian_mirror()], env=os.environ | apt_proxy())
     with step(f"installing {TENSORFLOW}"):
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-compile"]
         pip += ["--only-binary=:all:", f"--python-version={PYTHON}", TENSORFLOW]
@@ -103,8 +99,7 @@ def pack(root: Path, archive: Path, name: str, settings: Mapping[str, object]) -
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
         layer = Path(folder) / "layer.tar"
         run(["tar", "--numeric-owner", "--sort=name", "-C", root, "-cf", layer, "."])
-        with layer.open("rb") as file:
-            layer_digest = hashlib.file_digest(file, "sha256").hexdigest()
+        layer_digest = run(["sha256sum", layer]).split()[0]
         config = {
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
             "os": "linux",

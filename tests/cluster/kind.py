@@ -58,8 +58,8 @@ def up(kind: Path | None = None, runner: Runner = run) -> Kind:
     export.chmod(0o777)  # pods write there as whoever they are
     if NAME not in runner([kind, "get", "clusters"]).split():
         with step("starting kind"):
-            create = [kind, "create", "cluster", "--name", NAME, "--wait", "120s"]
-            runner([*create, "--kubeconfig", kubeconfig])
+            create = ["create", "cluster", "--name", NAME, "--wait", "120s"]
+            runner([kind, *create, "--kubeconfig", kubeconfig])
     runner([kind, "export", "kubeconfig", "--name", NAME, "--kubeconfig", kubeconfig])
     with step(f"loading {IMAGE}"):
         if not runner(["docker", "images", "--quiet", IMAGE]):

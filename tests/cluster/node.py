@@ -82,10 +82,8 @@ def prepare(plan: Plan) -> None:
     # services need a route only for the kernel to look at a packet that kube-proxy then redirects.
     run(["ip", "route", "add", plan.services, "via", plan.host_ip])
     # Pods see each other's addresses; whatever else they reach sees the node's.
-    run(
-        ["iptables", "-t", "nat", "-A", "POSTROUTING", "-s", plan.pods, "!", "-d", plan.pods]
-        + ["-j", "MASQUERADE"]
-    )
+    leaving = ["-s", plan.pods, "!", "-d", plan.pods]
+    run(["iptables", "-t", "nat", "-A", "POSTROUTING", *leaving, "-j", "MASQUERADE"])
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     for file, content in files(plan).items():
         file.parent.mkdir(parents=True, exist_ok=True)
