@@ -41,9 +41,8 @@ struct file {
 static struct connection connections[CONNECTIONS];
 static const char *source; /* SERVER:/PATH, for messages */
 
-static void lock_as(struct connection *c, int uid, int gid)
+static void act_as(struct connection *c, int uid, int gid)
 {
-	(void)c;
 	nfs_set_uid(c->nfs, uid);
 	nfs_set_gid(c->nfs, gid);
 }
@@ -64,7 +63,7 @@ static struct connection *acquire(void)
 		c = &connections[first % CONNECTIONS];
 		pthread_mutex_lock(&c->lock);
 	}
-	lock_as(c, fuse_get_context()->uid, fuse_get_context()->gid);
+	act_as(c, fuse_get_context()->uid, fuse_get_context()->gid);
 	return c;
 }
 
@@ -74,22 +73,28 @@ static int release(struct connection *c, int result)
 	return result;
 }
 
-/* Run one libnfs call on a connection and return its result. */
-#define ON_ANY(call)                                        \
-	struct connection *c = acquire();                   \
-	return release(c, call)
-
-#define ON_FILE(call)                                       \
-	struct file *f = file_of(info);                     \
-	struct connection *c = f->connection;               \
-	pthread_mutex_lock(&c->lock);                       \
-	lock_as(c, f->uid, f->gid);                         \
-	return release(c, call)
-
 static struct file *file_of(struct fuse_file_info *info)
 {
 	return (struct file *)(uintptr_t)info->fh;
 }
+
+static struct connection *acquire_of(struct file *f)
+{
+	pthread_mutex_lock(&f->connection->lock);
+	act_as(f->connection, f->uid, f->gid);
+	return f->connection;
+}
+
+/* Make one libnfs call, with `c` for its connection, and return its result. */
+#define ON_ANY(call)                                        \
+	struct connection *c = acquire();                   \
+	return release(c, call)
+
+/* The same for an open file, `f`. */
+#define ON_FILE(call)                                       \
+	struct file *f = file_of(info);                     \
+	struct connection *c = acquire_of(f);               \
+	return release(c, call)
 
 static void copy_stat(struct stat *to, const struct nfs_stat_64 *from)
 {
@@ -111,20 +116,11 @@ static void copy_stat(struct stat *to, const struct nfs_stat_64 *from)
 
 static int get_attributes(const char *path, struct stat *st, struct fuse_file_info *info)
 {
-	struct file *f = info ? file_of(info) : NULL;
-	struct connection *c;
+	struct connection *c = info ? acquire_of(file_of(info)) : acquire();
 	struct nfs_stat_64 found;
-	int result;
+	int result = info ? nfs_fstat64(c->nfs, file_of(info)->handle, &found)
+			  : nfs_lstat64(c->nfs, path, &found);
 
-	if (f) {
-		c = f->connection;
-		pthread_mutex_lock(&c->lock);
-		lock_as(c, f->uid, f->gid);
-		result = nfs_fstat64(c->nfs, f->handle, &found);
-	} else {
-		c = acquire();
-		result = nfs_lstat64(c->nfs, path, &found);
-	}
 	if (result == 0)
 		copy_stat(st, &found);
 	return release(c, result);
@@ -190,11 +186,9 @@ static int flush(const char *path, struct fuse_file_info *info)
 static int close_file(const char *path, struct fuse_file_info *info)
 {
 	struct file *f = file_of(info);
-	struct connection *c = f->connection;
+	struct connection *c = acquire_of(f);
 
 	(void)path;
-	pthread_mutex_lock(&c->lock);
-	lock_as(c, f->uid, f->gid);
 	nfs_close(c->nfs, f->handle);
 	free(f);
 	return release(c, 0);
@@ -311,10 +305,10 @@ static int file_system(const char *path, struct statvfs *st)
 
 static void *configure(struct fuse_conn_info *kernel, struct fuse_config *config)
 {
+	kernel->max_read = LARGEST_REQUEST; /* as the mount option says, or FUSE gives up */
 	kernel->max_write = LARGEST_REQUEST;
 	kernel->max_background = 8 * CONNECTIONS;
 	config->use_ino = 1;
-	config->nullpath_ok = 0;
 	return NULL;
 }
 
