@@ -12,8 +12,8 @@ values.yaml is where each value is documented. Right above its key stands, in th
     replicas: 2
 
 The grammar is that of helm-schema and helm-docs; neither is needed. Types come from the defaults.
-A mapping refuses keys that values.yaml does not name, and insists on those that it does, unless an
-annotation says `additionalProperties`.
+A mapping refuses keys that values.yaml does not name and insists on those that it does. One that is
+annotated with `additionalProperties` holds what it likes, and setting it to null empties it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ END = "<!-- values: end -->"
 TYPES = {bool: "boolean", str: "string", int: "integer", float: "number", list: "array"}
 
 
-class Mistake(Exception):
+class GrammarError(Exception):
     """values.yaml does not follow the grammar; the message names the key."""
 
 
@@ -52,24 +52,30 @@ class Value:
     def name(self) -> str:
         return self.path.rpartition(".")[2]
 
+    @property
+    def free_form(self) -> bool:
+        return "additionalProperties" in self.annotation
+
 
 def parse(text: str) -> tuple[Value, ...]:
     """The values that a values.yaml declares, in its order."""
     root = yaml.compose(text, yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode):
-        raise Mistake("values.yaml must be a mapping")
-    return _keys(root, "", text.splitlines())
+        raise GrammarError("values.yaml must be a mapping")
+    return _keys(root, yaml.safe_load(text), "", text.splitlines())
 
 
-def _keys(mapping: yaml.MappingNode, prefix: str, lines: list[str]) -> tuple[Value, ...]:
+def _keys(
+    mapping: yaml.MappingNode, defaults: dict[str, Any], prefix: str, lines: list[str]
+) -> tuple[Value, ...]:
     values = []
     for key, node in mapping.value:
         path = f"{prefix}{key.value}"
+        default = defaults[key.value]
         annotation, description = _comments(lines, key.start_mark.line, path)
-        free = "additionalProperties" in annotation
-        declared = isinstance(node, yaml.MappingNode) and not free
-        keys = _keys(node, f"{path}.", lines) if declared else None
-        default = yaml.safe_load(yaml.serialize(node))
+        keys = None
+        if isinstance(node, yaml.MappingNode) and "additionalProperties" not in annotation:
+            keys = _keys(node, default, f"{path}.", lines)
         values.append(Value(path, default, description, annotation, keys))
         if keys is None:
             _insist(bool(description), path, "needs a description: # -- ...")
@@ -84,7 +90,7 @@ def _keys(mapping: yaml.MappingNode, prefix: str, lines: list[str]) -> tuple[Val
 
 def _insist(holds: bool, path: str, what: str) -> None:
     if not holds:
-        raise Mistake(f"values.yaml: {path} {what}")
+        raise GrammarError(f"values.yaml: {path} {what}")
 
 
 def _comments(lines: list[str], key_line: int, path: str) -> tuple[dict[str, Any], str]:
@@ -123,7 +129,7 @@ def _object(values: tuple[Value, ...]) -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
-        "required": [value.name for value in values],
+        "required": [value.name for value in values if not value.free_form],
         "properties": {value.name: _property(value) for value in values},
     }
 
@@ -141,17 +147,18 @@ def table(values: tuple[Value, ...]) -> str:
     """The values as a Markdown table."""
     rows = [
         f"| `{leaf.path}` | `{json.dumps(leaf.default)}` | {leaf.description} |"
-        for leaf in _leaves(values)
+        for leaf in leaves(values)
     ]
     return "\n".join(["| Key | Default | Meaning |", "| --- | --- | --- |", *rows])
 
 
-def _leaves(values: tuple[Value, ...]) -> Iterator[Value]:
+def leaves(values: tuple[Value, ...]) -> Iterator[Value]:
+    """The values that are no mappings of other declared values."""
     for value in values:
         if value.keys is None:
             yield value
         else:
-            yield from _leaves(value.keys)
+            yield from leaves(value.keys)
 
 
 def generated(chart: Path = CHART) -> dict[Path, str]:
@@ -161,7 +168,7 @@ def generated(chart: Path = CHART) -> dict[Path, str]:
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise Mistake(f"README.md needs the lines {BEGIN} and {END}")
+        raise GrammarError(f"README.md needs the lines {BEGIN} and {END}")
     return {
         chart / "values.schema.json": json.dumps(schema(values), indent=2) + "\n",
         chart / "README.md": f"{before}{begin}\n\n{table(values)}\n\n{end}{after}",
@@ -185,8 +192,8 @@ def main(arguments: list[str] | None = None) -> int:
     check = parser.parse_args(arguments).check
     try:
         out_of_date = stale()
-    except Mistake as mistake:
-        print(mistake, file=sys.stderr)
+    except GrammarError as error:
+        print(error, file=sys.stderr)
         return 1
     for path, text in out_of_date.items():
         print(f"out of date: {path}" if check else f"wrote {path}")

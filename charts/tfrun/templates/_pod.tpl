@@ -108,7 +108,7 @@ spec:
           readOnly: true
         {{- end }}
         {{- range $root.Values.volumes }}
-        - {{- pick . "name" "mountPath" "readOnly" "subPath" | toYaml | nindent 10 }}
+        {{- pick . "name" "mountPath" "readOnly" "subPath" | list | toYaml | nindent 8 }}
         {{- end }}
   volumes:
     - name: tfrun-work
@@ -123,9 +123,9 @@ spec:
         readOnly: true
     {{- end }}
     {{- range $root.Values.volumes }}
-    - {{- omit . "mountPath" "readOnly" "subPath" | toYaml | nindent 6 }}
+    {{- omit . "mountPath" "readOnly" "subPath" | list | toYaml | nindent 4 }}
     {{- end }}
-  {{- $fields := deepCopy $root.Values.pod }}
+  {{- $fields := deepCopy ($root.Values.pod | default dict) }}
   {{- range $field, $value := $values.pod }}
   {{- $_ := set $fields $field $value }}
   {{- end }}

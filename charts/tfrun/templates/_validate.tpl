@@ -55,6 +55,9 @@ Each part prints a JSON list of what is wrong.
 {{- $wrong = append $wrong (printf "program.workingDir must be a folder inside the code folder: the program runs in each task's own copy of it; got %q. Give it relative to code.*.path." .workingDir) }}
 {{- end }}
 {{- range $name, $value := .env }}
+{{- if not (regexMatch "^[A-Za-z_][A-Za-z0-9_]*$" $name) }}
+{{- $wrong = append $wrong (printf "program.env must be names of letters, digits and underscores, no digit first: shells know no other; got %q. Rename it." $name) }}
+{{- end }}
 {{- if include "tfrun.validate.reserved" $name }}
 {{- $wrong = append $wrong (printf "program.env must be without %s: the launcher tells each task's program its own; got %s. Remove it." $name (toJson $value)) }}
 {{- end }}

@@ -1,0 +1,207 @@
+"""The chart as a whole: what holds for every object, the package, the documents."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart import generate
+from tests.chart.render import (
+    CHART,
+    HELMS,
+    MINIMAL,
+    NAMESPACE,
+    kube_version,
+    refusal,
+    render,
+    run_helm,
+)
+
+CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.stem)
+def test_both_helms_render_the_same(path: Path) -> None:
+    four, three = (render(load(path), helm=helm, base={}).texts for helm in HELMS)
+    assert four == three
+
+
+@pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.stem)
+def test_lint(path: Path, helm: str) -> None:
+    options = ("--strict", "--kube-version", kube_version(), "--values", path)
+    done = run_helm(helm, "lint", CHART, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout
+    assert "ERROR" not in done.stdout
+
+
+def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def test_everything_values_say_everything_otherwise() -> None:
+    given = dict(leaves(load(CHART / "ci" / "everything-values.yaml")))
+    only_one_choice = {"mode", "code.image.path", "image.tag"}
+    for value in generate.leaves(generate.parse((CHART / "values.yaml").read_text())):
+        if value.path not in only_one_choice:
+            below = {path: v for path, v in given.items() if f"{path}.".startswith(value.path)}
+            assert below, f"{value.path} is missing"
+            assert below != {value.path: value.default}, f"{value.path} is the default"
+
+
+@pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.stem)
+def test_every_object_has_the_standard_labels(path: Path) -> None:
+    for each in render(load(path), base={}).objects:
+        assert (
+            each["metadata"]["labels"].items()
+            >= {
+                "helm.sh/chart": "tfrun-0.1.0",
+                "app.kubernetes.io/name": "tfrun",
+                "app.kubernetes.io/instance": "mnist",
+                "app.kubernetes.io/version": "0.1.0",
+                "app.kubernetes.io/managed-by": "Helm",
+            }.items()
+        )
+
+
+def test_two_releases_share_a_namespace() -> None:
+    one, two = (
+        {(o["kind"], o["metadata"]["name"]) for o in render(release=release).objects}
+        for release in ("mnist", "mnist-2")
+    )
+    assert not one & two
+    assert all(re.fullmatch("mnist(-.*)?", name) for _, name in one)
+
+
+IMPURE = re.compile(
+    r"\b(lookup|now|date|ago|rand\w*|shuffle|uuidv4|gen\w+|derivePassword|env|expandenv"
+    r"|getHostByName)\b|\.Release\.(IsUpgrade|IsInstall|Revision)|\.Capabilities"
+)
+
+
+def test_rendering_is_a_function_of_values() -> None:
+    for path in (file for file in (CHART / "templates").rglob("*") if file.is_file()):
+        text = path.read_text()
+        assert "helm.sh/hook" not in text
+        without_comments = re.sub(r"\{\{-? ?/\*.*?\*/ ?-?\}\}", "", text, flags=re.DOTALL)
+        for action in re.findall(r"\{\{.*?\}\}", without_comments, re.DOTALL):
+            calls = re.sub(r'"(\\.|[^"\\])*"|(?<=[.$])env\b', "", action)
+            assert not IMPURE.search(calls), f"{path.name}: {action}"
+
+
+def test_the_package_carries_the_launcher(helm: str, tmp_path: Path) -> None:
+    done = run_helm(helm, "package", CHART, "--destination", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (package,) = tmp_path.glob("*.tgz")
+    with tarfile.open(package) as archive:
+        assert all(member.isfile() for member in archive.getmembers())
+        packed = {member.name.removeprefix("tfrun/") for member in archive.getmembers()}
+    carried = {name for name in packed if name.startswith("launcher/")}
+    assert carried >= {f"launcher/{path.name}" for path in (CHART / "launcher").glob("*.py")}
+    assert not [name for name in packed if "__pycache__" in name or name.startswith("ci/")]
+    assert {"Chart.yaml", "values.yaml", "values.schema.json", "README.md"} <= packed
+    assert render(helm=helm, chart=package).objects == render(helm=helm).objects
+
+
+def test_a_chart_without_its_launcher_says_so(helm: str, tmp_path: Path) -> None:
+    chart = tmp_path / "tfrun"
+    shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("launcher"))
+    (chart / "launcher").write_text("../../launcher")  # as git leaves a link that it can't make
+    (said,) = refusal(helm=helm, chart=chart)
+    assert said.startswith(
+        "launcher.inject must be false: this copy of the chart holds no launcher"
+    )
+    render({"launcher": {"inject": False}}, helm=helm, chart=chart)
+
+
+def notes(helm: str, values: Mapping[str, Any]) -> str:
+    done = run_helm(
+        helm,
+        *("install", "mnist", CHART, "--namespace", NAMESPACE, "--dry-run=client"),
+        *("--values", "-"),
+        values=json.dumps(values),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("NOTES:")[2]
+
+
+def test_the_notes_say_how_to_go_on() -> None:
+    said = notes("helm", MINIMAL)
+    job = render().one("Job")["metadata"]["name"]
+    assert f"kubectl -n {NAMESPACE} logs -f job/{job}" in said
+    assert "wait --for=condition=complete" in said
+    assert "--set worker.replicas=3" in said
+    assert "--set run.attempt=2" in said
+    assert "stay when the run has ended" not in said
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"cleanup": "Keep"}, "cleanup is Keep"),
+        ({"controller": {"rbac": False}}, "controller.rbac is false"),
+        ({"networkPolicy": {"enabled": False}}, "networkPolicy.enabled is false"),
+    ],
+    ids=str,
+)
+def test_the_notes_say_what_to_mind(values: dict[str, Any], says: str) -> None:
+    assert says in notes("helm", {**MINIMAL, **values})
+
+
+def test_what_is_generated_is_up_to_date() -> None:
+    assert not generate.stale(), "run `make docs`"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: 1", "a needs a description"),
+        ("# -- A.\na: []", "a needs items"),
+        ("# -- A.\na: {}", "a needs keys"),
+        ("# -- A.\na:", "a needs a type"),
+        ("# @schema\n# minimum: 1\n# -- A.\na: 1", "a needs a second # @schema"),
+        ("a:\n  b: 1", "a.b needs a description"),
+    ],
+)
+def test_undocumented_values_are_refused(text: str, says: str) -> None:
+    with pytest.raises(generate.GrammarError, match=says):
+        generate.parse(text)
+
+
+def test_the_comments_are_the_schema() -> None:
+    (part,) = generate.parse(
+        "# Not for readers.\n\npart:\n  # @schema\n  # minimum: 1\n  # @schema\n"
+        "  # Not for readers.\n  # -- How many\n  # there are.\n  count: 2\n"
+    )
+    assert generate.schema((part,))["properties"]["part"] == {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["count"],
+        "properties": {
+            "count": {
+                "description": "How many there are.",
+                "type": "integer",
+                "default": 2,
+                "minimum": 1,
+            }
+        },
+    }
+    assert (
+        generate.table((part,)).splitlines()[-1] == "| `part.count` | `2` | How many there are. |"
+    )

@@ -1,0 +1,166 @@
+"""What the chart writes is what the launcher reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from launcher.identity import Task
+from launcher.settings import controller_settings, read_job, task_settings
+from tests.chart.render import CHART, NAMESPACE, environment, kube_version, render, run_helm
+
+NFS = {"server": "nfs.example.com", "path": "/exports/app"}
+
+
+def test_job_json_is_the_whole_run(helm: str) -> None:
+    rendered = render(
+        {
+            "program": {
+                "command": ["python", "-m", "app"],
+                "args": ["--steps", 5],
+                "env": {"LEVEL": 1},
+                "flags": True,
+                "workingDir": "src",
+            },
+            "ps": {"replicas": 2},
+            "worker": {"replicas": 3},
+            "port": 3333,
+            "restarts": {"limit": 7, "permanentCodes": [9]},
+            "grace": 60,
+            "cleanup": "Keep",
+        },
+        helm=helm,
+    )
+    job = rendered.job()
+    assert job.pop("run") == hashed_run(rendered.job())
+    assert job == {
+        "version": 1,
+        "release": "mnist",
+        "mode": "parameter-server",
+        "replicas": {"ps": 2, "worker": 3},
+        "addresses": {"host": "mnist-{role}-{index}.mnist", "port": 3333},
+        "program": {
+            "command": ["python", "-m", "app"],
+            "args": ["--steps", "5"],
+            "env": {"LEVEL": "1"},
+            "flags": True,
+            "workingDir": "src",
+        },
+        "code": {"image": {"path": "/app"}},
+        "restarts": {"limit": 7, "permanentCodes": [9]},
+        "grace": 60,
+        "cleanup": "Keep",
+    }
+
+
+def hashed_run(job: dict[str, object]) -> str:
+    """The run id by hand: nothing but what trains, as the text that Go writes."""
+    trains = {key: job[key] for key in ("code", "mode", "program")}
+    trains |= {"attempt": 1, "image": "tensorflow/tensorflow:2.21.0"}
+    text = json.dumps(trains, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_the_launcher_reads_job_json() -> None:
+    job = read_job(render({"ps": {"replicas": 2}}).job_json())
+    assert job.release == "mnist"
+    assert job.replicas == {"ps": 2, "worker": 2}
+    assert job.program.command == ("python", "train.py")
+    assert job.restarts.permanent_codes == (2, 126, 127)
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({}, {"image": {"path": "/app"}}),
+        ({"code": {"nfs": NFS, "image": {"path": ""}}}, {"nfs": NFS}),
+    ],
+    ids=["image", "nfs"],
+)
+def test_only_the_source_in_use_is_told(values: dict[str, object], code: dict[str, object]) -> None:
+    rendered = render(values)
+    assert rendered.job()["code"] == code
+    source = read_job(rendered.job_json()).source
+    assert source
+    assert [source.kind] == list(code)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("--epochs", "--epochs"),
+        (20, "20"),
+        (1000000, "1000000"),
+        (123456789012, "123456789012"),
+        (0.001, "0.001"),
+        (-1.5, "-1.5"),
+        (True, "true"),
+        ("1e+06", "1e+06"),
+        ("a b", "a b"),
+        ("", ""),
+        ("<&>", "<&>"),
+        ('{{ .Values }} "$HOME" \\', '{{ .Values }} "$HOME" \\'),
+        ("two\nlines", "two\nlines"),
+        ("größe", "größe"),
+    ],
+)
+def test_words_reach_the_program_as_written(given: object, told: str, helm: str) -> None:
+    program = {"command": ["python", given], "args": [given], "env": {"GIVEN": given}}
+    got = render({"program": program}, helm=helm).job()["program"]
+    assert (got["command"], got["args"], got["env"]) == (["python", told], [told], {"GIVEN": told})
+
+
+def test_numbers_of_the_command_line_are_those_of_a_file(helm: str) -> None:
+    by_set = "code.image.path=/app,grace=60,program.args={--steps,1000000}"
+    target = ("template", "mnist", CHART, "--kube-version", kube_version(), "-n", NAMESPACE)
+    done = run_helm(helm, *target, "--set", by_set)
+    assert done.returncode == 0, done.stderr
+    from_file = render({"grace": 60, "program": {"args": ["--steps", 1000000]}}, helm=helm)
+    assert all(text in done.stdout for text in from_file.texts)
+
+
+@pytest.mark.parametrize("role", ["ps", "worker"])
+def test_the_launcher_reads_a_tasks_environment(role: str) -> None:
+    rendered = render({"code": {"nfs": NFS, "image": {"path": ""}}, "controller": {"port": 3330}})
+    settings = task_settings(
+        environment(
+            rendered.task_pod(role), TFRUN_POD_NAME=f"mnist-{role}-1", TFRUN_POD_IP="10.1.2.3"
+        )
+    )
+    assert settings.task == Task(role, 1)
+    assert settings.address == "10.1.2.3"
+    assert settings.controller == ("mnist-controller", 3330)
+    assert settings.work == Path("/tfrun/work")
+    assert settings.source == Path("/tfrun/source")
+
+
+@pytest.mark.parametrize("rbac", [True, False])
+def test_the_launcher_reads_the_controllers_environment(rbac: bool, tmp_path: Path) -> None:
+    rendered = render({"controller": {"rbac": rbac}})
+    variables = environment(rendered.controller_pod(), TFRUN_NAMESPACE="research")
+    assert variables["TFRUN_JOB"] == "/tfrun/job/job.json"
+    (tmp_path / "job.json").write_text(rendered.job_json())
+    kubelet = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    settings = controller_settings(variables | kubelet | {"TFRUN_JOB": str(tmp_path / "job.json")})
+    assert settings.listen == ("0.0.0.0", 2220)
+    kubernetes = settings.kubernetes
+    assert (kubernetes.namespace if kubernetes else None) == ("research" if rbac else None)
+    assert settings.job.release == "mnist"
+
+
+def test_the_chart_carries_the_launcher(helm: str) -> None:
+    carried = render(helm=helm).launcher()["data"]
+    files = {path.name: path.read_text() for path in (CHART / "launcher").glob("*.py")}
+    assert "__init__.py" in files
+    assert carried.keys() == files.keys()
+    for name, text in files.items():
+        # A YAML block keeps one line break at its end.
+        assert carried[name].rstrip("\n") == text.rstrip("\n"), name
+
+
+def test_the_launcher_fits_a_config_map() -> None:
+    carried = sum(path.stat().st_size for path in (CHART / "launcher").glob("*.py"))
+    assert carried < 900 * 1024, "a ConfigMap holds 1 MiB"

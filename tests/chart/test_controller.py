@@ -1,0 +1,234 @@
+"""The controller: its Job, its rights, and what takes its place."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chart.render import CHART, Rendered, container, environment, render
+
+Values = dict[str, Any]
+
+
+def job_hash(rendered: Rendered) -> str:
+    name: str = rendered.one("Job")["metadata"]["name"]
+    return name.removeprefix("mnist-")
+
+
+REPLACES: list[Values] = [
+    {"program": {"args": ["--steps", 5]}},
+    {"program": {"env": {"A": "b"}}},
+    {"ps": {"replicas": 2}},
+    {"worker": {"replicas": 3}},
+    {"code": {"image": {"path": "/other"}}},
+    {"image": {"tag": "2.20.0"}},
+    {"image": {"pullPolicy": "Always"}},
+    {"imagePullSecrets": [{"name": "registry"}]},
+    {"podSecurityContext": {"runAsUser": 2000}},
+    {"securityContext": {"readOnlyRootFilesystem": True}},
+    {"port": 3333},
+    {"run": {"attempt": 2}},
+    {"restarts": {"limit": 0}},
+    {"grace": 60},
+    {"cleanup": "Keep"},
+    {"controller": {"rbac": False}},
+    {"controller": {"port": 3330}},
+    {"controller": {"resources": {"limits": {"memory": "1Gi"}}}},
+    {"controller": {"pod": {"priorityClassName": "high"}}},
+    {"launcher": {"inject": False}},
+]
+
+
+@pytest.mark.parametrize("values", REPLACES, ids=str)
+def test_a_new_controller_takes_over_when_these_change(values: Values) -> None:
+    assert job_hash(render(values)) != job_hash(render())
+
+
+KEEPS: list[Values] = [
+    {"networkPolicy": {"enabled": False}},
+    {"env": [{"name": "A", "value": "b"}]},
+    {"volumes": [{"name": "data", "mountPath": "/data", "emptyDir": {}}]},
+    {"pod": {"priorityClassName": "high"}},
+    {"worker": {"resources": {"limits": {"nvidia.com/gpu": 1}}}},
+]
+
+
+@pytest.mark.parametrize("values", KEEPS, ids=str)
+def test_the_controller_stays_when_these_change(values: Values) -> None:
+    assert render(values).one("Job") == render().one("Job")
+
+
+def test_a_new_launcher_replaces_controller_and_pods(tmp_path: Path) -> None:
+    chart = tmp_path / "tfrun"
+    shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("__pycache__"))
+    same = render(chart=chart)
+    assert same.objects == render().objects
+    other = tmp_path / "other" / "tfrun"
+    shutil.copytree(chart, other)
+    (other / "launcher" / "__init__.py").write_text("# another\n")
+    after = render(chart=other)
+    assert job_hash(after) != job_hash(same)
+    assert after.launcher()["metadata"]["name"] != same.launcher()["metadata"]["name"]
+    assert after.task_pod() != same.task_pod()
+
+
+def test_config_maps_are_named_by_content_and_never_change() -> None:
+    rendered = render()
+    for name in rendered.names("ConfigMap"):
+        assert rendered.one("ConfigMap", name)["immutable"] is True
+    job = rendered.one("Job")["metadata"]["name"]
+    (mounted,) = (
+        v["configMap"]["name"]
+        for v in rendered.controller_pod()["spec"]["volumes"]
+        if v["name"] == "tfrun-job"
+    )
+    assert mounted == job
+    assert rendered.controller_pod()["metadata"]["labels"]["tfrun/job"] == job_hash(rendered)
+
+
+def run_id(values: Values) -> str:
+    name: str = render(values).job()["run"]
+    return name
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"image": {"tag": "2.20.0"}},
+        {"image": {"digest": "sha256:" + "0" * 64}},
+        {"program": {"command": ["python", "other.py"]}},
+        {"program": {"args": [1]}},
+        {"program": {"env": {"A": "b"}}},
+        {"program": {"flags": True}},
+        {"program": {"workingDir": "src"}},
+        {"code": {"image": {"path": "/other"}}},
+        {"run": {"attempt": 2}},
+    ],
+    ids=str,
+)
+def test_these_are_another_run(values: Values) -> None:
+    assert run_id(values) != run_id({})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ps": {"replicas": 2}, "worker": {"replicas": 9}},
+        {"restarts": {"limit": 0, "permanentCodes": []}, "cleanup": "Keep", "grace": 60},
+        {"image": {"pullPolicy": "Always"}, "port": 3333, "launcher": {"inject": False}},
+        {"controller": {"rbac": False, "port": 3330}, "pod": {"priorityClassName": "high"}},
+        # The same words, however they were written.
+        {"program": {"command": ["python", "train.py"], "args": []}},
+    ],
+    ids=str,
+)
+def test_these_are_the_same_run(values: Values) -> None:
+    assert run_id(values) == run_id({})
+
+
+def outcome(policy: dict[str, Any], code: int, *conditions: str) -> str:
+    """What Kubernetes does about a controller's exit code: what the first rule that fits says."""
+    for rule in policy["rules"]:
+        wanted = [pattern["type"] for pattern in rule.get("onPodConditions", [])]
+        if set(wanted) & set(conditions):
+            return str(rule["action"])
+        codes = rule.get("onExitCodes")
+        if codes and code:
+            assert codes["values"] == sorted(set(codes["values"]))
+            if (code in codes["values"]) == (codes["operator"] == "In"):
+                return str(rule["action"])
+    return "Count"
+
+
+@pytest.mark.parametrize(
+    ("code", "action"),
+    [
+        (1, "FailJob"),
+        (2, "FailJob"),
+        (64, "FailJob"),
+        (69, "FailJob"),
+        (70, "Count"),
+        (75, "FailJob"),
+        (78, "FailJob"),
+        (124, "FailJob"),
+        (127, "FailJob"),
+        (134, "FailJob"),
+        (137, "Count"),
+        (139, "FailJob"),
+        (143, "Ignore"),
+    ],
+)
+def test_which_ends_of_the_controller_fail_the_run(code: int, action: str) -> None:
+    spec = render().one("Job")["spec"]
+    assert outcome(spec["podFailurePolicy"], code) == action
+    assert outcome(spec["podFailurePolicy"], code, "DisruptionTarget") == "Ignore"
+    assert spec["backoffLimit"] == 20
+
+
+def test_the_failure_policy_names_the_controllers_container() -> None:
+    # A sidecar's exit code is not the run's.
+    job = render().one("Job")["spec"]
+    for rule in job["podFailurePolicy"]["rules"]:
+        if "onExitCodes" in rule:
+            assert rule["onExitCodes"]["containerName"] == container(job["template"])["name"]
+
+
+def test_the_job_is_one_pod_at_a_time_and_stays() -> None:
+    spec = render().one("Job")["spec"]
+    assert (spec["completions"], spec["parallelism"]) == (1, 1)
+    assert spec["podReplacementPolicy"] == "Failed"
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert "ttlSecondsAfterFinished" not in spec
+    assert "activeDeadlineSeconds" not in spec
+
+
+def test_the_job_is_found_by_labels() -> None:
+    labels = render().one("Job")["metadata"]["labels"]
+    assert (
+        labels.items()
+        >= {
+            "app.kubernetes.io/instance": "mnist",
+            "tfrun/role": "controller",
+        }.items()
+    )
+
+
+def test_the_controller_may_scale_its_statefulsets_and_nothing_else() -> None:
+    rendered = render()
+    assert rendered.one("Role")["rules"] == [
+        {
+            "apiGroups": ["apps"],
+            "resources": ["statefulsets"],
+            "resourceNames": rendered.names("StatefulSet"),
+            "verbs": ["get", "patch"],
+        }
+    ]
+    binding = rendered.one("RoleBinding")
+    spec = rendered.controller_pod()["spec"]
+    assert binding["roleRef"]["name"] == rendered.one("Role")["metadata"]["name"]
+    assert [subject["name"] for subject in binding["subjects"]] == [spec["serviceAccountName"]]
+    assert spec["automountServiceAccountToken"] is True
+    assert environment(rendered.controller_pod())["TFRUN_KUBERNETES"] == "true"
+    assert not rendered.names("ClusterRole")
+    assert not rendered.names("ClusterRoleBinding")
+
+
+def test_with_rights_the_replicas_are_the_controllers() -> None:
+    for role in ("ps", "worker"):
+        assert "replicas" not in render().statefulset(role)["spec"]
+
+
+def test_without_rights_the_chart_sets_the_replicas() -> None:
+    rendered = render({"controller": {"rbac": False}, "worker": {"replicas": 3}})
+    assert rendered.statefulset("ps")["spec"]["replicas"] == 1
+    assert rendered.statefulset("worker")["spec"]["replicas"] == 3
+    assert not rendered.names("Role")
+    assert not rendered.names("RoleBinding")
+    spec = rendered.controller_pod()["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    account = rendered.one("ServiceAccount", spec["serviceAccountName"])
+    assert account["automountServiceAccountToken"] is False
+    assert "TFRUN_KUBERNETES" not in environment(rendered.controller_pod())

@@ -1,0 +1,266 @@
+"""What the pods may do, what is in them, and what makes them again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.chart.render import Object, container, environment, render
+
+Values = dict[str, Any]
+NFS: Values = {
+    "code": {"nfs": {"server": "nfs.example.com", "path": "/exports/app"}, "image": {"path": ""}}
+}
+
+# https://kubernetes.io/docs/concepts/security/pod-security-standards/
+RESTRICTED_VOLUMES = {
+    *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"),
+    *("persistentVolumeClaim", "projected", "secret"),
+}
+
+
+def restricted_violations(pod: Object) -> list[str]:
+    """What the Pod Security level "restricted" would refuse in a pod template."""
+    spec = pod["spec"]
+    security = spec.get("securityContext", {})
+    found = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+    if security.get("runAsNonRoot") is not True or security.get("runAsUser") == 0:
+        found.append("runAsNonRoot")
+    if security.get("seccompProfile", {}).get("type") != "RuntimeDefault":
+        found.append("seccompProfile")
+    for volume in spec["volumes"]:
+        found += [f"volume {kind}" for kind in volume.keys() - {"name"} - RESTRICTED_VOLUMES]
+    for each in spec["containers"]:
+        context = each.get("securityContext", {})
+        if context.get("allowPrivilegeEscalation") is not False:
+            found.append("allowPrivilegeEscalation")
+        if context.get("capabilities", {}).get("drop") != ["ALL"]:
+            found.append("capabilities.drop")
+        found += [name for name in ("privileged", "procMount") if context.get(name)]
+        found += ["hostPort" for port in each.get("ports", []) if port.get("hostPort")]
+        found += ["capabilities.add"] if context.get("capabilities", {}).get("add") else []
+    return found
+
+
+def test_every_pod_satisfies_pod_security_restricted() -> None:
+    for pod in render().pods():
+        assert restricted_violations(pod) == []
+
+
+def test_code_from_nfs_is_all_that_pod_security_restricted_refuses() -> None:
+    rendered = render(NFS)
+    assert restricted_violations(rendered.task_pod("ps")) == ["volume nfs"]
+    assert restricted_violations(rendered.task_pod("worker")) == ["volume nfs"]
+    assert restricted_violations(rendered.controller_pod()) == []
+
+
+@pytest.mark.parametrize("role", ["ps", "worker"])
+def test_task_pods_have_no_api_token(role: str) -> None:
+    rendered = render()
+    spec = rendered.task_pod(role)["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    account = rendered.one("ServiceAccount", spec["serviceAccountName"])
+    assert account["automountServiceAccountToken"] is False
+    granted = [s["name"] for o in rendered.objects for s in o.get("subjects", [])]
+    assert spec["serviceAccountName"] not in granted
+
+
+UNCHANGED: list[Values] = [
+    {"program": {"command": ["python", "other.py"], "args": [1], "flags": True}},
+    {"program": {"env": {"LEVEL": 2}, "workingDir": "src"}},
+    {"ps": {"replicas": 3}},
+    {"worker": {"replicas": 9}},
+    {"restarts": {"limit": 0, "permanentCodes": [1]}},
+    {"cleanup": "Keep"},
+    {"run": {"attempt": 2}},
+    {"code": {"image": {"path": "/other"}}},
+    {"controller": {"resources": {}, "pod": {"priorityClassName": "high"}}},
+    {"networkPolicy": {"enabled": False}},
+]
+
+
+@pytest.mark.parametrize("values", UNCHANGED, ids=str)
+def test_task_pods_stay_when_these_change(values: Values) -> None:
+    before, after = render(), render(values)
+    assert before.job_json() != after.job_json() or before.objects != after.objects
+    assert after.statefulset("ps") == before.statefulset("ps")
+    assert after.statefulset("worker") == before.statefulset("worker")
+
+
+CHANGED: list[Values] = [
+    {"image": {"tag": "2.20.0"}},
+    {"grace": 60},
+    {"port": 3333},
+    {"controller": {"port": 3330}},
+    {"env": [{"name": "A", "value": "b"}]},
+    {"volumes": [{"name": "data", "mountPath": "/data", "emptyDir": {}}]},
+    {"pod": {"priorityClassName": "high"}},
+    {"launcher": {"inject": False}},
+    NFS,
+]
+
+
+@pytest.mark.parametrize("values", CHANGED, ids=str)
+@pytest.mark.parametrize("role", ["ps", "worker"])
+def test_task_pods_are_made_again_when_these_change(values: Values, role: str) -> None:
+    before, after = render().statefulset(role), render(values).statefulset(role)
+    assert after["spec"].pop("template") != before["spec"].pop("template")
+    # Kubernetes refuses a change of anything else.
+    assert after == before
+
+
+def test_resources_are_a_roles_own() -> None:
+    before, after = render(), render({"worker": {"resources": {"limits": {"nvidia.com/gpu": 1}}}})
+    assert container(after.task_pod("worker"))["resources"] == {
+        "requests": {"cpu": "250m", "memory": "1Gi"},
+        "limits": {"nvidia.com/gpu": 1},
+    }
+    assert after.statefulset("ps") == before.statefulset("ps")
+
+
+def test_pods_carry_no_version() -> None:
+    for pod in render().pods():
+        assert sorted(pod["metadata"]) == ["labels"]
+        assert not [key for key in pod["metadata"]["labels"] if "chart" in key or "version" in key]
+
+
+def test_a_roles_pod_fields_replace_those_of_all_tasks() -> None:
+    rendered = render(
+        {
+            "pod": {"nodeSelector": {"pool": "cpu"}, "hostNetwork": True, "priority": 1000000},
+            "worker": {"pod": {"nodeSelector": {"gpu": "a100"}, "hostNetwork": False}},
+            "controller": {"pod": {"priorityClassName": "high"}},
+        }
+    )
+    ps, worker = rendered.task_pod("ps")["spec"], rendered.task_pod("worker")["spec"]
+    assert (ps["nodeSelector"], ps["hostNetwork"]) == ({"pool": "cpu"}, True)
+    assert (worker["nodeSelector"], worker["hostNetwork"]) == ({"gpu": "a100"}, False)
+    assert ps["priority"] == worker["priority"] == 1000000
+    controller = rendered.controller_pod()["spec"]
+    assert controller["priorityClassName"] == "high"
+    assert "nodeSelector" not in controller
+
+
+def test_volumes_reach_the_tasks_and_not_the_controller() -> None:
+    claim = {"persistentVolumeClaim": {"claimName": "data"}}
+    mount = {"name": "data", "mountPath": "/data", "readOnly": True, "subPath": "mnist"}
+    rendered = render({"volumes": [mount | claim]})
+    for role in ("ps", "worker"):
+        pod = rendered.task_pod(role)
+        assert {"name": "data"} | claim in pod["spec"]["volumes"]
+        assert mount in container(pod)["volumeMounts"]
+    assert "data" not in [v["name"] for v in rendered.controller_pod()["spec"]["volumes"]]
+
+
+def test_the_kubelet_mounts_nfs_read_only() -> None:
+    pod = render(NFS).task_pod()
+    (volume,) = (v for v in pod["spec"]["volumes"] if "nfs" in v)
+    assert volume["nfs"] == {
+        "server": "nfs.example.com",
+        "path": "/exports/app",
+        "readOnly": True,
+    }
+    (mount,) = (m for m in container(pod)["volumeMounts"] if m["name"] == volume["name"])
+    assert (mount["mountPath"], mount["readOnly"]) == (environment(pod)["TFRUN_SOURCE"], True)
+
+
+def test_without_nfs_nothing_is_mounted_as_source() -> None:
+    pod = render().task_pod()
+    assert "TFRUN_SOURCE" not in environment(pod)
+    assert [v["name"] for v in pod["spec"]["volumes"]] == ["tfrun-work", "tfrun-launcher"]
+
+
+def test_the_users_variables_come_after_the_charts() -> None:
+    secret = {
+        "name": "KEY",
+        "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}},
+    }
+    rendered = render({"env": [secret]})
+    variables = container(rendered.task_pod())["env"]
+    assert variables[-1] == secret
+    names = [variable["name"] for variable in variables]
+    assert len(names) == len(set(names))
+    assert "KEY" not in environment(rendered.controller_pod())
+
+
+@pytest.mark.parametrize("inject", [True, False])
+def test_the_launcher_comes_with_the_chart_or_with_the_image(inject: bool) -> None:
+    rendered = render({"launcher": {"inject": inject}})
+    for pod in rendered.pods():
+        assert container(pod)["command"][:3] == ["python3", "-m", "launcher"]
+        assert container(pod)["workingDir"] == "/tfrun"
+        mounted = {m["name"]: m for m in container(pod)["volumeMounts"]}
+        assert ("tfrun-launcher" in mounted) is inject
+        if inject:
+            assert mounted["tfrun-launcher"]["mountPath"] == "/tfrun/launcher"
+            assert mounted["tfrun-launcher"]["readOnly"] is True
+            (volume,) = (v for v in pod["spec"]["volumes"] if v["name"] == "tfrun-launcher")
+            assert volume["configMap"]["name"] == rendered.launcher()["metadata"]["name"]
+    assert len(rendered.names("ConfigMap")) == (2 if inject else 1)
+
+
+def test_every_mount_has_its_volume() -> None:
+    for pod in [*render(NFS).pods(), *render().pods()]:
+        volumes = [volume["name"] for volume in pod["spec"]["volumes"]]
+        assert volumes == [mount["name"] for mount in container(pod)["volumeMounts"]]
+
+
+def test_a_pods_grace_is_longer_than_the_programs() -> None:
+    for role in ("ps", "worker"):
+        assert render({"grace": 60}).task_pod(role)["spec"]["terminationGracePeriodSeconds"] == 65
+
+
+def test_a_digest_takes_the_tags_place() -> None:
+    image = {"repository": "example.com/app", "tag": "1", "digest": "sha256:" + "0" * 64}
+    for pod in render({"image": image}).pods():
+        assert container(pod)["image"] == f"example.com/app@sha256:{'0' * 64}"
+
+
+def selects(selector: dict[str, str], pod: Object) -> bool:
+    labels: dict[str, str] = pod["metadata"]["labels"]
+    return selector.items() <= labels.items()
+
+
+def test_who_finds_whom() -> None:
+    rendered = render()
+    ps, worker, controller = rendered.pods()
+    tasks = rendered.one("Service", "mnist")["spec"]
+    assert (tasks["clusterIP"], tasks["publishNotReadyAddresses"]) == ("None", True)
+    assert [selects(tasks["selector"], pod) for pod in (ps, worker, controller)] == [
+        True,
+        True,
+        False,
+    ]
+    found = rendered.one("Service", "mnist-controller")["spec"]["selector"]
+    assert [selects(found, pod) for pod in (ps, worker, controller)] == [False, False, True]
+    for role, own in (("ps", ps), ("worker", worker)):
+        spec = rendered.statefulset(role)["spec"]
+        assert spec["serviceName"] == "mnist"
+        matched = [pod for pod in rendered.pods() if selects(spec["selector"]["matchLabels"], pod)]
+        assert matched == [own]
+
+
+def test_services_reach_ports_that_the_containers_have() -> None:
+    rendered = render({"port": 3333, "controller": {"port": 3330}})
+    for service, pod, number in (
+        ("mnist", rendered.task_pod(), 3333),
+        ("mnist-controller", rendered.controller_pod(), 3330),
+    ):
+        (port,) = rendered.one("Service", service)["spec"]["ports"]
+        assert (port["port"], [port["targetPort"]]) == (
+            number,
+            [p["name"] for p in container(pod)["ports"] if p["containerPort"] == number],
+        )
+
+
+def test_only_the_releases_pods_reach_its_pods() -> None:
+    rendered, other = render(), render(release="other")
+    spec = rendered.one("NetworkPolicy")["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    ((source,),) = (rule["from"] for rule in spec["ingress"])
+    for selector in (spec["podSelector"], source["podSelector"]):
+        assert all(selects(selector["matchLabels"], pod) for pod in rendered.pods())
+        assert not any(selects(selector["matchLabels"], pod) for pod in other.pods())
+    assert list(source) == ["podSelector"], "a namespaceSelector would let others in"
+    assert not render({"networkPolicy": {"enabled": False}}).names("NetworkPolicy")

@@ -1,0 +1,338 @@
+"""Which values are refused, and in which words: each rule with values that fail and that pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import pytest
+
+from tests.chart.render import HELMS, RELEASE, refusal, render
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`fails` is answered by `says` and nothing else; `passes` is what to do about it."""
+
+    name: str
+    fails: Values
+    says: str
+    passes: Values = field(default_factory=dict)
+    release: str = RELEASE
+    passing_release: str = RELEASE
+
+
+def nfs(server: str, path: str) -> Values:
+    return {"code": {"nfs": {"server": server, "path": path}, "image": {"path": ""}}}
+
+
+def volume(**fields: Any) -> Values:
+    return {"volumes": [{"name": "data", "mountPath": "/data", "emptyDir": {}} | fields]}
+
+
+DATA = {"name": "data", "mountPath": "/data", "emptyDir": {}}
+
+RULES = [
+    Rule(
+        "code is given",
+        {"code": {"image": {"path": ""}}},
+        "code must be exactly one source: it is where the program is found; got none. "
+        "Fill in either code.nfs.server and code.nfs.path (an NFS export that every node can "
+        "mount) or code.image.path (a folder of the image, or the mountPath of one of volumes).",
+    ),
+    Rule(
+        "code is given once",
+        {"code": {"nfs": {"server": "nfs", "path": "/app"}}},
+        "code must be exactly one source: it is where the program is found; "
+        "got code.image and code.nfs.",
+        nfs("nfs", "/app"),
+    ),
+    Rule(
+        "code.nfs has a server",
+        nfs("", "/app"),
+        "code.nfs.server must be a host name or an address: the kubelet mounts code.nfs.path "
+        'from there; got "".',
+        nfs("nfs", "/app"),
+    ),
+    Rule(
+        "code.nfs has a path",
+        nfs("nfs", ""),
+        'code.nfs.path must be an absolute path: it is what the server exports; got "".',
+        nfs("nfs", "/"),
+    ),
+    Rule(
+        "code.nfs.path is absolute",
+        nfs("nfs", "app"),
+        'code.nfs.path must be an absolute path: it is what the server exports; got "app".',
+        nfs("nfs", "/app"),
+    ),
+    Rule(
+        "code.image.path is absolute",
+        {"code": {"image": {"path": "app"}}},
+        'code.image.path must be an absolute path: it is a folder of the container; got "app".',
+    ),
+    Rule(
+        "the release's name is short",
+        {},
+        "the release name must be at most 45 characters: Kubernetes puts the name of the "
+        f"StatefulSet {'n' * 46}-worker into a label of its pods; got 46 characters. "
+        "Choose a shorter name.",
+        release="n" * 46,
+        passing_release="n" * 45,
+    ),
+    Rule(
+        "the release's name starts with a letter",
+        {},
+        "the release name must be lower-case letters, digits and hyphens, a letter first: "
+        'it names Services; got "2nd". Choose another name.',
+        release="2nd",
+        passing_release="n2-d",
+    ),
+    Rule(
+        "the release's name has no dots",
+        {},
+        "the release name must be lower-case letters, digits and hyphens, a letter first: "
+        'it names Services; got "a.b".',
+        release="a.b",
+    ),
+    Rule(
+        "there is a ps",
+        {"ps": {"replicas": 0}},
+        "ps.replicas must be 1 or more: the variables are kept there; got 0.",
+        {"ps": {"replicas": 1}},
+    ),
+    Rule(
+        "there is a worker",
+        {"worker": {"replicas": -1}},
+        "worker.replicas must be 1 or more: workers run the program; got -1.",
+        {"worker": {"replicas": 1}},
+    ),
+    Rule(
+        "there is a program",
+        {"program": {"command": []}},
+        "program.command must be a list of at least one word: it is what every worker runs; "
+        "got []. Set it, like [python, train.py].",
+        {"program": {"command": ["./train"]}},
+    ),
+    Rule(
+        "program.workingDir is relative",
+        {"program": {"workingDir": "/src"}},
+        "program.workingDir must be a folder inside the code folder: the program runs in each "
+        'task\'s own copy of it; got "/src".',
+        {"program": {"workingDir": "src/app"}},
+    ),
+    Rule(
+        "program.workingDir stays inside",
+        {"program": {"workingDir": "src/../.."}},
+        "program.workingDir must be a folder inside the code folder: the program runs in each "
+        'task\'s own copy of it; got "src/../..".',
+        {"program": {"workingDir": "src..old"}},
+    ),
+    Rule(
+        "program.env has names of variables",
+        {"program": {"env": {"A-B": "c"}}},
+        "program.env must be names of letters, digits and underscores, no digit first: shells know "
+        'no other; got "A-B". Rename it.',
+        {"program": {"env": {"_a_B2": "c"}}},
+    ),
+    *(
+        Rule(
+            f"program.env does without {name}",
+            {"program": {"env": {name: "x"}}},
+            f"program.env must be without {name}: the launcher tells each task's program its own; "
+            'got "x". Remove it.',
+            {"program": {"env": {f"MY_{name}": "x", "HOME": "/data"}}},
+        )
+        for name in (
+            "TFRUN_X",
+            "TF_CONFIG",
+            "PS_HOSTS",
+            "WORKER_HOSTS",
+            "JOB_NAME",
+            "TASK_INDEX",
+        )
+    ),
+    *(
+        Rule(
+            f"env does without {name}",
+            {"env": [{"name": "MINE", "value": "x"}, {"name": name, "value": "x"}]},
+            "env[1].name must be a name of your own: the chart or the launcher sets it; "
+            f'got "{name}".',
+            {"env": [{"name": f"MY_{name}", "value": "x"}]},
+        )
+        for name in ("TFRUN_ROLE", "TF_CONFIG", "HOME", "USER", "PYTHONUNBUFFERED")
+    ),
+    Rule(
+        "env has each name once",
+        {"env": [{"name": "A", "value": "x"}, {"name": "A", "value": "y"}]},
+        'env[1].name must be unique: Kubernetes merges the list by name; got "A" again.',
+        {"env": [{"name": "A", "value": "x"}, {"name": "B", "value": "y"}]},
+    ),
+    *(
+        Rule(
+            f"{path} does without {name}",
+            reduce(lambda inner, key: {key: inner}, reversed(path.split(".")), {name: {}}),
+            f"{path} must be without {name}: the chart sets it; got {{}}. {instead}",
+            {"pod": {"nodeSelector": {"disk": "fast"}}},
+        )
+        for path, name, instead in [
+            ("pod", "volumes", "See volumes."),
+            ("pod", "terminationGracePeriodSeconds", "See grace."),
+            ("ps.pod", "containers", "See image, program, env and volumes;"),
+            ("worker.pod", "serviceAccountName", "Remove it."),
+            ("controller.pod", "securityContext", "See podSecurityContext."),
+        ]
+    ),
+    Rule(
+        "a volume has a name",
+        {"volumes": [{"mountPath": "/data", "emptyDir": {}}]},
+        "volumes[0].name must be 1 to 63 lower-case letters, digits and hyphens: Kubernetes asks "
+        'so; got "".',
+        volume(),
+    ),
+    Rule(
+        "a volume's name is Kubernetes'",
+        volume(name="My_data"),
+        "volumes[0].name must be 1 to 63 lower-case letters, digits and hyphens: Kubernetes asks "
+        'so; got "My_data".',
+        volume(name="n" * 63),
+    ),
+    Rule(
+        "a volume's name is not the chart's",
+        volume(name="tfrun-work"),
+        "volumes[0].name must be without the prefix tfrun-: the chart's own volumes have it; "
+        'got "tfrun-work".',
+        volume(name="work"),
+    ),
+    Rule(
+        "a volume's name is its own",
+        {"volumes": [DATA, DATA | {"mountPath": "/more"}]},
+        'volumes[1].name must be unique: each volume has a name of its own; got "data" again.',
+        {"volumes": [DATA, DATA | {"name": "more", "mountPath": "/more"}]},
+    ),
+    Rule(
+        "a volume's mountPath is absolute",
+        volume(mountPath="data"),
+        "volumes[0].mountPath must be an absolute path: it is a folder of the container; "
+        'got "data".',
+        volume(mountPath="/data"),
+    ),
+    *(
+        Rule(
+            f"a volume's mountPath is not {path}",
+            volume(mountPath=path),
+            f'volumes[0].mountPath must be outside /tfrun: the launcher lives there; got "{path}".',
+            volume(mountPath="/tfruns/tfrun"),
+        )
+        for path in ("/tfrun", "/tfrun/work/data", "//tfrun/", "/data/../tfrun", "/")
+    ),
+    Rule(
+        "a volume's mountPath is its own",
+        {"volumes": [DATA, DATA | {"name": "more", "mountPath": "/data/"}]},
+        'volumes[1].mountPath must be unique: one volume would hide the other; got "/data/" again.',
+        {"volumes": [DATA, DATA | {"name": "more", "mountPath": "/data/more"}]},
+    ),
+    Rule(
+        "a volume has a source",
+        {"volumes": [{"name": "data", "mountPath": "/data"}]},
+        "volumes[0] must be one Kubernetes volume source beside name, mountPath, readOnly and "
+        "subPath: it is what gets mounted; got none.",
+        volume(),
+    ),
+    Rule(
+        "a volume has one source",
+        volume(hostPath={"path": "/data"}),
+        "volumes[0] must be one Kubernetes volume source beside name, mountPath, readOnly and "
+        "subPath: it is what gets mounted; "
+        'got {"emptyDir":{},"hostPath":{"path":"/data"}}.',
+        volume(readOnly=True, subPath="a"),
+    ),
+    Rule(
+        "a volume's source is a mapping",
+        {"volumes": [{"name": "data", "mountPath": "/data", "persistentVolumeClaim": "data"}]},
+        "volumes[0] must be one Kubernetes volume source beside name, mountPath, readOnly and "
+        'subPath: it is what gets mounted; got {"persistentVolumeClaim":"data"}. '
+        "Give one mapping, like persistentVolumeClaim: {claimName: data}.",
+        volume(),
+    ),
+]
+IDS = [rule.name for rule in RULES]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=IDS)
+def test_refuses(rule: Rule) -> None:
+    (said,) = refusal(rule.fails, release=rule.release)
+    assert said.startswith(rule.says)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=IDS)
+def test_accepts(rule: Rule) -> None:
+    render(rule.passes, release=rule.passing_release)
+
+
+SHAPES = [
+    ("an unknown key", {"workers": 3}, "additional properties 'workers' not allowed"),
+    (
+        "an unknown key below",
+        {"worker": {"replica": 3}},
+        "at '/worker': additional properties 'replica' not allowed",
+    ),
+    ("another mode", {"mode": "mirrored"}, "at '/mode': value must be 'parameter-server'"),
+    ("a text for a number", {"grace": "25s"}, "at '/grace': got string, want integer"),
+    (
+        "half a worker",
+        {"worker": {"replicas": 1.5}},
+        "at '/worker/replicas': got number, want integer",
+    ),
+    ("port 0", {"port": 0}, "at '/port': minimum: got 0, want 1"),
+    ("a tag that is a number", {"image": {"tag": 2.2}}, "at '/image/tag': got number, want string"),
+    ("a word that is null", {"program": {"args": [None]}}, "at '/program/args/0': got null"),
+    ("a part that is taken out", {"image": None}, "missing property 'image'"),
+    (
+        "an exit code that is none",
+        {"restarts": {"permanentCodes": [256]}},
+        "at '/restarts/permanentCodes/0': maximum: got 256, want 255",
+    ),
+]
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(
+    ("values", "says"), [shape[1:] for shape in SHAPES], ids=[shape[0] for shape in SHAPES]
+)
+def test_refuses_shape(values: Values, says: str, helm: str) -> None:
+    (said,) = refusal(values, helm=helm)
+    assert says in said
+
+
+def test_everything_wrong_is_told_at_once(helm: str) -> None:
+    everything: Values = {"pod": {}, "volumes": [], "env": []}
+    for rule in RULES:
+        for key, value in rule.fails.items():
+            if isinstance(value, list):
+                everything[key] = everything[key] + value
+            elif key != "code":
+                everything[key] = {**everything.get(key, {}), **value}
+    said = refusal(everything, helm=helm, release="2" * 46, base={})
+    for path in ("release", "ps.replicas", "worker.replicas", "program.command", "code must"):
+        assert any(path in line for line in said), path
+    for path in ("program.env", "pod must", "controller.pod", "env[1]", "volumes[0]"):
+        assert any(path in line for line in said), path
+    assert len(said) > 20
+
+
+def test_free_form_values_can_be_emptied(helm: str) -> None:
+    render(
+        {
+            "pod": None,
+            "worker": {"resources": None, "pod": None},
+            "podSecurityContext": None,
+            "securityContext": None,
+            "controller": {"resources": None, "pod": None},
+            "program": {"env": None},
+        },
+        helm=helm,
+    )
