@@ -46,7 +46,8 @@ class Group:
     package: str = "tool"  # what to build: every tool directive of go.mod, or a main of our own
 
 
-# {v} is the module's version, {major} and {minor} its parts. Unstamped, the API server calls itself
+# {v} is the module's version, {minor} a part of it; {client} is the minor version of the Kubernetes
+# that the tool is a client of. Unstamped, the API server calls itself
 # v0.0.0 and no chart's kubeVersion accepts it.
 GROUPS = {
     "helm4": Group(
@@ -55,7 +56,12 @@ GROUPS = {
     "helm3": Group(
         ("helm3",),
         "helm.sh/helm/v3",
-        {"helm.sh/helm/v3/internal/version.version": "{v}"},
+        {
+            "helm.sh/helm/v3/internal/version.version": "{v}",
+            # What `helm3 template` and `lint` take for the cluster's version; else it is 1.20.
+            "helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor": "{client}",
+            "helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor": "{client}",
+        },
         renamed=("helm", "helm3"),
     ),
     "kubernetes": Group(
@@ -70,7 +76,7 @@ GROUPS = {
         "k8s.io/kubernetes",
         {
             "k8s.io/component-base/version.gitVersion": "{v}",
-            "k8s.io/component-base/version.gitMajor": "{major}",
+            "k8s.io/component-base/version.gitMajor": "1",
             "k8s.io/component-base/version.gitMinor": "{minor}",
             "k8s.io/component-base/version.gitTreeState": "clean",
             "k8s.io/component-base/version.gitCommit": "{v}",
@@ -147,42 +153,45 @@ def build(group: str) -> Path:
     """The folder with a group's tools, built first where it is missing."""
     made = GROUPS[group]
     source = SOURCES / group
-    version = pinned(group)
-    major, minor, *_ = version.removeprefix("v").split(".")
-    ldflags = " ".join(
-        [LDFLAGS]
-        + [
-            f"-X {variable}={value.format(v=version, major=major, minor=minor)}"
-            for variable, value in made.stamp.items()
-        ]
-    )
+    flags = ["-trimpath", "-buildvcs=false", f"-ldflags={ldflags(group)}"]
     recipe = digest(
         *(file.read_bytes() for file in sorted(source.iterdir())),
-        ldflags.encode(),
+        " ".join(flags).encode(),
         go_version(go()).encode(),
     )
 
-    def make(temporary: Path) -> None:
-        temporary.mkdir()
+    def make(folder: Path) -> None:
+        folder.mkdir()
         environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
-        run(
-            [
-                *(go(), "build", "-trimpath", "-buildvcs=false"),
-                *(f"-ldflags={ldflags}", "-o", f"{temporary}/", made.package),
-            ],
-            cwd=source,
-            env=environment,
-        )
+        command = [str(go()), "build", *flags, "-o", f"{folder}/", made.package]
+        run(command, cwd=source, env=environment)
         if made.renamed:
-            (temporary / made.renamed[0]).rename(temporary / made.renamed[1])
+            (folder / made.renamed[0]).rename(folder / made.renamed[1])
 
     target = cache() / "bin" / f"{group}-{recipe}"
-    return make_once(target, f"building {', '.join(made.tools)} {version}", make)
+    return make_once(target, f"building {', '.join(made.tools)} {pinned(group)}", make)
+
+
+def ldflags(group: str) -> str:
+    """The linker's flags: no debugging symbols, and what the tools say of themselves."""
+    client = re.search(r"k8s\.io/client-go v0\.(\d+)", go_mod(group))
+    words = {
+        "v": pinned(group),
+        "minor": pinned(group).split(".")[1],
+        "client": client[1] if client else "",
+    }
+    stamps = (f"-X {name}={value.format(**words)}" for name, value in GROUPS[group].stamp.items())
+    return " ".join([LDFLAGS, *stamps])
 
 
 def pinned(group: str) -> str:
     """The version that a group's go.mod pins for its module."""
-    return module_version((SOURCES / group / "go.mod").read_text(), GROUPS[group].module)
+    return module_version(go_mod(group), GROUPS[group].module)
+
+
+def go_mod(group: str) -> str:
+    """A group's go.mod."""
+    return (SOURCES / group / "go.mod").read_text()
 
 
 def module_version(go_mod: str, module: str) -> str:
