@@ -141,8 +141,8 @@ def notes(helm: str, values: Mapping[str, Any]) -> str:
     return done.stdout.partition("NOTES:")[2]
 
 
-def test_the_notes_say_how_to_go_on() -> None:
-    said = notes("helm", MINIMAL)
+def test_the_notes_say_how_to_go_on(helm: str) -> None:
+    said = notes(helm, MINIMAL)
     job = render().one("Job")["metadata"]["name"]
     assert f"kubectl -n {NAMESPACE} logs -f job/{job}" in said
     assert "wait --for=condition=complete" in said
