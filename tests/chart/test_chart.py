@@ -130,9 +130,10 @@ def test_a_chart_without_its_launcher_says_so(helm: str, tmp_path: Path) -> None
     render({"launcher": {"inject": False}}, helm=helm, chart=chart)
 
 
-def notes(helm: str, values: Mapping[str, Any]) -> str:
+def notes(values: Mapping[str, Any]) -> str:
+    """What `helm install` says. Helm 3 renders it only where it finds a cluster."""
     done = run_helm(
-        helm,
+        "helm",
         *("install", "mnist", CHART, "--namespace", NAMESPACE, "--dry-run=client"),
         *("--values", "-"),
         values=json.dumps(values),
@@ -141,8 +142,8 @@ def notes(helm: str, values: Mapping[str, Any]) -> str:
     return done.stdout.partition("NOTES:")[2]
 
 
-def test_the_notes_say_how_to_go_on(helm: str) -> None:
-    said = notes(helm, MINIMAL)
+def test_the_notes_say_how_to_go_on() -> None:
+    said = notes(MINIMAL)
     job = render().one("Job")["metadata"]["name"]
     assert f"kubectl -n {NAMESPACE} logs -f job/{job}" in said
     assert "wait --for=condition=complete" in said
@@ -161,7 +162,7 @@ def test_the_notes_say_how_to_go_on(helm: str) -> None:
     ids=str,
 )
 def test_the_notes_say_what_to_mind(values: dict[str, Any], says: str) -> None:
-    assert says in notes("helm", {**MINIMAL, **values})
+    assert says in notes({**MINIMAL, **values})
 
 
 def test_what_is_generated_is_up_to_date() -> None:
