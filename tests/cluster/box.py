@@ -18,11 +18,19 @@ import time
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from tests.cluster import binaries, certificates, compiled, image, node, packages
-from tests.cluster.components import CONTAINERD, administrator, node_is_ready
+from tests.cluster.components import (
+    CONTAINERD,
+    NFS,
+    NFS_PORT,
+    administrator,
+    listens,
+    node_is_ready,
+)
 from tests.cluster.plan import Node, Plan
 from tests.cluster.progress import ClusterError, run, say, step
 
@@ -33,6 +41,7 @@ SUBNETS = [f"10.{second}.0.0/16" for second in range(254, 223, -1)]
 SUBNETS += [f"172.{second}.0.0/16" for second in range(31, 19, -1)]
 CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE_SECONDS = 15
+STARTED: list[subprocess.Popen[str]] = []  # by this process, which must collect those that end
 
 
 @dataclass(frozen=True)
@@ -123,10 +132,31 @@ class Box:
         inside = ["nsenter", f"--target={process.pid}", "--mount", "--net", "--pid", "--uts"]
         return [*inside, "--", *(str(word) for word in command)]
 
+    def nfs_stop(self) -> None:
+        """Kill the NFS server, and keep it down."""
+        self._hold_nfs(True)
+
+    def nfs_start(self) -> None:
+        """Start the NFS server again, and wait until it listens."""
+        self._hold_nfs(False)
+
+    def _hold_nfs(self, held: bool) -> None:
+        plan = self.alive()
+        if not plan:
+            raise ClusterError(f"the box {self.name} does not run")
+        file = plan.hold(NFS)
+        file.touch() if held else file.unlink(missing_ok=True)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while listens((plan.node.ip, NFS_PORT)) == held:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the NFS server did not obey, see {self.folder}/log/{NFS}.log")
+            time.sleep(0.05)
+
     def _start(self, tools: tuple[str, ...], pause_image: str) -> Plan:
         """Start the box's processes and wait until all of them are ready."""
-        shutil.rmtree(self.folder / "log", ignore_errors=True)
-        for folder in ("nfs", "containerd", "log"):
+        for folder in ("log", "hold"):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
+        for folder in ("nfs", "containerd", "log", "hold"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         self.nfs_folder.chmod(0o777)  # pods write there as whoever they are
         for mount_point in node.PRIVATE:
@@ -143,11 +173,19 @@ class Box:
                 text=True,
                 start_new_session=True,  # Ctrl-C is for whoever waits, not for the box
             )
+        STARTED.append(box)
         assert box.stdin
         assert box.stdout
-        if not box.stdout.readline():
-            raise ClusterError(f"the box did not start, see {log.name}")
-        first = psutil.Process(box.pid).children()[0]
+        with box.stdin, box.stdout:
+            return self._bring_up(box.pid, box.stdin, box.stdout, tools, pause_image)
+
+    def _bring_up(
+        self, pid: int, orders: IO[str], news: IO[str], tools: tuple[str, ...], pause_image: str
+    ) -> Plan:
+        """Give a new box its record, its network and its plan, and follow its start."""
+        if not news.readline():
+            raise ClusterError(f"the box did not start, see {self.folder}/log/node.log")
+        first = psutil.Process(pid).children()[0]
         record = json.dumps([first.pid, first.create_time()])
         (self.folder / "process.json").write_text(record)
         # Until the plan is sent, the box ends when this process does; from here on by its record.
@@ -167,16 +205,16 @@ class Box:
             run([*veth, "peer", "name", "eth0", "netns", str(first.pid)])
             run(["ip", "address", "add", f"{plan.host_ip}/24", "dev", self.link])
             run(["ip", "link", "set", self.link, "up"])
-        box.stdin.write(plan.to_json() + "\n")
-        box.stdin.flush()
-        for line in box.stdout:
+        orders.write(plan.to_json() + "\n")
+        orders.flush()
+        for line in news:
             kind, text = json.loads(line)
             if kind == "ready":
                 return plan
             if kind == "failed":
                 raise ClusterError(text)
             say(f"    {text}")
-        raise ClusterError(f"the box ended while it started, see {log.name}")
+        raise ClusterError(f"the box ended while it started, see {self.folder}/log/node.log")
 
     def _import(self, images: list[image.Image]) -> None:
         """Give containerd the images that it does not have."""
@@ -193,6 +231,8 @@ class Box:
         if process:
             process.kill()
             process.wait(PATIENCE_SECONDS)
+        for started in STARTED:
+            started.poll()
         subprocess.run(["ip", "link", "delete", self.link], stderr=subprocess.DEVNULL)
         remove_cgroups(self.cgroup)
         for name in ("process.json", "plan.json"):

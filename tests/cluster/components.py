@@ -16,6 +16,7 @@ from tests.cluster.plan import DOMAIN, NFS_EXPORT, Plan
 
 RUN = Path("/run")  # the box's own
 CONTAINERD = RUN / "containerd/containerd.sock"
+NFS, NFS_PORT = "nfs", 2049
 CAP_SYS_RESOURCE = 24
 
 
@@ -66,7 +67,15 @@ def components(plan: Plan) -> list[Component]:
             lambda: listens(CONTAINERD),
         ),
         Component("rpcbind", ["rpcbind", "-f", "-w"], lambda: listens(("127.0.0.1", 111))),
-        nfs_server(plan),
+        Component(
+            NFS,
+            [
+                *("ganesha.nfsd", "-F", "-f", f"{RUN}/ganesha.conf"),
+                *("-L", "/dev/stdout", "-p", f"{RUN}/ganesha.pid"),
+            ],
+            lambda: listens((ip, NFS_PORT)),
+            after=("rpcbind",),
+        ),
         Component(
             "kube-apiserver",
             [
@@ -158,19 +167,6 @@ def components(plan: Plan) -> list[Component]:
             after=("kube-apiserver", "containerd"),  # it ends for good where containerd is silent
         ),
     ]
-
-
-def nfs_server(plan: Plan) -> Component:
-    """The NFS server."""
-    return Component(
-        "nfs",
-        [
-            *("ganesha.nfsd", "-F", "-f", f"{RUN}/ganesha.conf"),
-            *("-L", "/dev/stdout", "-p", f"{RUN}/ganesha.pid"),
-        ],
-        lambda: listens((plan.node.ip, 2049)),
-        after=("rpcbind",),
-    )
 
 
 def files(plan: Plan) -> Mapping[Path, str]:
@@ -271,7 +267,7 @@ def ganesha_config(folder: str) -> str:
     """The NFS server: one export, versions 3 and 4, what the machine writes is seen at once."""
     return f"""NFS_CORE_PARAM {{
     Protocols = 3, 4;
-    NFS_Port = 2049;
+    NFS_Port = {NFS_PORT};
     MNT_Port = 20048;
     Enable_NLM = false;
     Enable_RQUOTA = false;

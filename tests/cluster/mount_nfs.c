@@ -357,8 +357,10 @@ static void connect_to(const char *url_options)
 			 colon + 1, url_options);
 		where = nfs ? nfs_parse_url_dir(nfs, url) : NULL;
 		if (!where || nfs_mount(nfs, where->server, where->path) != 0) {
-			fprintf(stderr, "mount.nfs: %s: %s\n", source,
-				nfs ? nfs_get_error(nfs) : "out of memory");
+			const char *reason = nfs ? nfs_get_error(nfs) : "out of memory";
+			if (strstr(reason, "nfs_service failed"))
+				reason = "the server can't be reached";
+			fprintf(stderr, "mount.nfs: %s: %s\n", source, reason);
 			exit(MOUNT_FAILED);
 		}
 		nfs_destroy_url(where);

@@ -3,8 +3,8 @@
 It says `hello`, reads a plan (one line of JSON) from stdin, makes the node's mounts and network,
 and starts the components, each as soon as it can be. What it says on stdout are pairs of JSON:
 first `hello`, then `progress` for each component, last `ready` or `failed` with the reason. From
-then on it starts again what ends. When it ends itself, the kernel ends every process, mount and
-interface of the box.
+then on it starts again what ends, but for components that a file `hold/NAME` stops. When it ends
+itself, the kernel ends every process, mount and interface of the box.
 
 It gives up when stdin closes before a plan has come: whoever wanted the box is gone.
 """
@@ -110,9 +110,12 @@ def supervise(plan: Plan) -> None:
     report("ready", "")
     while True:
         for index, one in enumerate(running):
-            if one.process.poll() is not None:
+            held = plan.hold(one.component.name).exists()
+            if one.process.poll() is None and held:
+                one.process.kill()
+            elif one.process.poll() is not None and not held:
                 running[index] = start(plan, one.component)
-        time.sleep(1)
+        time.sleep(0.5)
 
 
 def start(plan: Plan, component: Component) -> Running:

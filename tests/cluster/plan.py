@@ -37,6 +37,10 @@ class Plan:
         """The folder of the box's state."""
         return Path(self.folder)
 
+    def hold(self, component: str) -> Path:
+        """While this file is there, the component is stopped."""
+        return self.state / "hold" / component
+
     @property
     def host_ip(self) -> str:
         """The machine's own address on the way to the box."""
