@@ -1,0 +1,113 @@
+"""`python -m launcher task | controller | local`. The only place that exits."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher import settings
+from launcher.exits import Code, End, LauncherError, Phase
+from launcher.log import say
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage(sys.stderr)
+        self.exit(Code.USAGE, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="launcher", description="Runs distributed TensorFlow training.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    task = commands.add_parser(
+        "task",
+        help="one task of a run",
+        description="Plays one task's part: what the controller that TFRUN_CONTROLLER names says; "
+        "or with PS_REPLICAS and WORKER_REPLICAS in the environment, PROGRAM on a worker and a "
+        "TensorFlow server on a ps.",
+    )
+    task.add_argument(
+        "--flags",
+        action="store_true",
+        help="give the program --ps_hosts, --worker_hosts, --job_name and --task_index",
+    )
+    task.add_argument("program", nargs="*", metavar="PROGRAM", help="after --")
+    commands.add_parser("controller", help="the controller of a run")
+    local = commands.add_parser(
+        "local",
+        help="a whole run as processes on this machine",
+        description="Runs what a values file describes as processes on 127.0.0.1.",
+    )
+    local.add_argument(
+        "-f",
+        "--values",
+        action="append",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="a values file; may be given more than once, and the later one wins",
+    )
+    local.add_argument(
+        "--code",
+        type=Path,
+        metavar="FOLDER",
+        help="the folder of the program, in place of the source that the values name",
+    )
+    local.add_argument(
+        "--port", type=int, metavar="PORT", help="the first port of the tasks (default: any free)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one subcommand and returns the exit code."""
+    # Imports belong to their subcommand: a task must start fast, and pods lack local's needs.
+    arguments = _parser().parse_args(argv)
+    log: Path | None = None
+    try:
+        if arguments.command == "task":
+            from launcher import task
+
+            task_settings = settings.task_settings(os.environ, arguments.program, arguments.flags)
+            log = task_settings.termination_log
+            end = task.run(task_settings, os.environ)
+            code = end.code
+        elif arguments.command == "controller":
+            from launcher import controller
+
+            controller_settings = settings.controller_settings(os.environ)
+            log = controller_settings.termination_log
+            end = controller.run(controller_settings)
+            code = controller.exit_code(end)
+        else:
+            from launcher import local
+
+            end = local.run(arguments.values, arguments.code, arguments.port)
+            code = end.code
+    except LauncherError as error:
+        say(error.reason)
+        end = End(Phase.FAILED, int(error.code), error.reason)
+        code = end.code
+    except Exception as error:
+        traceback.print_exc()
+        end = End(Phase.FAILED, int(Code.BUG), f"the launcher failed: {error!r}")
+        code = end.code
+    if log:
+        try:
+            log.write_text(end.message() + "\n")
+        except OSError as error:
+            say(f"the termination message cannot be written: {error}")
+    return code
+
+
+def command() -> None:
+    """The `tfrun` command of an installed package."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,166 @@
+"""A child process: a session of its own, signals, grace, output line by line, its end.
+
+The launcher is a container's first process, so it also buries what its child leaves behind.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Callable
+
+from launcher.exits import Code, LauncherError, from_wait
+
+KEPT_LINES = 20
+LINE_BYTES = 64 * 1024  # a longer line is passed on in pieces
+KEPT_LINE_CHARACTERS = 500
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A child's end: its code as a shell says it, and its last lines of output."""
+
+    code: int
+    last_lines: tuple[str, ...]
+
+
+class Child:
+    """A running child process. `ended` is called once, on a thread of the child's own."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        ended: Callable[[Ended], None],
+    ) -> None:
+        """Starts it. Raises LauncherError where `argv` cannot be started in `cwd`."""
+        _adopt_orphans()
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                env=env,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _cannot_start(argv, cwd, error) from None
+        self.pid = self._process.pid
+        self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        self._ended = ended
+        self._kill_timer: threading.Timer | None = None
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def send(self, number: int) -> None:
+        """Sends a signal to the child's whole process group."""
+        # A group that is gone already, or a leader that is not yet reaped, is no error.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def stop(self, grace: float, number: int = signal.SIGTERM) -> None:
+        """Asks the group to end, and kills it `grace` seconds after the first call."""
+        if self._kill_timer:
+            return
+        # Timer waits on the monotonic clock.
+        self._kill_timer = threading.Timer(grace, self.send, [signal.SIGKILL])
+        self._kill_timer.daemon = True
+        self._kill_timer.start()
+        self.send(number)
+
+    def _wait(self) -> None:
+        assert self._process.stdout
+        pump = threading.Thread(target=self._pump, args=[self._process.stdout], daemon=True)
+        pump.start()
+        self._wait_for_exit()
+        if self._kill_timer:
+            self._kill_timer.cancel()
+        # Not yet reaped, so its id cannot mean another group: end what it left behind in it.
+        self.send(signal.SIGKILL)
+        self._process.wait()
+        _kill_orphans()  # and what left the group
+        pump.join(timeout=5)  # ends with the last writer, and they are all gone
+        self._ended(Ended(from_wait(self._process.returncode), tuple(self._lines)))
+
+    def _wait_for_exit(self) -> None:
+        """Returns when the child has exited, before it is reaped; reaps every orphan meanwhile."""
+        while True:
+            result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            if result is None or result.si_pid == self.pid:
+                return
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(result.si_pid, os.WNOHANG)
+
+    def _pump(self, stream: IO[bytes]) -> None:
+        out = sys.stdout.buffer
+        while True:
+            line = stream.readline(LINE_BYTES)
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            if text:
+                self._lines.append(text[:KEPT_LINE_CHARACTERS])
+            # A closed output is no reason to stop reading: the child would block.
+            with contextlib.suppress(OSError, ValueError):
+                out.write(line)
+                out.flush()
+
+
+def _cannot_start(argv: Sequence[str], cwd: Path, error: OSError) -> LauncherError:
+    if not cwd.is_dir():
+        return LauncherError(
+            Code.CODE_MISSING, f"program.workingDir must be a folder of the code; {cwd} is not"
+        )
+    if isinstance(error, FileNotFoundError):
+        return LauncherError(
+            Code.COMMAND_NOT_FOUND,
+            f"program.command must name a program that the image or the code has; "
+            f"{argv[0]!r} is not found",
+        )
+    return LauncherError(
+        Code.COMMAND_NOT_EXECUTABLE, f"program.command {argv[0]!r} cannot be run: {error.strerror}"
+    )
+
+
+def _adopt_orphans() -> None:
+    """Makes grandchildren whose parent ends this process's children, as PID 1 has by nature."""
+    if os.getpid() == 1 or not sys.platform.startswith("linux"):
+        return
+    import ctypes  # not needed in a pod
+
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _kill_orphans() -> None:
+    while True:
+        orphans = _children()
+        if not orphans:
+            return
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    """The ids of this process's children; none where there is no /proc."""
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # pid (name) state ppid ...: the name may hold anything, a bracket too.
+            after_name = stat.read_text(errors="replace").rpartition(")")[2].split()
+            if int(after_name[1]) == os.getpid():
+                children.append(int(stat.parent.name))
+    return children

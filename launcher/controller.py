@@ -1,0 +1,294 @@
+"""The run's controller: HTTP, clock and Kubernetes calls around `decide`.
+
+One event loop, so that decisions are taken one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Callable, TypeVar
+
+from launcher import decide
+from launcher.exits import Code, End, LauncherError, Phase
+from launcher.identity import Task
+from launcher.kubernetes import Kubernetes
+from launcher.log import say
+from launcher.protocol import (
+    HOLD_SECONDS,
+    PATH,
+    REPORT_BYTES,
+    Action,
+    Holds,
+    Report,
+    decode_report,
+    encode_directive,
+)
+from launcher.settings import ControllerSettings, Job
+
+HEADER_BYTES = 8 * 1024
+IDLE_SECONDS = 60.0  # a connection that says nothing for so long is closed
+TICK_SECONDS = 1.0
+FAREWELL_SECONDS = 2.0  # for the tasks to hear of the end
+LONGEST_BACKOFF = 10.0
+# Codes after which the chart's Job starts the controller again: its own failure, and its death
+# by SIGKILL or SIGTERM. A run that ends with one of them must not be taken for that.
+RETRIED = frozenset({Code.BUG, 128 + signal.SIGKILL, 128 + signal.SIGTERM})
+
+T = TypeVar("T")
+
+
+def run(settings: ControllerSettings) -> End:
+    """Leads the run to its end, or until the controller is stopped."""
+    return asyncio.run(_Controller(settings).lead())
+
+
+def exit_code(end: End) -> int:
+    """The controller's exit code: the run's own, or 1 where the Job would start it again."""
+    return 1 if end.phase is Phase.FAILED and end.code in RETRIED else end.code
+
+
+@dataclass(frozen=True)
+class _Request:
+    method: str
+    path: str
+    body: bytes
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class _Controller:
+    def __init__(self, settings: ControllerSettings) -> None:
+        self.settings = settings
+        self.job: Job = settings.job
+        self.kubernetes = (
+            Kubernetes(settings.kubernetes, self.job.release) if settings.kubernetes else None
+        )
+        self.state = decide.State(self.job)
+        self.effects: asyncio.Queue[decide.Effect] = asyncio.Queue()
+        self.waiting: dict[Task, asyncio.Event] = {}
+        self.encoded: dict[Holds, bytes] = {}
+
+    async def lead(self) -> End:
+        leading = asyncio.ensure_future(self._lead())
+        stopped_by = 0
+
+        def stop(number: int) -> None:
+            nonlocal stopped_by
+            stopped_by = number
+            leading.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        try:
+            return await leading
+        except asyncio.CancelledError:
+            reason = f"the controller was stopped by {signal.Signals(stopped_by).name}"
+            return End(Phase.STOPPED, 128 + stopped_by, reason)
+
+    async def _lead(self) -> End:
+        host, port = self.settings.listen
+        try:
+            server = await asyncio.start_server(self._serve, host, port, limit=HEADER_BYTES)
+        except OSError as error:
+            raise LauncherError(
+                Code.CONFIGURATION, f"the controller cannot listen on {host}:{port}: {error}"
+            ) from None
+        ticking = asyncio.ensure_future(self._tick())
+        try:
+            return await self._follow()
+        finally:
+            ticking.cancel()
+            server.close()
+
+    async def _follow(self) -> End:
+        replicas: dict[str, int] = {}
+        if self.kubernetes:
+            for role in self.job.replicas:
+                found = await self._insist(self.kubernetes.read, role)
+                replicas[role] = found.replicas
+                if found.end.get("run") == self.job.run:
+                    return await self._ended_before(found.end)
+        self._step(decide.Begin(replicas))
+        while True:
+            effect = await self.effects.get()
+            if isinstance(effect, decide.Say):
+                say(effect.text)
+            elif isinstance(effect, decide.Finish):
+                await self._finish(effect.end)
+                return effect.end
+            elif self.kubernetes:
+                await self._insist(self.kubernetes.write, effect.role, effect.replicas, None)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._step(decide.Tick())
+
+    def _step(self, event: decide.Event) -> None:
+        before = self.state
+        self.state, effects = decide.step(before, event, time.monotonic())
+        for effect in effects:
+            self.effects.put_nowait(effect)
+        after = self.state
+        if (before.phase, before.generation, before.charged) != (
+            after.phase,
+            after.generation,
+            after.charged,
+        ):
+            self.encoded.clear()
+            for event_of_task in self.waiting.values():
+                event_of_task.set()
+
+    # The end.
+
+    async def _finish(self, end: End) -> None:
+        record = {
+            "run": self.job.run,
+            "phase": end.phase.value,
+            "task": end.task,
+            "code": end.code,
+            "reason": end.reason,
+        }
+        say(_last_words(end))
+        farewell = asyncio.ensure_future(self._farewell())
+        await self._record(record)
+        await farewell
+
+    async def _ended_before(self, record: Mapping[str, Any]) -> End:
+        """A controller that starts again after the end: nothing trains twice."""
+        await self._record(record)
+        phase = Phase.SUCCEEDED if record.get("phase") == "Succeeded" else Phase.FAILED
+        code, reason = record.get("code"), record.get("reason", "")
+        say(
+            f"run {self.job.run} has ended already: {phase.value}: {reason}\n"
+            "to train again raise run.attempt"
+        )
+        code = code if isinstance(code, int) and 0 <= code <= 255 else int(Code.BUG)
+        return End(phase, code, f"ended already: {reason}", str(record.get("task", "")))
+
+    async def _record(self, record: Mapping[str, Any]) -> None:
+        """Writes the end to every StatefulSet, in the same change that frees its pods."""
+        replicas = None if self.job.cleanup == "Keep" else 0
+        if self.kubernetes:
+            for role in self.job.replicas:
+                await self._insist(self.kubernetes.write, role, replicas, record)
+
+    async def _farewell(self) -> None:
+        """Gives every task that is connected the time to hear of the end."""
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        while time.monotonic() < deadline:
+            ended = Holds(Action.END, *self._numbers(), self.job.digest)
+            if all(seat.holds == ended and not _runs(seat) for seat in self.state.seats.values()):
+                return
+            await asyncio.sleep(0.02)
+
+    def _numbers(self) -> tuple[int, int]:
+        return self.state.generation, self.state.charged
+
+    async def _insist(self, call: Callable[..., T], *arguments: object) -> T:
+        """Calls Kubernetes until it answers; it may be away for a while."""
+        failures = 0
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(None, call, *arguments)
+            except (OSError, http.client.HTTPException) as error:
+                failures += 1
+                delay = min(LONGEST_BACKOFF, 0.2 * 2**failures)
+                say(f"Kubernetes does not answer, next try in {delay:.1f} s: {error!r}")
+                await asyncio.sleep(delay)
+
+    # HTTP/1.1, as little of it as tasks speak.
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                try:
+                    request = await asyncio.wait_for(_read_request(reader), IDLE_SECONDS)
+                    status, body = 200, await self._answer(request)
+                except _RefusedError as error:
+                    status, body = error.status, error.text.encode()
+                phrase = http.client.responses[status]
+                head = f"HTTP/1.1 {status} {phrase}\r\nContent-Length: {len(body)}\r\n"
+                head += "" if status == 200 else "Connection: close\r\n"
+                writer.write(head.encode() + b"\r\n" + body)
+                await writer.drain()
+                if status != 200:
+                    return
+        except (OSError, EOFError, asyncio.TimeoutError, asyncio.CancelledError):
+            pass  # the other side is gone, or silent, or this controller ends
+        finally:
+            writer.close()
+
+    async def _answer(self, request: _Request) -> bytes:
+        if request.path != PATH:
+            raise _RefusedError(404, f"there is only {PATH}")
+        if request.method != "POST":
+            raise _RefusedError(405, f"{PATH} takes POST")
+        try:
+            report = decode_report(request.body)
+        except LauncherError as error:
+            raise _RefusedError(400, error.reason) from None
+        task = report.task
+        superseded = self.waiting.pop(task, None)
+        if superseded:
+            superseded.set()
+        self._step(decide.Heard(report))
+        wanted = decide.directive(self.state, report)
+        if wanted is None and report.wait:
+            changed = self.waiting[task] = asyncio.Event()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(changed.wait(), HOLD_SECONDS)
+            if self.waiting.get(task) is not changed:
+                return encode_directive(None)  # a newer request of this task has taken its place
+            del self.waiting[task]
+            wanted = decide.directive(self.state, report)
+        if wanted is None:
+            return encode_directive(None)
+        holds = wanted.holds()
+        if holds not in self.encoded:
+            self.encoded[holds] = encode_directive(wanted)
+        return self.encoded[holds]
+
+
+def _runs(seat: Report) -> bool:
+    return seat.child is not None and seat.child.code is None
+
+
+def _last_words(end: End) -> str:
+    text = f"the run has {end.phase.value.lower()}: {end.reason}"
+    if end.last_lines:
+        text += f"\nthe last lines of {end.task}:\n" + "\n".join(f"  {x}" for x in end.last_lines)
+    return text
+
+
+async def _read_request(reader: asyncio.StreamReader) -> _Request:
+    """One request. Raises _RefusedError for what a task never sends, EOFError at the end."""
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except asyncio.LimitOverrunError:
+        raise _RefusedError(431, "the header is too long") from None
+    first, *lines = head.split("\r\n")
+    words = first.split(" ")
+    if len(words) != 3:
+        raise _RefusedError(400, "the request line is wrong")
+    headers = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(":") for line in lines if line)
+    }
+    length = headers.get("content-length", "0")
+    if "transfer-encoding" in headers or not length.isdecimal():
+        raise _RefusedError(411, "the body needs a Content-Length")
+    if len(length) > 10 or int(length) > REPORT_BYTES:
+        raise _RefusedError(413, f"the body is longer than {REPORT_BYTES} bytes")
+    return _Request(words[0], words[1], await reader.readexactly(int(length)))

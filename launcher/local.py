@@ -1,0 +1,331 @@
+"""A whole run as processes on 127.0.0.1: the same controller, the same tasks, the same values.
+
+What only a cluster has (images, volumes, resources, pods) is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import queue
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+import yaml
+
+from launcher import cluster
+from launcher.exits import Code, End, LauncherError, Phase, describe, from_wait
+from launcher.identity import Task
+from launcher.log import say
+from launcher.settings import JOB_VERSION, Job, job_of
+
+PACKAGE = Path(__file__).resolve().parent
+# The chart's own defaults: beside the launcher in a wheel, in the chart in a checkout.
+DEFAULTS = (PACKAGE / "values.yaml", PACKAGE.parent / "charts" / "tfrun" / "values.yaml")
+# Values whose keys are Kubernetes' or the user's own.
+FREE = {"env", "pod", "resources", "podSecurityContext", "securityContext"}
+HOST = "127.0.0.1"
+PORT_ATTEMPTS = 50
+
+
+def run(files: Sequence[Path], code: Path | None, port: int | None) -> End:
+    """Runs the job of some values files and returns its end.
+
+    Raises LauncherError with every mistake in the values, before anything is started.
+    """
+    mistakes: list[str] = []
+    document = _document(_values(files, mistakes), code, mistakes)
+    job = _job(document, port or 1, mistakes)
+    job = _job(document, port or _free_port(job), mistakes)
+    _check_ports(job)
+    with tempfile.TemporaryDirectory(prefix="tfrun-") as folder:
+        return _Run(job, Path(folder)).play()
+
+
+def _values(files: Sequence[Path], mistakes: list[str]) -> dict[str, Any]:
+    defaults = _load(next(path for path in DEFAULTS if path.exists()))
+    values = defaults
+    for file in files:
+        given = _load(file)
+        mistakes += [f"{key} in {file} is not a known key" for key in _unknown(given, defaults)]
+        values = _merge(values, given)
+    return values
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LauncherError(
+            Code.CONFIGURATION, f"{path} must be a readable YAML file: {error}"
+        ) from None
+    if not isinstance(document, dict):
+        raise LauncherError(Code.CONFIGURATION, f"{path} must hold a mapping of values")
+    return document
+
+
+def _unknown(given: Mapping[str, Any], known: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in given.items():
+        if key not in known:
+            yield path + str(key)
+        elif isinstance(value, dict) and isinstance(known[key], dict) and key not in FREE:
+            yield from _unknown(value, known[key], f"{path}{key}.")
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as Helm merges them: mappings by key, all else replaced; null takes a key away."""
+    merged = {key: value for key, value in below.items() if above.get(key, value) is not None}
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            merged[key] = _merge(below[key], value)
+        elif value is not None:
+            merged[key] = value
+    return merged
+
+
+def _job(document: dict[str, Any], port: int, mistakes: Sequence[str]) -> Job:
+    """The job with its tasks from this port on. Raises LauncherError with every mistake."""
+    document["addresses"]["port"] = port
+    try:
+        job = job_of(document)
+    except LauncherError as error:
+        # The values say worker.replicas where job.json says replicas.worker.
+        text = re.sub(r"\breplicas\.(\w+)", r"\1.replicas", error.reason)
+        raise LauncherError(error.code, "\n".join([*mistakes, text])) from None
+    if mistakes:
+        raise LauncherError(Code.CONFIGURATION, "\n".join(mistakes))
+    return job
+
+
+def _document(values: Mapping[str, Any], code: Path | None, mistakes: list[str]) -> dict[str, Any]:
+    """The job.json that the chart renders of the same values, but for where tasks and code are."""
+    program = values.get("program") or {}
+    named = values.get("code") or {}
+    source: Any = {"image": {"path": (named.get("image") or {}).get("path")}}
+    if code:
+        source = {"folder": {"path": str(code.absolute())}}
+        if not code.is_dir():
+            mistakes.append(f"--code must name a folder; got {str(code)!r}")
+    elif not source["image"]["path"]:
+        source = {"image": {"path": "/"}}
+        mistakes.append(
+            "--code must name the folder of the program: only a cluster mounts code.nfs"
+        )
+    document = {
+        "version": JOB_VERSION,
+        "release": "local",
+        "mode": values.get("mode"),
+        "replicas": {role: (values.get(role) or {}).get("replicas") for role in ("ps", "worker")},
+        "addresses": {"host": HOST, "port": 1, "portsPerTask": True},
+        "program": {**program, "args": [_text(arg) for arg in program.get("args") or []]},
+        "code": source,
+        "restarts": values.get("restarts"),
+        "grace": values.get("grace"),
+        "cleanup": values.get("cleanup"),
+    }
+    document["run"] = hashlib.sha256(json.dumps(document).encode()).hexdigest()[:12]
+    return document
+
+
+def _text(scalar: Any) -> Any:
+    """A scalar as the chart writes it: true and not True."""
+    if isinstance(scalar, bool):
+        return "true" if scalar else "false"
+    return str(scalar) if isinstance(scalar, (int, float)) else scalar
+
+
+def _ports(job: Job) -> list[int]:
+    return [int(cluster.address(job.addresses, task).rpartition(":")[2]) for task in job.tasks]
+
+
+def _taken(ports: Sequence[int]) -> list[int]:
+    taken = []
+    for port in ports:
+        with contextlib.closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except (OSError, OverflowError):
+                taken.append(port)
+    return taken
+
+
+def _free_port(job: Job) -> int:
+    """A first port so that every task's port is free; below the range that clients are given."""
+    offsets = [port - job.addresses.port for port in _ports(job)]
+    for _ in range(PORT_ATTEMPTS):
+        first = random.randrange(10_000, 30_000)
+        if not _taken([first + offset for offset in offsets]):
+            return first
+    raise LauncherError(Code.CONFIGURATION, "no free ports were found: name a first one, --port")
+
+
+def _check_ports(job: Job) -> None:
+    if max(job.replicas.values()) > cluster.PORTS_PER_ROLE:
+        raise LauncherError(
+            Code.CONFIGURATION, f"local runs at most {cluster.PORTS_PER_ROLE} tasks of a role"
+        )
+    taken = _taken(_ports(job))
+    if taken:
+        raise LauncherError(
+            Code.CONFIGURATION,
+            f"ports must be free; taken are {', '.join(map(str, taken))}: name another --port, "
+            "or leave it out",
+        )
+
+
+@dataclass(frozen=True)
+class _Died:
+    name: str
+    process: subprocess.Popen[bytes]
+
+
+class _Run:
+    """The processes of one run. Everything that happens is an event in one queue."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.job = job
+        self.folder = folder
+        self.events: queue.SimpleQueue[_Died | int] = queue.SimpleQueue()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.pumps: list[threading.Thread] = []
+        self.width = max(len(name) for name in ["controller", *map(str, job.tasks)])
+        self.output = threading.Lock()
+
+    def play(self) -> End:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda n, _: self.events.put(n))
+        (self.folder / "job.json").write_text(json.dumps(self.job.document))
+        with contextlib.closing(socket.socket()) as probe:
+            probe.bind((HOST, 0))
+            controller_port = probe.getsockname()[1]
+        try:
+            self._start_controller(controller_port)
+            for task in self.job.tasks:
+                self._start_task(task, controller_port)
+            return self._follow(controller_port)
+        finally:
+            self._stop_all()
+
+    def _follow(self, controller_port: int) -> End:
+        tasks = {str(task): task for task in self.job.tasks}
+        while True:
+            event = self.events.get()
+            if isinstance(event, int):
+                reason = f"stopped by {signal.Signals(event).name}"
+                say(f"{reason}: stopping all tasks")
+                return End(Phase.STOPPED, 128 + event, reason)
+            if event.name == "controller":
+                return self._end(event.process.returncode)
+            code = from_wait(event.process.returncode)
+            if code == Code.OK:
+                continue  # it has heard of the end
+            if code <= 128:  # its own failure, and it would fail again
+                reason = f"the launcher of {event.name} failed: {describe(code)}"
+                return End(Phase.FAILED, code, reason, event.name)
+            say(f"{event.name}: its launcher was {describe(code)}; it is started again")
+            self._start_task(tasks[event.name], controller_port)
+
+    def _end(self, returncode: int) -> End:
+        """The run's end as the controller's termination message says it."""
+        try:
+            message = json.loads((self.folder / "end.json").read_text())
+        except (OSError, ValueError):
+            return End(Phase.FAILED, int(Code.BUG), f"the controller died: {returncode}")
+        return End(
+            Phase(message["phase"]),
+            message["code"],
+            message["reason"],
+            message["task"],
+            tuple(message["lastLines"]),
+        )
+
+    def _start_controller(self, port: int) -> None:
+        self._start(
+            "controller",
+            {
+                "TFRUN_JOB": str(self.folder / "job.json"),
+                "TFRUN_LISTEN": f"{HOST}:{port}",
+                "TFRUN_TERMINATION_LOG": str(self.folder / "end.json"),
+            },
+        )
+
+    def _start_task(self, task: Task, controller_port: int) -> None:
+        self._start(
+            str(task),
+            {
+                "TFRUN_ROLE": task.role,
+                "TFRUN_POD_NAME": str(task),
+                "TFRUN_POD_IP": HOST,
+                "TFRUN_CONTROLLER": f"{HOST}:{controller_port}",
+                "TFRUN_WORK": str(self.folder / str(task)),
+                "TFRUN_TERMINATION_LOG": "",
+                "TFRUN_LEAVE": "true",
+            },
+        )
+
+    def _start(self, name: str, variables: Mapping[str, str]) -> None:
+        verb = "controller" if name == "controller" else "task"
+        env = {k: v for k, v in os.environ.items() if not k.startswith("TFRUN_")}
+        # `python` means the one that runs this, as in an activated virtual environment.
+        env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+        paths = [str(PACKAGE.parent), env.get("PYTHONPATH", "")]
+        env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launcher", verb],
+            env={**env, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C reaches this process alone, which stops all
+        )
+        assert process.stdout
+        self.processes[name] = process
+        pump = threading.Thread(target=self._pump, args=[name, process, process.stdout])
+        pump.start()
+        self.pumps.append(pump)
+
+    def _pump(self, name: str, process: subprocess.Popen[bytes], stream: IO[bytes]) -> None:
+        prefix = f"{name:<{self.width}} | ".encode()
+        for line in stream:
+            with self.output, contextlib.suppress(OSError):
+                sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")
+                sys.stdout.buffer.flush()
+        process.wait()
+        self.events.put(_Died(name, process))
+
+    def _stop_all(self) -> None:
+        """Every task has its grace; then, or when asked once more, nothing is left alive."""
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + self.job.grace + 5
+        while any(process.poll() is None for process in self.processes.values()):
+            try:
+                event = self.events.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if isinstance(event, int):
+                break
+        for process in self.processes.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                parent = psutil.Process(process.pid)
+                for member in [*parent.children(recursive=True), parent]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        member.kill()
+        for pump in self.pumps:
+            pump.join()

@@ -1,0 +1,192 @@
+"""What task launchers and the controller say to each other: one JSON message each way.
+
+A task posts a Report to /v1/report and is answered with the Directive it should hold. With
+`wait` the controller keeps the request until there is another directive than the task holds, so
+a change reaches every task at once. Nothing that arrives is trusted for its size, type or value.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from launcher.exits import Code, LauncherError
+from launcher.identity import Task, parse_task
+from launcher.reader import Reader
+from launcher.settings import Job, job_of
+
+PATH = "/v1/report"
+VERSION = 1
+REPORT_BYTES = 64 * 1024
+DIRECTIVE_BYTES = 2 * 1024 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
+HOLD_SECONDS = 20.0  # how long the controller keeps a request with nothing new to say
+MOST = 2**53  # the largest whole number that every JSON reader keeps
+
+
+class Action(enum.Enum):
+    """What a directive asks for."""
+
+    WAIT = "wait"  # no child may run; be ready for this generation
+    RUN = "run"  # run the child of this generation
+    END = "end"  # the run has ended
+
+
+@dataclass(frozen=True)
+class Directive:
+    """What a task should be part of. `charged` is the restart budget spent so far."""
+
+    action: Action
+    generation: int
+    charged: int
+    job: Job
+
+    def holds(self) -> Holds:
+        """What a task that follows this directive reports that it holds."""
+        return Holds(self.action, self.generation, self.charged, self.job.digest)
+
+
+@dataclass(frozen=True)
+class Holds:
+    """The directive that a task follows, without the text of its job."""
+
+    action: Action
+    generation: int
+    charged: int
+    job: str
+
+
+@dataclass(frozen=True)
+class ChildReport:
+    """A task's latest child. `code` is None while it runs.
+
+    `stopped` says that the launcher ended it, `reason` and `last_lines` what a person should
+    see, `ago` how many seconds before this report it ended: clocks of two machines differ.
+    """
+
+    generation: int
+    code: int | None = None
+    stopped: bool = False
+    ago: float = 0.0
+    reason: str = ""
+    last_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a task says of itself.
+
+    `incarnation` is new with every start of the launcher, `sequence` grows with every report of
+    one incarnation; `ready` says that the code is there.
+    """
+
+    task: Task
+    incarnation: str
+    sequence: int
+    address: str
+    holds: Holds | None
+    child: ChildReport | None
+    ready: bool
+    wait: bool = False
+
+
+def encode_report(report: Report) -> bytes:
+    """The JSON text of a report."""
+    holds = report.holds
+    document = {
+        **asdict(report),
+        "version": VERSION,
+        "task": str(report.task),
+        "holds": {**asdict(holds), "action": holds.action.value} if holds else None,
+    }
+    return json.dumps(document).encode()
+
+
+def decode_report(text: bytes) -> Report:
+    """The report in a JSON text. Raises LauncherError(USAGE) with every mistake."""
+    mistakes: list[str] = []
+    root = _root(text, mistakes)
+    holds = _holds(root.part("holds")) if root.document.get("holds") is not None else None
+    child = _child(root.part("child")) if root.document.get("child") is not None else None
+    name = root.text("task")
+    report = Report(
+        task=Task("worker", 0),
+        incarnation=root.text("incarnation"),
+        sequence=root.whole("sequence", 0, MOST),
+        address=root.text("address", empty=True),
+        holds=holds,
+        child=child,
+        ready=root.flag("ready"),
+        wait=root.flag("wait"),
+    )
+    try:
+        task = parse_task(name)
+    except ValueError as error:
+        task = report.task
+        mistakes.append(f"task {error}")
+    _refuse(mistakes)
+    return Report(**{**vars(report), "task": task})
+
+
+def encode_directive(directive: Directive | None) -> bytes:
+    """The JSON text of an answer; None means: go on with what you hold."""
+    if directive is None:
+        return json.dumps({"version": VERSION, "directive": None}).encode()
+    document = {
+        "action": directive.action.value,
+        "generation": directive.generation,
+        "charged": directive.charged,
+        "job": directive.job.document,
+    }
+    return json.dumps({"version": VERSION, "directive": document}).encode()
+
+
+def decode_directive(text: bytes) -> Directive | None:
+    """The answer in a JSON text. Raises LauncherError with every mistake."""
+    mistakes: list[str] = []
+    root = _root(text, mistakes)
+    if not mistakes and root.document.get("directive") is None:
+        return None
+    part = root.part("directive")
+    action = Action(part.choice("action", [a.value for a in Action]))
+    generation = part.whole("generation", 0, MOST)
+    charged = part.whole("charged", 0, MOST)
+    _refuse(mistakes)
+    return Directive(action, generation, charged, job_of(part.document.get("job")))
+
+
+def _root(text: bytes, mistakes: list[str]) -> Reader:
+    try:
+        document: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LauncherError(Code.USAGE, f"the message is not JSON: {error}") from None
+    root = Reader(document, "", mistakes)
+    root.take("version", f"{VERSION}", lambda v: v == VERSION, VERSION)
+    return root
+
+
+def _holds(part: Reader) -> Holds:
+    return Holds(
+        action=Action(part.choice("action", [a.value for a in Action])),
+        generation=part.whole("generation", 0, MOST),
+        charged=part.whole("charged", 0, MOST),
+        job=part.text("job"),
+    )
+
+
+def _child(part: Reader) -> ChildReport:
+    ended = part.document.get("code") is not None
+    return ChildReport(
+        generation=part.whole("generation", 0, MOST),
+        code=part.whole("code", 0, 255) if ended else None,
+        stopped=part.flag("stopped"),
+        ago=part.seconds("ago"),
+        reason=part.text("reason", empty=True),
+        last_lines=part.texts("last_lines", "a list of texts"),
+    )
+
+
+def _refuse(mistakes: list[str]) -> None:
+    if mistakes:
+        raise LauncherError(Code.USAGE, "the message is wrong: " + "; ".join(mistakes))

@@ -1,0 +1,27 @@
+"""The built-in TensorFlow server, for tasks that only serve. Runs as a child process.
+
+It sets no signal handlers: Python's never run while the main thread sits in join(), and TERM
+ends the process by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+
+def main() -> None:
+    """Serves this task's seat in the ClusterSpec of TF_CONFIG, for ever."""
+    import tensorflow as tf
+
+    config = json.loads(os.environ["TF_CONFIG"])
+    task = config["task"]
+    server = tf.distribute.Server(
+        config["cluster"], job_name=task["type"], task_index=task["index"], protocol="grpc"
+    )
+    print(f"serving {server.target}", flush=True)
+    server.join()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,401 @@
+"""The only reader of the environment and of job.json.
+
+Every mistake found is reported at once, in the user's words: the key, the rule, what was got.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.exits import Code, LauncherError
+from launcher.identity import ROLES, Task, task_of_pod
+from launcher.reader import Reader
+
+JOB_VERSION = 1
+DEFAULT_PORT = 2222
+MODES = ("parameter-server",)
+CLEANUPS = ("Delete", "Keep")
+TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' default
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where tasks listen: a host name with {role} and {index}, and a port.
+
+    With `ports_per_task` all tasks share one host and each has a port of its own.
+    """
+
+    host: str
+    port: int
+    ports_per_task: bool
+
+
+@dataclass(frozen=True)
+class Program:
+    """The user's program. `working_dir` is relative to the code folder."""
+
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    flags: bool
+    working_dir: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the program's code is.
+
+    `nfs` is mounted by the kubelet and copied; `folder` is copied; `image` is used where it is.
+    """
+
+    kind: str
+    path: str
+    server: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.server}:{self.path}" if self.server else self.path
+        return f"code.{self.kind} {where}"
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How many failures of the program are forgiven, and the exit codes that never are."""
+
+    limit: int
+    permanent_codes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The whole desired run, as the chart wrote it. `digest` names exactly this text."""
+
+    release: str
+    run: str
+    mode: str
+    replicas: Mapping[str, int]
+    addresses: Addresses
+    program: Program
+    source: Source | None
+    restarts: Restarts
+    grace: float
+    cleanup: str
+    document: Mapping[str, Any]
+    digest: str
+
+    @functools.cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """Every task of the run, ps first, by index."""
+        return tuple(Task(role, i) for role in ROLES for i in range(self.replicas[role]))
+
+
+def read_job(text: str | bytes) -> Job:
+    """The job that job.json describes. Raises LauncherError(CONFIGURATION) with every mistake."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise LauncherError(Code.CONFIGURATION, f"job.json is not JSON: {error}") from None
+    return job_of(document)
+
+
+def job_of(document: Any) -> Job:
+    """The same for a document that is parsed already."""
+    version = document.get("version") if isinstance(document, dict) else None
+    if version != JOB_VERSION:
+        raise LauncherError(
+            Code.CONFIGURATION,
+            f"job.json has version {json.dumps(version)}; this launcher reads version "
+            f"{JOB_VERSION}: use a chart and a launcher of the same release "
+            "(launcher.inject: true always does)",
+        )
+    mistakes: list[str] = []
+    root = Reader(document, "", mistakes)
+    root.asked.add("version")
+    mode = root.choice("mode", MODES)
+    addresses = root.part("addresses")
+    program = root.part("program")
+    restarts = root.part("restarts")
+    job = Job(
+        release=root.text("release"),
+        run=root.text("run"),
+        mode=mode,
+        replicas=_replicas(root.part("replicas")),
+        addresses=Addresses(
+            host=addresses.text("host"),
+            port=addresses.whole("port", 1, 65535),
+            ports_per_task=addresses.flag("portsPerTask", optional=True),
+        ),
+        program=_program(program),
+        source=_source(root.part("code")),
+        restarts=Restarts(
+            limit=restarts.whole("limit", 0, 1_000_000),
+            permanent_codes=_codes(restarts),
+        ),
+        grace=root.seconds("grace"),
+        cleanup=root.choice("cleanup", CLEANUPS),
+        document=document,
+        digest=hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12],
+    )
+    for part in (root, addresses, restarts):
+        part.done()
+    _fail_with(mistakes, "the values")
+    return job
+
+
+def _replicas(part: Reader) -> dict[str, int]:
+    # Between-graph training needs somewhere to keep variables and somebody to train.
+    counts = {role: part.whole(role, 1, 100_000) for role in ROLES}
+    part.done()
+    return counts
+
+
+def _program(part: Reader) -> Program:
+    def is_env(v: Any) -> bool:
+        return isinstance(v, dict) and all(isinstance(item, str) for item in v.values())
+
+    program = Program(
+        command=part.texts("command", "a list of at least one text, like [python, train.py]", 1),
+        args=part.texts("args", "a list of texts"),
+        env=part.take("env", "a mapping of names to texts", is_env, {}),
+        flags=part.flag("flags"),
+        working_dir=part.text("workingDir", empty=True),
+    )
+    if Path(program.working_dir).is_absolute() or ".." in Path(program.working_dir).parts:
+        part.wrong("workingDir", "a folder inside the code folder", program.working_dir)
+    part.done()
+    return program
+
+
+def _source(part: Reader) -> Source | None:
+    kinds = ("nfs", "image", "folder")
+    part.asked.update(kinds)
+    given = [kind for kind in kinds if kind in part.document]
+    if len(given) != 1:
+        part.wrong("", "exactly one source: " + ", ".join(kinds), given)
+        return None
+    inner = part.part(given[0])
+    rule = "an absolute path"
+    path = inner.take("path", rule, lambda v: isinstance(v, str) and v.startswith("/"), "/")
+    server = inner.text("server", "the NFS server's name") if given[0] == "nfs" else ""
+    inner.done()
+    part.done()
+    return Source(given[0], path, server)
+
+
+def _codes(part: Reader) -> tuple[int, ...]:
+    def fits(v: Any) -> bool:
+        return isinstance(v, list) and all(type(c) is int and 1 <= c <= 255 for c in v)
+
+    return tuple(part.take("permanentCodes", "a list of exit codes from 1 to 255", fits, []))
+
+
+def _fail_with(mistakes: Sequence[str], where: str) -> None:
+    if mistakes:
+        raise LauncherError(
+            Code.CONFIGURATION,
+            f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''} in {where}:\n"
+            + "\n".join(f"  {mistake}" for mistake in mistakes),
+        )
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What one task must know to begin.
+
+    With `controller` (host, port) it asks there what to be part of; without, `job` says it.
+    `source` is where an NFS code folder is mounted, `work` where the task may write.
+    `leave` ends the launcher with the run instead of waiting to be deleted.
+    """
+
+    task: Task
+    address: str
+    controller: tuple[str, int] | None
+    job: Job | None
+    work: Path
+    source: Path | None
+    leave: bool
+    peers_timeout: float
+    termination_log: Path | None
+
+
+@dataclass(frozen=True)
+class KubernetesSettings:
+    """The API server, and the namespace of the release."""
+
+    host: str
+    port: int
+    namespace: str
+
+
+@dataclass(frozen=True)
+class ControllerSettings:
+    """What the controller must know to begin; `kubernetes` only where it may scale."""
+
+    job: Job
+    listen: tuple[str, int]
+    kubernetes: KubernetesSettings | None
+    termination_log: Path | None
+
+
+class _Environment:
+    """Takes typed values out of environment variables and collects every mistake."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.mistakes: list[str] = []
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.environ.get(name) or default
+
+    def required(self, name: str) -> str:
+        if not self.environ.get(name):
+            self.mistakes.append(f"{name} must be set")
+        return self.environ.get(name, "")
+
+    def whole(self, name: str, default: int | None, least: int, most: int) -> int:
+        value = self.environ.get(name, "")
+        if value == "" and default is not None:
+            return default
+        if value.isdecimal() and least <= int(value) <= most:
+            return int(value)
+        self.mistakes.append(f"{name} must be a whole number from {least} to {most}; got {value!r}")
+        return least
+
+    def host_and_port(self, name: str) -> tuple[str, int]:
+        host, _, port = self.environ.get(name, "").rpartition(":")
+        if host and port.isdecimal() and 0 <= int(port) <= 65535:
+            return host, int(port)
+        self.mistakes.append(f"{name} must be host:port; got {self.environ.get(name, '')!r}")
+        return "", 0
+
+    def flag(self, name: str) -> bool:
+        value = self.environ.get(name, "")
+        if value not in ("", "true", "false"):
+            self.mistakes.append(f"{name} must be true or false; got {value!r}")
+        return value == "true"
+
+    def termination_log(self) -> Path | None:
+        given = self.environ.get("TFRUN_TERMINATION_LOG")
+        if given is not None:
+            return Path(given) if given else None
+        return TERMINATION_LOG if TERMINATION_LOG.exists() else None
+
+
+def task_settings(
+    environ: Mapping[str, str], program: Sequence[str] = (), flags: bool = False
+) -> TaskSettings:
+    """The settings of `launcher task [--flags] [-- PROGRAM ...]`.
+
+    Raises LauncherError(CONFIGURATION) with every mistake.
+    """
+    env = _Environment(environ)
+    pod_name = env.text("TFRUN_POD_NAME") or env.text("HOSTNAME") or socket.gethostname()
+    task = Task("worker", 0)
+    try:
+        task = task_of_pod(pod_name, environ.get("TFRUN_ROLE"))
+    except ValueError as error:
+        env.mistakes.append(str(error))
+    controller = env.host_and_port("TFRUN_CONTROLLER") if env.text("TFRUN_CONTROLLER") else None
+    job = None
+    if controller and (program or flags):
+        env.mistakes.append(
+            "a program on the command line must be left out where TFRUN_CONTROLLER is set: "
+            "the controller says what to run"
+        )
+    if not controller:
+        job = _standalone_job(env, task, pod_name, program, flags)
+    source = env.text("TFRUN_SOURCE")
+    settings = TaskSettings(
+        task=task,
+        address=env.text("TFRUN_POD_IP"),
+        controller=controller,
+        job=job,
+        work=Path(env.text("TFRUN_WORK", "tfrun-work")),
+        source=Path(source) if source else None,
+        leave=env.flag("TFRUN_LEAVE"),
+        peers_timeout=env.whole("TFRUN_PEERS_TIMEOUT", 600, 1, 10**6),
+        termination_log=env.termination_log(),
+    )
+    _fail_with(env.mistakes, "the environment")
+    return settings
+
+
+def _standalone_job(
+    env: _Environment, task: Task, pod_name: str, program: Sequence[str], flags: bool
+) -> Job | None:
+    """The run that the environment alone describes, where no controller is named."""
+    replicas = {role: env.whole(f"{role.upper()}_REPLICAS", None, 1, 100_000) for role in ROLES}
+    if not program:
+        env.mistakes.append(
+            "a program must follow --, like `launcher task -- python train.py`; "
+            "or TFRUN_CONTROLLER must name a controller that says what to run"
+        )
+    host = env.text("TFRUN_HOST")
+    if not host:
+        suffix = f"{task.role}-{task.index}"
+        base = pod_name[: -len(suffix)] if pod_name.endswith(suffix) else ""
+        service = env.text("TFRUN_SERVICE")
+        host = base + "{role}-{index}" + (f".{service}" if service else "")
+    port = env.whole("TFRUN_PORT", DEFAULT_PORT, 1, 65535)
+    grace = env.whole("TFRUN_GRACE", 25, 0, 10**6)
+    if env.mistakes:
+        return None
+    if not task.index < replicas[task.role]:
+        env.mistakes.append(
+            f"{task.role.upper()}_REPLICAS must be more than this task's ordinal: this is "
+            f"{task}; got {replicas[task.role]}"
+        )
+        return None
+    return job_of(
+        {
+            "version": JOB_VERSION,
+            "release": pod_name,
+            "run": "standalone",
+            "mode": "parameter-server",
+            "replicas": replicas,
+            "addresses": {"host": host, "port": port},
+            "program": {
+                "command": list(program),
+                "args": [],
+                "env": {},
+                "flags": flags,
+                "workingDir": "",
+            },
+            "code": {"image": {"path": str(Path.cwd())}},
+            "restarts": {"limit": 0, "permanentCodes": []},
+            "grace": grace,
+            "cleanup": "Keep",
+        }
+    )
+
+
+def controller_settings(environ: Mapping[str, str]) -> ControllerSettings:
+    """The settings of `launcher controller`. Raises LauncherError(CONFIGURATION)."""
+    env = _Environment(environ)
+    listen = env.host_and_port("TFRUN_LISTEN")
+    kubernetes = None
+    if env.flag("TFRUN_KUBERNETES"):
+        kubernetes = KubernetesSettings(
+            host=env.required("KUBERNETES_SERVICE_HOST"),  # in every pod
+            port=env.whole("KUBERNETES_SERVICE_PORT", None, 1, 65535),
+            namespace=env.required("TFRUN_NAMESPACE"),
+        )
+    path = env.text("TFRUN_JOB")
+    text = b""
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        env.mistakes.append(f"TFRUN_JOB must name a readable job.json; got {path!r}: {error}")
+    _fail_with(env.mistakes, "the environment")
+    return ControllerSettings(
+        job=read_job(text),
+        listen=listen,
+        kubernetes=kubernetes,
+        termination_log=env.termination_log(),
+    )
