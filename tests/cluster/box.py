@@ -2,7 +2,8 @@
 
 Nothing of it is outside: when its first process ends, the kernel takes every process, mount,
 interface and firewall rule with it. What is left is a folder under the user's cache, which holds
-the images, so that the next start takes seconds.
+the images, so that the next start takes seconds; and the empty folders /var/lib/kubelet and
+/var/lib/cni, over which each box mounts its own.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import IO
 
 import psutil
 
@@ -92,7 +94,7 @@ class Box:
             tools = tuple(str(binaries.build(group)) for group in TOOLS)
             images = [image.pause()] + ([image.tensorflow()] if self.tensorflow else [])
             plan = self.alive()
-            if not plan or not is_well(plan):
+            if not plan or not within(PATIENCE_SECONDS, partial(is_well, plan)):
                 with step(f"starting the Kubernetes in a box ({self.name})"):
                     self._clean()
                     try:
@@ -144,28 +146,64 @@ class Box:
         plan = self.alive()
         if not plan:
             raise ClusterError(f"the box {self.name} does not run")
-        file = plan.hold(NFS)
-        file.touch() if held else file.unlink(missing_ok=True)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while listens((plan.node.ip, NFS_PORT)) == held:
-            if time.monotonic() > deadline:
-                raise ClusterError(f"the NFS server did not obey, see {self.folder}/log/{NFS}.log")
-            time.sleep(0.05)
+        if held:
+            plan.hold(NFS).touch()
+        else:
+            plan.hold(NFS).unlink(missing_ok=True)
+        if not within(PATIENCE_SECONDS, lambda: listens((plan.node.ip, NFS_PORT)) != held):
+            raise ClusterError(f"the NFS server did not obey, see {self.folder}/log/{NFS}.log")
 
     def _start(self, tools: tuple[str, ...], pause_image: str) -> Plan:
         """Start the box's processes and wait until all of them are ready."""
-        for folder in ("log", "hold"):
-            shutil.rmtree(self.folder / folder, ignore_errors=True)
-        for folder in ("nfs", "containerd", "log", "hold"):
-            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        mount_nfs = "" if kernel_mounts_nfs() else str(compiled.mount_nfs())
+        for name in ("log", "hold"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("log", "hold", "nfs", "containerd"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.nfs_folder.chmod(0o777)  # pods write there as whoever they are
         for mount_point in node.PRIVATE:
             Path(mount_point).mkdir(exist_ok=True)
         make_cgroups(self.cgroup)
-        outside = ["unshare", "--mount", "--net", "--pid", "--uts", "--fork", "--mount-proc"]
+        process = self._spawn()
+        assert process.stdin
+        assert process.stdout
+        with process.stdin as orders, process.stdout as news:
+            if not news.readline():
+                raise ClusterError(f"the box did not start:\n{node.log_end(self.folder, 'node')}")
+            first = psutil.Process(process.pid).children()[0]
+            record = json.dumps([first.pid, first.create_time()])
+            (self.folder / "process.json").write_text(record)
+            # Until it has its plan, the box ends when this process does; from here by its record.
+            with binaries.locked(self.folder.parent / ".network.lock"):
+                subnet = free_subnet(self.subnet, routes())
+                plan = Plan(
+                    box=self.name,
+                    subnet=subnet,
+                    node=first_node(subnet),
+                    folder=str(self.folder),
+                    tools=tools,
+                    pause_image=pause_image,
+                    mount_nfs=mount_nfs,
+                )
+                self._connect(first.pid, plan)
+            certificates.write(plan, self.context)
+            orders.write(plan.to_json() + "\n")
+            orders.flush()
+            for line in news:
+                kind, text = json.loads(line)
+                if kind == "ready":
+                    return plan
+                if kind == "failed":
+                    raise ClusterError(text)
+                say(f"    {text}")
+        raise ClusterError(f"the box ended:\n{node.log_end(self.folder, 'node')}")
+
+    def _spawn(self) -> subprocess.Popen[str]:
+        """Start the box's first process, in namespaces of its own."""
+        unshare = ["unshare", "--mount", "--net", "--pid", "--uts", "--fork", "--mount-proc"]
         with (self.folder / "log/node.log").open("w") as log:
-            box = subprocess.Popen(
-                [*outside, sys.executable, "-m", "tests.cluster.node"],
+            process = subprocess.Popen(
+                [*unshare, sys.executable, "-m", "tests.cluster.node"],
                 cwd=REPOSITORY,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -173,48 +211,15 @@ class Box:
                 text=True,
                 start_new_session=True,  # Ctrl-C is for whoever waits, not for the box
             )
-        STARTED.append(box)
-        assert box.stdin
-        assert box.stdout
-        with box.stdin, box.stdout:
-            return self._bring_up(box.pid, box.stdin, box.stdout, tools, pause_image)
+        STARTED.append(process)
+        return process
 
-    def _bring_up(
-        self, pid: int, orders: IO[str], news: IO[str], tools: tuple[str, ...], pause_image: str
-    ) -> Plan:
-        """Give a new box its record, its network and its plan, and follow its start."""
-        if not news.readline():
-            raise ClusterError(f"the box did not start, see {self.folder}/log/node.log")
-        first = psutil.Process(pid).children()[0]
-        record = json.dumps([first.pid, first.create_time()])
-        (self.folder / "process.json").write_text(record)
-        # Until the plan is sent, the box ends when this process does; from here on by its record.
-        with binaries.locked(self.folder.parent / ".network.lock"):
-            subnet = free_subnet(self.subnet, routes())
-            plan = Plan(
-                box=self.name,
-                subnet=subnet,
-                node=first_node(subnet),
-                folder=str(self.folder),
-                tools=tools,
-                pause_image=pause_image,
-                mount_nfs="" if kernel_mounts_nfs() else str(compiled.mount_nfs()),
-            )
-            certificates.write(plan, self.context)
-            veth = ["ip", "link", "add", self.link, "type", "veth"]
-            run([*veth, "peer", "name", "eth0", "netns", str(first.pid)])
-            run(["ip", "address", "add", f"{plan.host_ip}/24", "dev", self.link])
-            run(["ip", "link", "set", self.link, "up"])
-        orders.write(plan.to_json() + "\n")
-        orders.flush()
-        for line in news:
-            kind, text = json.loads(line)
-            if kind == "ready":
-                return plan
-            if kind == "failed":
-                raise ClusterError(text)
-            say(f"    {text}")
-        raise ClusterError(f"the box ended while it started, see {self.folder}/log/node.log")
+    def _connect(self, pid: int, plan: Plan) -> None:
+        """Join the machine and the box by a pair of interfaces."""
+        pair = ["ip", "link", "add", self.link, "type", "veth", "peer", "name", "eth0"]
+        run([*pair, "netns", str(pid)])
+        run(["ip", "address", "add", f"{plan.host_ip}/24", "dev", self.link])
+        run(["ip", "link", "set", self.link, "up"])
 
     def _import(self, images: list[image.Image]) -> None:
         """Give containerd the images that it does not have."""
@@ -233,7 +238,9 @@ class Box:
             process.wait(PATIENCE_SECONDS)
         for started in STARTED:
             started.poll()
-        subprocess.run(["ip", "link", "delete", self.link], stderr=subprocess.DEVNULL)
+        # The kernel removes it with the box, but takes its time.
+        if Path("/sys/class/net", self.link).exists():
+            subprocess.run(["ip", "link", "delete", self.link], stderr=subprocess.DEVNULL)
         remove_cgroups(self.cgroup)
         for name in ("process.json", "plan.json"):
             (self.folder / name).unlink(missing_ok=True)
@@ -246,6 +253,16 @@ def is_well(plan: Plan) -> bool:
         return node_is_ready(plan, administrator(plan))
     except (OSError, ssl.SSLError):
         return False
+
+
+def within(seconds: float, true: Callable[[], bool]) -> bool:
+    """Whether something comes true before the time is over."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def first_node(subnet: str) -> Node:
@@ -298,20 +315,28 @@ def make_cgroups(name: str) -> None:
     """Make a cgroup in every hierarchy: the kubelet expects its root to be there."""
     for hierarchy in hierarchies():
         group = hierarchy / name
+        # cgroup v2: what the machine can control, the box's pods can too.
+        if (hierarchy / "cgroup.controllers").exists():
+            for controller in (hierarchy / "cgroup.controllers").read_text().split():
+                with contextlib.suppress(OSError):
+                    (hierarchy / "cgroup.subtree_control").write_text(f"+{controller}")
         group.mkdir(exist_ok=True)
-        for setting in ("cpuset.cpus", "cpuset.mems"):  # in cgroup v1 these start empty
+        # cgroup v1: these start empty.
+        for setting in ("cpuset.cpus", "cpuset.mems"):
             if (hierarchy / setting).exists() and not (group / setting).read_text().strip():
                 (group / setting).write_text((hierarchy / setting).read_text())
 
 
 def remove_cgroups(name: str) -> None:
     """Remove a cgroup with all below it from every hierarchy, once its processes are gone."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+
+    def gone(group: Path) -> bool:
+        for folder, _, _ in os.walk(group, topdown=False):
+            with contextlib.suppress(OSError):  # its processes are still ending
+                os.rmdir(folder)
+        return not group.exists()
+
     for hierarchy in hierarchies():
-        while (hierarchy / name).exists():
-            for folder, _, _ in os.walk(hierarchy / name, topdown=False):
-                with contextlib.suppress(OSError):  # its processes are still ending
-                    os.rmdir(folder)
-            if time.monotonic() > deadline:
-                raise ClusterError(f"{hierarchy / name} is still in use; end its processes")
-            time.sleep(0.05)
+        group = hierarchy / name
+        if not within(PATIENCE_SECONDS, partial(gone, group)):
+            raise ClusterError(f"{group} is still in use; end its processes")

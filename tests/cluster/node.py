@@ -104,7 +104,7 @@ def supervise(plan: Plan) -> None:
             check(plan, one)
         if time.monotonic() > deadline:
             late = [one.component.name for one in running if not one.ready]
-            quotes = "\n".join(f"{name}:\n{log_end(plan, name)}" for name in late)
+            quotes = "\n".join(f"{name}:\n{log_end(plan.state, name)}" for name in late)
             raise ClusterError(f"not ready after {PATIENCE_SECONDS} s: {', '.join(late)}\n{quotes}")
         time.sleep(0.05)
     report("ready", "")
@@ -120,7 +120,7 @@ def supervise(plan: Plan) -> None:
 
 def start(plan: Plan, component: Component) -> Running:
     """Start a component; its output goes to its log."""
-    with log(plan, component.name).open("ab") as output:
+    with log(plan.state, component.name).open("ab") as output:
         process = subprocess.Popen(
             component.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
@@ -134,20 +134,20 @@ def check(plan: Plan, one: Running) -> None:
     name = one.component.name
     code = one.process.poll()
     if code is not None:
-        raise ClusterError(f"{name} ended with {code}:\n{log_end(plan, name)}")
+        raise ClusterError(f"{name} ended with {code}:\n{log_end(plan.state, name)}")
     if one.component.ready():
         one.ready = True
         report("progress", f"{name}: {time.monotonic() - one.started:.1f} s")
 
 
-def log(plan: Plan, name: str) -> Path:
+def log(state: Path, name: str) -> Path:
     """Where a component's output goes."""
-    return plan.state / "log" / f"{name}.log"
+    return state / "log" / f"{name}.log"
 
 
-def log_end(plan: Plan, name: str) -> str:
+def log_end(state: Path, name: str) -> str:
     """The last lines of a component's log."""
-    return last_lines(log(plan, name).read_text(errors="replace"))
+    return last_lines(log(state, name).read_text(errors="replace"))
 
 
 def report(kind: str, text: str) -> None:
