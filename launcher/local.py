@@ -33,7 +33,7 @@ from launcher.identity import Task
 from launcher.log import say
 from launcher.settings import JOB_VERSION, Job, job_of
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).absolute().parent
 # The chart's own defaults: beside the launcher in a wheel, in the chart in a checkout.
 DEFAULTS = (PACKAGE / "values.yaml", PACKAGE.parent / "charts" / "tfrun" / "values.yaml")
 # Values whose keys are Kubernetes' or the user's own.

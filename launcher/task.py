@@ -30,7 +30,8 @@ from launcher.settings import Job, TaskSettings
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-PACKAGE_PARENT = Path(__file__).resolve().parent.parent
+# Not resolved: in a pod each file is a link into a folder of the ConfigMap's volume.
+PACKAGE_PARENT = Path(__file__).absolute().parent.parent
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.choose import Cluster
-from tests.cluster.progress import ClusterError
+from tests.cluster.progress import ClusterError, run
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "tfrun"
+OF_JOB = "batch.kubernetes.io/job-name"  # the label of a Job's pods
 PROGRAM_USER = 1000  # the chart's podSecurityContext
 
 
@@ -35,9 +36,9 @@ class Release:
     namespace: str
     name: str
 
-    def kubectl(self, *arguments: str, timeout: float = 120) -> str:
+    def kubectl(self, *arguments: str) -> str:
         """What kubectl prints. Raises ClusterError where it fails."""
-        return _run([*self._kubectl(), *arguments], timeout)
+        return run([*self._kubectl(), *arguments])
 
     def get(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
         """The release's objects of a kind."""
@@ -57,8 +58,7 @@ class Release:
 
     def uninstall(self) -> None:
         """Removes the release, if it is there, and returns when its pods are gone."""
-        if self.name in _run([*self._helm_base(), "list", "--all", "--short"], 60).split():
-            _run([*self._helm_base(), "uninstall", self.name, "--wait"], 180)
+        run([*self._helm_base(), "uninstall", self.name, "--ignore-not-found", "--wait"])
         selector = ("-l", f"app.kubernetes.io/instance={self.name}")
         self.kubectl("wait", "pod", *selector, "--for=delete", "--timeout=120s")
 
@@ -71,16 +71,8 @@ class Release:
     def follow(self) -> Iterator[str]:
         """The lines of the controller's log, as they come, until the controller ends."""
         job = self.job()
-        selector = f"batch.kubernetes.io/job-name={job}"
-        # A pod that has ended already is not Ready any more; both say that there is a log.
-        self.kubectl("wait", "pod", "-l", selector, "--for=create", "--timeout=60s")
-        started = "--for=jsonpath={.status.containerStatuses[0].started}"
-        waited = ("wait", "pod", "-l", selector, started, "--timeout=60s")
-        try:
-            self.kubectl(*waited)
-        except ClusterError:
-            if "terminated" not in self.kubectl("get", "pod", "-l", selector, "-o", "json"):
-                raise
+        state = "{.status.containerStatuses[*].state}"
+        self._watch(["pod", "-l", f"{OF_JOB}={job}"], state, {"running", "terminated"}, 60)
         command = [*self._kubectl(), "logs", "--follow", f"job/{job}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
@@ -93,30 +85,30 @@ class Release:
     def end(self, timeout: float = 300) -> RunEnd:
         """Waits for the Job's end. Raises ClusterError after `timeout` seconds."""
         job = self.job()
-        deadline = time.monotonic() + timeout
-        path = "jsonpath={.status.conditions[*].type}{'\\n'}"
-        command = [*self._kubectl(), "get", "job", job, "--watch", "-o", path]
-        condition = ""
-        # --request-timeout ends the watch by itself.
-        command += [f"--request-timeout={timeout:.0f}s"]
+        # A Job that is about to fail says FailureTarget first, and SuccessCriteriaMet before
+        # Complete.
+        types = "{.status.conditions[*].type}"
+        return self._run_end(job, self._watch(["job", job], types, {"Complete", "Failed"}, timeout))
+
+    def _watch(self, what: Sequence[str], path: str, wanted: set[str], timeout: float) -> str:
+        """Waits until a field holds one of some words, and returns that word."""
+        command = [*self._kubectl(), "get", *what, "--watch", "-o", f"jsonpath={path}{{'\\n'}}"]
+        command.append(f"--request-timeout={timeout:.0f}s")  # ends the watch by itself
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
-            for line in process.stdout:
-                # A Job that is about to fail says FailureTarget first.
-                ended = {"Complete", "Failed"} & set(line.split())
-                if ended:
-                    (condition,) = ended
-                    break
-            process.kill()
-        if not condition:
-            waited = timeout - (deadline - time.monotonic())
-            raise ClusterError(f"the job {job} has not ended within {waited:.0f} s")
-        return self._run_end(job, condition)
+            try:
+                for line in process.stdout:
+                    found = wanted & set(re.findall(r"\w+", line))
+                    if found:
+                        return found.pop()
+            finally:
+                process.kill()
+        raise ClusterError(f"{' '.join(what)}: none of {sorted(wanted)} within {timeout:.0f} s")
 
     def _run_end(self, job: str, condition: str) -> RunEnd:
-        pods = json.loads(
-            self.kubectl("get", "pod", "-l", f"batch.kubernetes.io/job-name={job}", "-o", "json")
-        )["items"]
+        pods = json.loads(self.kubectl("get", "pod", "-l", f"{OF_JOB}={job}", "-o", "json"))[
+            "items"
+        ]
         newest = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
         ended = newest["status"]["containerStatuses"][0]["state"]["terminated"]
         try:
@@ -135,7 +127,7 @@ class Release:
             command += ["--values", str(file)]
         for key, value in {**image, **settings}.items():
             command += ["--set-json", f"{key}={json.dumps(value)}"]
-        return _run(command, 120)
+        return run(command)
 
     def _kubectl(self) -> list[str]:
         cluster = self.cluster
@@ -161,9 +153,9 @@ def put_on_nfs(cluster: Cluster, name: str, program: Path) -> Folders:
     """Copies a program's folder to the export, and makes an empty data folder for its run."""
     folder = cluster.nfs_folder / name
     if folder.exists():
-        _run(["rm", "-rf", str(folder)], 60)  # a pod's files may belong to its user
+        run(["rm", "-rf", str(folder)])  # a pod's files may belong to its user
     (folder / "data").mkdir(parents=True)
-    _run(["cp", "-r", str(program), str(folder / "code")], 60)
+    run(["cp", "-r", str(program), str(folder / "code")])
     os.chown(folder / "data", PROGRAM_USER, PROGRAM_USER)
     path = f"{cluster.nfs_path}/{name}"
     return Folders(
@@ -176,11 +168,3 @@ def put_on_nfs(cluster: Cluster, name: str, program: Path) -> Folders:
             "volumes[0].nfs.path": f"{path}/data",
         },
     )
-
-
-def _run(command: Sequence[str], timeout: float) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    if done.returncode:
-        name = Path(command[0]).name
-        raise ClusterError(f"{name} failed ({done.returncode}): {done.stderr or done.stdout}")
-    return done.stdout
