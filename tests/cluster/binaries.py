@@ -249,7 +249,10 @@ def make_once(target: Path, what: str, make: Callable[[Path], None]) -> Path:
     with locked(target.parent / f".{target.name}.lock"):
         if target.exists():
             return target
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making-") as folder:
+        prefix = f".making-{target.name}-"
+        for leftover in target.parent.glob(f"{prefix}*"):  # of one that was killed
+            shutil.rmtree(leftover)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
             temporary = Path(folder) / target.name
             with step(what):
                 make(temporary)

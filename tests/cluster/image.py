@@ -78,7 +78,9 @@ def tensorflow() -> Image:
 def fill(root: Path) -> None:
     """Make the TensorFlow image's files."""
     with step(f"installing Debian {DEBIAN}"):
-        debootstrap = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", DEBIAN]
+        # It mounts /proc; in a namespace of its own that can't stay behind.
+        debootstrap = ["unshare", "--mount", "debootstrap", "--variant=minbase"]
+        debootstrap += [f"--include={PACKAGES}", DEBIAN]
         run([*debootstrap, root, *debian_mirror()], env=os.environ | apt_proxy())
     with step(f"installing {TENSORFLOW}"):
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-compile"]

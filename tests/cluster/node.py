@@ -85,6 +85,7 @@ def prepare(plan: Plan) -> None:
     leaving = ["-s", plan.pods, "!", "-d", plan.pods]
     run(["iptables", "-t", "nat", "-A", "POSTROUTING", *leaving, "-j", "MASQUERADE"])
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    Path("/proc/sys/net/ipv4/icmp_ratelimit").write_text("0")  # say "unreachable" each time
     for file, content in files(plan).items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
