@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
-from launcher import decide
+from launcher import decide, nfs
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
 from launcher.kubernetes import Kubernetes
@@ -34,6 +34,8 @@ from launcher.settings import ControllerSettings, Job
 HEADER_BYTES = 8 * 1024
 IDLE_SECONDS = 60.0  # a connection that says nothing for so long is closed
 TICK_SECONDS = 1.0
+DIAGNOSE_SECONDS = 4.0  # without a word from any task
+MISSING_SECONDS = 30.0  # how long a folder may stay missing before the run fails
 FAREWELL_SECONDS = 2.0  # for the tasks to hear of the end
 LONGEST_BACKOFF = 10.0
 # Codes after which the chart's Job starts the controller again: its own failure, and its death
@@ -104,11 +106,12 @@ class _Controller:
             raise LauncherError(
                 Code.CONFIGURATION, f"the controller cannot listen on {host}:{port}: {error}"
             ) from None
-        ticking = asyncio.ensure_future(self._tick())
+        besides = [asyncio.ensure_future(task) for task in (self._tick(), self._diagnose())]
         try:
             return await self._follow()
         finally:
-            ticking.cancel()
+            for task in besides:
+                task.cancel()
             server.close()
 
     async def _follow(self) -> End:
@@ -134,6 +137,29 @@ class _Controller:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._step(decide.Tick())
+
+    async def _diagnose(self) -> None:
+        """Says why no pod starts: with an NFS path that cannot be mounted no task ever speaks."""
+        source = self.job.source
+        said, missing_since = "", None
+        while source and source.kind == "nfs":
+            await asyncio.sleep(DIAGNOSE_SECONDS)
+            if self.state.seats:
+                return
+            found = await asyncio.get_running_loop().run_in_executor(
+                None, nfs.diagnose, source.server, source.path
+            )
+            if found.text != said:
+                said = found.text
+                say(said or f"{source} is there now")
+            now = time.monotonic()
+            if found.finding is not nfs.Finding.MISSING:
+                missing_since = None
+            elif missing_since is None:
+                missing_since = now
+            elif now - missing_since >= MISSING_SECONDS:
+                self._step(decide.NoCode(found.text))
+                return
 
     def _step(self, event: decide.Event) -> None:
         before = self.state

@@ -60,7 +60,14 @@ class Tick:
     """Time has passed."""
 
 
-Event = Union[Begin, Heard, Tick]
+@dataclass(frozen=True)
+class NoCode:
+    """The code's source has been found missing, and so no pod can start."""
+
+    reason: str
+
+
+Event = Union[Begin, Heard, Tick, NoCode]
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,10 @@ def step(state: State, event: Event, now: float) -> Step:
         return state, (Say(f"run {state.job.run}: {counts}"), *effects)
     if isinstance(event, Tick):
         return _say_missing(state, now)
+    if isinstance(event, NoCode):
+        if state.seats or state.phase is RunPhase.ENDED:
+            return state, ()  # somebody did start
+        return _end(state, End(Phase.FAILED, Code.CODE_MISSING, event.reason))
     report = event.report
     before = state.seats.get(report.task)
     if before and before.incarnation == report.incarnation and before.sequence > report.sequence:
