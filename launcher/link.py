@@ -43,8 +43,10 @@ class Link:
         self._received = received
         self._lock = threading.Lock()
         self._report = first
+        self._sent_at = time.monotonic()
         self._changed = threading.Event()
         self._held: socket.socket | None = None
+        self._given_up = False
         self._connected = False
         self._finished = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
@@ -53,8 +55,10 @@ class Link:
         """Replaces the report; a request that is being held with the old one is given up."""
         with self._lock:
             self._report = report
+            self._sent_at = time.monotonic()
             self._changed.set()
             if self._held:
+                self._given_up = True
                 with contextlib.suppress(OSError):
                     self._held.shutdown(socket.SHUT_RDWR)
 
@@ -74,9 +78,10 @@ class Link:
                 directive = self._exchange(connection)
             except (OSError, http.client.HTTPException, LauncherError) as error:
                 connection.close()
-                self._connected = False
-                if self._changed.is_set():  # given up by send(): there is more to say
+                if self._given_up:  # by send(): there is more to say
+                    self._given_up = False
                     continue
+                self._connected = False
                 now = time.monotonic()
                 if failures == 0:
                     lost_at = now
@@ -103,9 +108,10 @@ class Link:
         if connection.sock is None:
             connection.connect()
         with self._lock:
-            report = self._report
+            report = _aged(self._report, time.monotonic() - self._sent_at)
             self._changed.clear()
             self._held = connection.sock
+            self._given_up = False
         try:
             connection.request("POST", PATH, encode_report(report))
             response = connection.getresponse()
@@ -113,6 +119,8 @@ class Link:
         finally:
             with self._lock:
                 self._held = None
+                if self._given_up:  # perhaps after the answer had come
+                    connection.close()
         if response.status != 200:
             text = body[:500].decode(errors="replace")
             raise http.client.HTTPException(f"it answers {response.status}: {text}")
@@ -121,3 +129,10 @@ class Link:
         if not report.wait:
             self._finished.set()
         return decode_directive(body)
+
+
+def _aged(report: Report, seconds: float) -> Report:
+    """The report as it is so many seconds after it was made: its child's end is longer ago."""
+    if report.child is None or report.child.code is None:
+        return report
+    return replace(report, child=replace(report.child, ago=report.child.ago + seconds))
