@@ -61,13 +61,17 @@ class Child:
         self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         self._ended = ended
         self._kill_timer: threading.Timer | None = None
+        self._reaping = threading.Lock()
+        self._reaped = False
         threading.Thread(target=self._wait, daemon=True).start()
 
     def send(self, number: int) -> None:
         """Sends a signal to the child's whole process group."""
-        # A group that is gone already, or a leader that is not yet reaped, is no error.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+        with self._reaping:
+            if not self._reaped:  # afterwards its id may be another's
+                # A group of which only the dead leader is left is no error.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, number)
 
     def stop(self, grace: float, number: int = signal.SIGTERM) -> None:
         """Asks the group to end, and kills it `grace` seconds after the first call."""
@@ -86,9 +90,10 @@ class Child:
         self._wait_for_exit()
         if self._kill_timer:
             self._kill_timer.cancel()
-        # Not yet reaped, so its id cannot mean another group: end what it left behind in it.
-        self.send(signal.SIGKILL)
-        self._process.wait()
+        self.send(signal.SIGKILL)  # end what it left behind in its group
+        with self._reaping:
+            self._process.wait()
+            self._reaped = True
         _kill_orphans()  # and what left the group
         pump.join(timeout=5)  # ends with the last writer, and they are all gone
         self._ended(Ended(from_wait(self._process.returncode), tuple(self._lines)))
@@ -103,18 +108,20 @@ class Child:
                 os.waitpid(result.si_pid, os.WNOHANG)
 
     def _pump(self, stream: IO[bytes]) -> None:
-        out = sys.stdout.buffer
+        out = sys.stdout.buffer if sys.stdout else None  # none where it was closed from the start
         while True:
             line = stream.readline(LINE_BYTES)
             if not line:
+                stream.close()
                 return
             text = line.decode(errors="replace").rstrip()
             if text:
                 self._lines.append(text[:KEPT_LINE_CHARACTERS])
             # A closed output is no reason to stop reading: the child would block.
-            with contextlib.suppress(OSError, ValueError):
-                out.write(line)
-                out.flush()
+            if out:
+                with contextlib.suppress(OSError, ValueError):
+                    out.write(line)
+                    out.flush()
 
 
 def _cannot_start(argv: Sequence[str], cwd: Path, error: OSError) -> LauncherError:
