@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -9,5 +10,7 @@ import time
 def say(text: str) -> None:
     """Writes one line with the time of day; further lines of the text are indented."""
     stamp = time.strftime("%H:%M:%S")
-    sys.stderr.write(f"{stamp} tfrun: " + text.rstrip().replace("\n", "\n  ") + "\n")
-    sys.stderr.flush()
+    # Nobody who listens is no reason to stop working.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        sys.stderr.write(f"{stamp} tfrun: " + text.rstrip().replace("\n", "\n  ") + "\n")
+        sys.stderr.flush()
