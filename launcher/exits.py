@@ -11,7 +11,7 @@ import json
 import signal
 from dataclasses import dataclass, field
 
-TERMINATION_MESSAGE_BYTES = 4096  # the kubelet keeps no more
+TERMINATION_MESSAGE_BYTES = 4096  # the kubelet keeps the last ones of a longer text
 
 
 class Code(enum.IntEnum):
@@ -48,7 +48,10 @@ class End:
     last_lines: tuple[str, ...] = field(default=())
 
     def message(self) -> str:
-        """One JSON line of at most TERMINATION_MESSAGE_BYTES; the oldest lines give way first."""
+        """One JSON line that with its line break is at most TERMINATION_MESSAGE_BYTES long.
+
+        The oldest lines give way first. JSON's escapes make it ASCII: a character is a byte.
+        """
         lines = list(self.last_lines)
         reason = self.reason
         while True:
@@ -61,13 +64,16 @@ class End:
                     "lastLines": lines,
                 }
             )
-            excess = len(text) - TERMINATION_MESSAGE_BYTES
+            excess = len(text) + 1 - TERMINATION_MESSAGE_BYTES
             if excess <= 0:
                 return text
             if lines:
                 lines.pop(0)
+            elif not reason:
+                return text
             else:
-                reason = reason[: -max(excess, 1)]
+                # One character may be as many as 12 bytes, an escaped pair of surrogates.
+                reason = reason[: -max(excess // 12, 1)]
 
 
 class LauncherError(Exception):
