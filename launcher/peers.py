@@ -32,6 +32,8 @@ def wait(
                 del missing[address]
             except OSError as error:
                 missing[address] = error.strerror or str(error)
+            except UnicodeError:  # of the codec that names go through
+                missing[address] = "not a host name"
         if not missing:
             return
         now = time.monotonic()

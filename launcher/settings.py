@@ -316,7 +316,7 @@ def task_settings(
         address=env.text("TFRUN_POD_IP"),
         controller=controller,
         job=job,
-        work=Path(env.text("TFRUN_WORK", "tfrun-work")),
+        work=Path(env.text("TFRUN_WORK", "tfrun-work")).absolute(),
         source=Path(source) if source else None,
         leave=env.flag("TFRUN_LEAVE"),
         peers_timeout=env.whole("TFRUN_PEERS_TIMEOUT", 600, 1, 10**6),
