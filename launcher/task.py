@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +63,7 @@ class _Story:
         self.serves = settings.task.role == "ps"
         self.events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self.report = Report(
-            settings.task, uuid.uuid4().hex, 0, settings.address, None, None, self.serves, True
+            settings.task, os.urandom(16).hex(), 0, settings.address, None, None, self.serves, True
         )
         self.directive: Directive | None = None
         self.pulled: Pulled | None = None
