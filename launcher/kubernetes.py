@@ -88,7 +88,10 @@ class Kubernetes:
             )
         if response.status >= 300:
             raise http.client.HTTPException(f"{response.status}: {_reason(text)}")
-        document: dict[str, Any] = json.loads(text)
+        try:
+            document: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise http.client.HTTPException(f"the answer is not JSON: {_reason(text)}") from None
         return document
 
 

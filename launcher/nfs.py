@@ -49,8 +49,8 @@ def diagnose(server: str, path: str, port: int = PORT) -> Diagnosis:
             connection.settimeout(TIMEOUT_SECONDS)
             connection.sendall(_call(components))
             reply = _read(connection)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         return Diagnosis(
             Finding.UNREACHABLE,
             f"code.nfs.server {server} does not answer on port {port}: {reason}",
