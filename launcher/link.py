@@ -17,6 +17,7 @@ from launcher.protocol import (
     DIRECTIVE_BYTES,
     HOLD_SECONDS,
     PATH,
+    Action,
     Directive,
     Report,
     decode_directive,
@@ -87,7 +88,9 @@ class Link:
                     lost_at = now
                     said_at = now - SAY_SECONDS + 3.0  # a passing fault needs no word
                 failures += 1
-                if now - said_at >= SAY_SECONDS:
+                holds = self._report.holds
+                over = holds is not None and holds.action is Action.END
+                if now - said_at >= SAY_SECONDS and not over:  # then it is gone for good, mostly
                     said_at = now
                     say(
                         f"the controller {host}:{port} cannot be reached for "
