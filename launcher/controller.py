@@ -24,6 +24,7 @@ from launcher.protocol import (
     PATH,
     REPORT_BYTES,
     Action,
+    Directive,
     Holds,
     Report,
     decode_report,
@@ -36,6 +37,7 @@ IDLE_SECONDS = 60.0  # a connection that says nothing for so long is closed
 TICK_SECONDS = 1.0
 DIAGNOSE_SECONDS = 4.0  # without a word from any task
 MISSING_SECONDS = 30.0  # how long a folder may stay missing before the run fails
+REFUSED_SECONDS = 5.0  # until a Role that has just been made is known to every API server
 FAREWELL_SECONDS = 2.0  # for the tasks to hear of the end
 LONGEST_BACKOFF = 10.0
 # Codes after which the chart's Job starts the controller again: its own failure, and its death
@@ -47,7 +49,11 @@ T = TypeVar("T")
 
 def run(settings: ControllerSettings) -> End:
     """Leads the run to its end, or until the controller is stopped."""
-    return asyncio.run(_Controller(settings).lead())
+
+    async def lead() -> End:
+        return await _Controller(settings).lead()  # made in the loop that it belongs to
+
+    return asyncio.run(lead())
 
 
 def exit_code(end: End) -> int:
@@ -78,6 +84,8 @@ class _Controller:
         )
         self.state = decide.State(self.job)
         self.effects: asyncio.Queue[decide.Effect] = asyncio.Queue()
+        self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self.recorded = False  # the end, so that a controller after this one knows of it
         self.waiting: dict[Task, asyncio.Event] = {}
         self.encoded: dict[Holds, bytes] = {}
 
@@ -107,12 +115,23 @@ class _Controller:
                 Code.CONFIGURATION, f"the controller cannot listen on {host}:{port}: {error}"
             ) from None
         besides = [asyncio.ensure_future(task) for task in (self._tick(), self._diagnose())]
+        for task in besides:
+            task.add_done_callback(self._check)
+        following = asyncio.ensure_future(self._follow())
         try:
-            return await self._follow()
+            await asyncio.wait([following, self.fault], return_when=asyncio.FIRST_COMPLETED)
+            return (following if following.done() else self.fault).result()
         finally:
+            following.cancel()
             for task in besides:
                 task.cancel()
             server.close()
+
+    def _check(self, task: asyncio.Future[Any]) -> None:
+        """A part of the controller that fails by itself ends it: nobody waits for a silent one."""
+        error = None if task.cancelled() else task.exception()
+        if error and not self.fault.done():
+            self.fault.set_exception(error)
 
     async def _follow(self) -> End:
         replicas: dict[str, int] = {}
@@ -173,8 +192,12 @@ class _Controller:
             after.charged,
         ):
             self.encoded.clear()
-            for event_of_task in self.waiting.values():
-                event_of_task.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        """Answers the requests that are being held."""
+        for changed in self.waiting.values():
+            changed.set()
 
     # The end.
 
@@ -187,9 +210,10 @@ class _Controller:
             "reason": end.reason,
         }
         say(_last_words(end))
-        farewell = asyncio.ensure_future(self._farewell())
         await self._record(record)
-        await farewell
+        self.recorded = True
+        self._wake()
+        await self._farewell()
 
     async def _ended_before(self, record: Mapping[str, Any]) -> End:
         """A controller that starts again after the end: nothing trains twice."""
@@ -212,22 +236,25 @@ class _Controller:
 
     async def _farewell(self) -> None:
         """Gives every task that is connected the time to hear of the end."""
+        ended = Directive(Action.END, self.state.generation, self.state.charged, self.job).holds()
         deadline = time.monotonic() + FAREWELL_SECONDS
         while time.monotonic() < deadline:
-            ended = Holds(Action.END, *self._numbers(), self.job.digest)
             if all(seat.holds == ended and not _runs(seat) for seat in self.state.seats.values()):
                 return
             await asyncio.sleep(0.02)
 
-    def _numbers(self) -> tuple[int, int]:
-        return self.state.generation, self.state.charged
-
     async def _insist(self, call: Callable[..., T], *arguments: object) -> T:
         """Calls Kubernetes until it answers; it may be away for a while."""
         failures = 0
+        begin = time.monotonic()
         while True:
             try:
                 return await asyncio.get_running_loop().run_in_executor(None, call, *arguments)
+            except LauncherError as error:
+                if time.monotonic() - begin >= REFUSED_SECONDS:
+                    raise
+                say(f"{error.reason}. Trying again for {REFUSED_SECONDS:.0f} s")
+                await asyncio.sleep(1.0)
             except (OSError, http.client.HTTPException) as error:
                 failures += 1
                 delay = min(LONGEST_BACKOFF, 0.2 * 2**failures)
@@ -253,6 +280,9 @@ class _Controller:
                     return
         except (OSError, EOFError, asyncio.TimeoutError, asyncio.CancelledError):
             pass  # the other side is gone, or silent, or this controller ends
+        except Exception as error:
+            if not self.fault.done():
+                self.fault.set_exception(error)
         finally:
             writer.close()
 
@@ -270,7 +300,7 @@ class _Controller:
         if superseded:
             superseded.set()
         self._step(decide.Heard(report))
-        wanted = decide.directive(self.state, report)
+        wanted = self._directive(report)
         if wanted is None and report.wait:
             changed = self.waiting[task] = asyncio.Event()
             with contextlib.suppress(asyncio.TimeoutError):
@@ -278,13 +308,20 @@ class _Controller:
             if self.waiting.get(task) is not changed:
                 return encode_directive(None)  # a newer request of this task has taken its place
             del self.waiting[task]
-            wanted = decide.directive(self.state, report)
+            wanted = self._directive(report)
         if wanted is None:
             return encode_directive(None)
         holds = wanted.holds()
         if holds not in self.encoded:
             self.encoded[holds] = encode_directive(wanted)
         return self.encoded[holds]
+
+    def _directive(self, report: Report) -> Directive | None:
+        wanted = decide.directive(self.state, report)
+        # What tasks have heard cannot be taken back: the end is told when it is on record.
+        if wanted and wanted.action is Action.END and not self.recorded:
+            return None
+        return wanted
 
 
 def _runs(seat: Report) -> bool:

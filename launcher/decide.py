@@ -2,6 +2,7 @@
 
 No I/O, no clock, no randomness. A run goes through phases:
 
+    STARTING  what has become of the run is being read; nothing is decided
     ADOPTING  a new controller; tasks go on with what they hold until all have reported
     FORMING   no child may run; the next generation begins once every task has said so
     RUNNING   every task runs its child of this generation
@@ -26,6 +27,7 @@ from launcher.settings import Job
 
 SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
+LEAVING_SECONDS = 10.0  # in which a task that lives has found the new controller
 # The launcher's own ends that another try cannot mend.
 PERMANENT = frozenset({Code.USAGE, Code.CODE_MISSING, Code.CONFIGURATION})
 # Ended from outside: a drained node, a deleted pod. Never the program's fault.
@@ -35,6 +37,7 @@ DRAINED = 128 + 15
 class RunPhase(enum.Enum):
     """Where a run is."""
 
+    STARTING = "starting"
     ADOPTING = "adopting"
     FORMING = "forming"
     RUNNING = "running"
@@ -43,7 +46,10 @@ class RunPhase(enum.Enum):
 
 @dataclass(frozen=True)
 class Begin:
-    """The controller starts. `replicas` are the pods that exist or are being made, by role."""
+    """The run has not ended, and is led from now on.
+
+    `replicas` are the pods that exist or are being made, by role.
+    """
 
     replicas: Mapping[str, int]
 
@@ -117,7 +123,7 @@ class State:
     """
 
     job: Job
-    phase: RunPhase = RunPhase.ADOPTING
+    phase: RunPhase = RunPhase.STARTING
     generation: int = 0
     judged: int = 0
     charged: int = 0
@@ -127,6 +133,7 @@ class State:
     failures: Mapping[Task, Failure] = field(default_factory=dict)
     done: frozenset[Task] = frozenset()
     said_at: float = 0.0
+    complete_at: float | None = None  # when a controller that adopts had heard the run's tasks
 
 
 Step = tuple[State, tuple[Effect, ...]]
@@ -136,10 +143,15 @@ def step(state: State, event: Event, now: float) -> Step:
     """The next state and what must be done, in this order."""
     if isinstance(event, Begin):
         counts = ", ".join(f"{state.job.replicas[role]} {role}" for role in ROLES)
-        state, effects = _scale(replace(state, replicas=event.replicas, said_at=now), down=False)
-        return state, (Say(f"run {state.job.run}: {counts}"), *effects)
+        state = replace(state, phase=RunPhase.ADOPTING, replicas=event.replicas, said_at=now)
+        seats = {task: seat for task, seat in state.seats.items() if _belongs(state, task)}
+        state, effects = _scale(replace(state, seats=seats), down=False)
+        state, more = _adopt(state, now)
+        return state, (Say(f"run {state.job.run}: {counts}"), *effects, *more)
     if isinstance(event, Tick):
-        return _say_missing(state, now)
+        state, effects = _adopt(state, now) if state.phase is RunPhase.ADOPTING else (state, ())
+        state, more = _say_missing(state, now)
+        return state, (*effects, *more)
     if isinstance(event, NoCode):
         if state.seats or state.phase is RunPhase.ENDED:
             return state, ()  # somebody did start
@@ -148,17 +160,22 @@ def step(state: State, event: Event, now: float) -> Step:
     before = state.seats.get(report.task)
     if before and before.incarnation == report.incarnation and before.sequence > report.sequence:
         return state, ()  # overtaken on its way
-    if report.task.index >= max(
-        state.replicas.get(report.task.role, 0), state.job.replicas[report.task.role]
-    ):
-        return state, ()  # no pod of this run, or one that is leaving it
+    if state.phase is not RunPhase.STARTING and not _belongs(state, report.task):
+        return state, ()
     state = replace(state, seats={**state.seats, report.task: report})
     return _judge_seats(state, [report], now)
+
+
+def _belongs(state: State, task: Task) -> bool:
+    """Whether it is a task of the run, or a pod that is there and shall leave it."""
+    return task.index < max(state.replicas.get(task.role, 0), state.job.replicas[task.role])
 
 
 def directive(state: State, report: Report) -> Directive | None:
     """What the task that reports shall change to; None where it shall go on with what it holds."""
     task, holds = report.task, report.holds
+    if state.phase is RunPhase.STARTING:
+        return None
     if state.phase is RunPhase.ADOPTING and holds:
         return None
     action = Action.WAIT
@@ -174,7 +191,7 @@ def directive(state: State, report: Report) -> Directive | None:
 
 def _judge_seats(state: State, reports: Iterable[Report], now: float) -> Step:
     """What news from some tasks means in each phase."""
-    if state.phase is RunPhase.ENDED:
+    if state.phase in (RunPhase.STARTING, RunPhase.ENDED):
         return state, ()
     if state.phase is RunPhase.ADOPTING:
         return _adopt(state, now)
@@ -197,19 +214,53 @@ def _adopt(state: State, now: float) -> Step:
     tasks = state.job.tasks
     if not all(task in state.seats for task in tasks):
         return state, ()
+    if not all(task in state.seats for task in _leaving(state)):
+        # One of them may still run the last generation's child, or may never have started.
+        if state.complete_at is None:
+            return replace(state, complete_at=now), ()
+        if now - state.complete_at < LEAVING_SECONDS:
+            return state, ()
     held = [seat.holds for seat in state.seats.values() if seat.holds]
+    if any(holds.action is Action.END and holds.run == state.job.run for holds in held):
+        return _end(state, _remembered(state, now))
     generation = max((holds.generation for holds in held), default=0)
     charged = max((holds.charged for holds in held), default=0)
     state = replace(state, charged=charged)
     running = Directive(Action.RUN, generation, charged, state.job).holds()
     if all(state.seats[task].holds == running for task in tasks):
-        state = _running(replace(state, generation=generation))
+        state, scaling = _scale(_running(replace(state, generation=generation)), down=True)
         state, effects = _judge_seats(state, [state.seats[task] for task in tasks], now)
-        return state, (Say(f"generation {generation}: found running, and taken over"), *effects)
+        found = Say(f"generation {generation}: found running, and taken over")
+        return state, (found, *scaling, *effects)
     if held and any(holds.job != state.job.digest for holds in held):
         state = replace(state, charged=0)  # what was asked for has changed
     state = replace(state, judged=generation)
     return _form(_forming(state, generation + 1, now), now)
+
+
+def _remembered(state: State, now: float) -> End:
+    """How a run that has ended did, as its tasks still know it: no record of it was kept."""
+    children = [(task, seat.child) for task, seat in state.seats.items() if seat.child]
+    failed = [
+        Failure(task, child.generation, child.code, child.reason, now - child.ago)
+        for task, child in children
+        if child.code and not child.stopped
+    ]
+    if failed:
+        root = min(failed, key=lambda f: (-f.generation, f.code == DRAINED, f.at))
+        return End(Phase.FAILED, root.code, f"ended already: {root.reason}", str(root.task))
+    if any(task.role == "worker" and child.code == 0 for task, child in children):
+        return End(Phase.SUCCEEDED, Code.OK, "ended already: its workers ended with exit code 0")
+    return End(Phase.FAILED, Code.TRY_AGAIN, "ended already; no task remembers how")
+
+
+def _leaving(state: State) -> list[Task]:
+    """The tasks that have a pod and are no part of the run any more."""
+    return [
+        Task(role, index)
+        for role, wanted in state.job.replicas.items()
+        for index in range(wanted, state.replicas.get(role, 0))
+    ]
 
 
 def _failure(state: State, report: Report, now: float) -> Failure | None:
@@ -347,10 +398,12 @@ def _lacks(state: State, task: Task) -> str:
 
 
 def _say_missing(state: State, now: float) -> Step:
-    if state.phase in (RunPhase.RUNNING, RunPhase.ENDED) or now - state.said_at < SAY_SECONDS:
+    quiet = (RunPhase.STARTING, RunPhase.RUNNING, RunPhase.ENDED)
+    if state.phase in quiet or now - state.said_at < SAY_SECONDS:
         return state, ()
     if state.phase is RunPhase.ADOPTING:
-        lacking = {task: "not heard from" for task in state.job.tasks if task not in state.seats}
+        awaited = [*state.job.tasks, *_leaving(state)]
+        lacking = {task: "not heard from" for task in awaited if task not in state.seats}
     else:
         lacking = {task: _lacks(state, task) for task in _awaited(state) if _lacks(state, task)}
     named = [f"{task} ({what})" for task, what in lacking.items()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from launcher.exits import Code, LauncherError
@@ -44,7 +44,7 @@ class Directive:
 
     def holds(self) -> Holds:
         """What a task that follows this directive reports that it holds."""
-        return Holds(self.action, self.generation, self.charged, self.job.digest)
+        return Holds(self.action, self.generation, self.charged, self.job.digest, self.job.run)
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Holds:
     generation: int
     charged: int
     job: str
+    run: str
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,22 @@ class Report:
 
 
 def encode_report(report: Report) -> bytes:
-    """The JSON text of a report."""
-    holds = report.holds
+    """The JSON text of a report. Above REPORT_BYTES the oldest lines give way, then the reason."""
+    holds, child = report.holds, report.child
     document = {
         **asdict(report),
         "version": VERSION,
         "task": str(report.task),
         "holds": {**asdict(holds), "action": holds.action.value} if holds else None,
     }
-    return json.dumps(document).encode()
+    text = json.dumps(document).encode()
+    if len(text) <= REPORT_BYTES or child is None or not (child.last_lines or child.reason):
+        return text
+    if child.last_lines:
+        shorter = replace(child, last_lines=child.last_lines[1:])
+    else:
+        shorter = replace(child, reason=child.reason[: len(child.reason) // 2])
+    return encode_report(replace(report, child=shorter))
 
 
 def decode_report(text: bytes) -> Report:
@@ -172,6 +180,7 @@ def _holds(part: Reader) -> Holds:
         generation=part.whole("generation", 0, MOST),
         charged=part.whole("charged", 0, MOST),
         job=part.text("job"),
+        run=part.text("run"),
     )
 
 
