@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from launcher.identity import ROLES, Task
+from launcher.modes import EVALUATOR
 from launcher.settings import Addresses, Job
 
 # With one host for all tasks each role has a range of ports of its own.
@@ -33,8 +34,9 @@ def address(addresses: Addresses, task: Task) -> str:
 def spec(job: Job) -> dict[str, list[str]]:
     """The ClusterSpec: each role's addresses in the order of their indices."""
     return {
-        role: [address(job.addresses, Task(role, i)) for i in range(job.replicas[role])]
-        for role in ROLES
+        role: [address(job.addresses, Task(role, i)) for i in range(count)]
+        for role, count in job.replicas.items()
+        if role != EVALUATOR
     }
 
 
@@ -47,8 +49,7 @@ def invocation(job: Job, task: Task, generation: int) -> Invocation:
     """
     cluster = spec(job)
     variables = {
-        "PS_HOSTS": ",".join(cluster["ps"]),
-        "WORKER_HOSTS": ",".join(cluster["worker"]),
+        **{f"{role.upper()}_HOSTS": ",".join(hosts) for role, hosts in cluster.items()},
         "JOB_NAME": task.role,
         "TASK_INDEX": str(task.index),
     }

@@ -1,16 +1,17 @@
 """All decisions about a run, as a pure function: `step(state, event, now)`.
 
-No I/O, no clock, no randomness. A run goes through phases:
+No I/O, no clock, no randomness. A controller goes through phases:
 
-    STARTING  what has become of the run is being read; nothing is decided
-    ADOPTING  a new controller; tasks go on with what they hold until all have reported
-    FORMING   no child may run; the next generation begins once every task has said so
-    RUNNING   every task runs its child of this generation
+    STARTING  it does not know yet which pods there are
+    ADOPTING  tasks go on with what they hold until all have reported
+    LEADING   tasks run; those that were lost, and whoever must with them, are formed anew
     ENDED     nothing may run any more
+    YIELDED   a younger controller leads
 
-A lost child leads back to FORMING and a new generation from the checkpoint. Waiting there for
-every task is also what tells a cause from its consequences: a failure counts only once all peers
-have been heard from after it, and a peer that was lost explains it.
+A generation is a number that grows whenever tasks have to start (again). Forming it takes all of
+them to say that nothing of theirs runs any more; then they start together. `modes` tells how far
+a loss reaches: one worker, or everybody. A failure can end the run only once all tasks have been
+heard from after it, for one that was lost explains it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ from dataclasses import dataclass, field, replace
 from typing import Union
 
 from launcher.exits import Code, End, Phase
-from launcher.identity import ROLES, Task
-from launcher.protocol import Action, Directive, Report
+from launcher.identity import Task
+from launcher.modes import EVALUATOR, Reach
+from launcher.protocol import Action, Directive, Holds, Leader, Report
 from launcher.settings import Job
 
+SETTLE_SECONDS = 0.5  # what is lost so soon after a failure may have caused it
 SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
-LEAVING_SECONDS = 10.0  # in which a task that lives has found the new controller
+LEAVING_SECONDS = 10.0  # for a task that is no part of the run any more to report
+CHIEF_SECONDS = 60.0  # for the chief's session to come up before the others start anyway
+LONGEST_BACKOFF = 60.0
+EVALUATOR_BACKOFF = 10.0
 # The launcher's own ends that another try cannot mend.
 PERMANENT = frozenset({Code.USAGE, Code.CODE_MISSING, Code.CONFIGURATION})
 # Ended from outside: a drained node, a deleted pod. Never the program's fault.
@@ -35,23 +41,26 @@ DRAINED = 128 + 15
 
 
 class RunPhase(enum.Enum):
-    """Where a run is."""
+    """What the controller does."""
 
     STARTING = "starting"
     ADOPTING = "adopting"
-    FORMING = "forming"
-    RUNNING = "running"
+    LEADING = "leading"
     ENDED = "ended"
+    YIELDED = "yielded"
 
 
 @dataclass(frozen=True)
 class Begin:
-    """The run has not ended, and is led from now on.
+    """The controller knows the cluster.
 
-    `replicas` are the pods that exist or are being made, by role.
+    `replicas` are the pods that exist or are being made, `revisions` the newest templates of pods,
+    by role; `age` is how many seconds ago the run began.
     """
 
     replicas: Mapping[str, int]
+    revisions: Mapping[str, str]
+    age: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -118,20 +127,33 @@ class Failure:
 class State:
     """Everything the decisions depend on.
 
-    `generation` is the one that forms or runs; what happened up to `judged` is dealt with.
-    `seats` holds each task's latest report, `members` the launchers' incarnations since then.
+    `seats` holds each task's latest report and `heard` its time. `runs` tells the generation
+    whose child a task shall run, `members` the launcher that was to run it; `forming` are the
+    tasks that shall start with `generation`, `held` those of them that wait for the chief.
+    `dealt` is the latest generation whose child's end was dealt with. `charges` are the times of
+    the failures that the restart budget paid for.
     """
 
     job: Job
+    leader: Leader
     phase: RunPhase = RunPhase.STARTING
     generation: int = 0
-    judged: int = 0
-    charged: int = 0
     replicas: Mapping[str, int] = field(default_factory=dict)
+    revisions: Mapping[str, str] = field(default_factory=dict)
     seats: Mapping[Task, Report] = field(default_factory=dict)
+    heard: Mapping[Task, float] = field(default_factory=dict)
+    runs: Mapping[Task, int] = field(default_factory=dict)
     members: Mapping[Task, str] = field(default_factory=dict)
+    dealt: Mapping[Task, int] = field(default_factory=dict)
+    forming: frozenset[Task] = frozenset()
+    held: frozenset[Task] = frozenset()
+    held_until: float = 0.0
     failures: Mapping[Task, Failure] = field(default_factory=dict)
+    settled_at: float = 0.0
+    not_before: float = 0.0
+    charges: tuple[float, ...] = ()
     done: frozenset[Task] = frozenset()
+    began_at: float = 0.0
     said_at: float = 0.0
     complete_at: float | None = None  # when a controller that adopts had heard the run's tasks
 
@@ -141,77 +163,307 @@ Step = tuple[State, tuple[Effect, ...]]
 
 def step(state: State, event: Event, now: float) -> Step:
     """The next state and what must be done, in this order."""
+    if state.phase in (RunPhase.ENDED, RunPhase.YIELDED):
+        return state, ()
     if isinstance(event, Begin):
-        counts = ", ".join(f"{state.job.replicas[role]} {role}" for role in ROLES)
-        state = replace(state, phase=RunPhase.ADOPTING, replicas=event.replicas, said_at=now)
-        seats = {task: seat for task, seat in state.seats.items() if _belongs(state, task)}
-        state, effects = _scale(replace(state, seats=seats), down=False)
-        state, more = _adopt(state, now)
-        return state, (Say(f"run {state.job.run}: {counts}"), *effects, *more)
-    if isinstance(event, Tick):
-        state, effects = _adopt(state, now) if state.phase is RunPhase.ADOPTING else (state, ())
-        state, more = _say_missing(state, now)
-        return state, (*effects, *more)
+        return _begin(state, event, now)
     if isinstance(event, NoCode):
-        if state.seats or state.phase is RunPhase.ENDED:
+        if state.seats:
             return state, ()  # somebody did start
         return _end(state, End(Phase.FAILED, Code.CODE_MISSING, event.reason))
-    report = event.report
-    before = state.seats.get(report.task)
-    if before and before.incarnation == report.incarnation and before.sequence > report.sequence:
-        return state, ()  # overtaken on its way
-    if state.phase is not RunPhase.STARTING and not _belongs(state, report.task):
+    if isinstance(event, Heard):
+        return _hear(state, event.report, now)
+    if state.phase is RunPhase.STARTING:
         return state, ()
-    state = replace(state, seats={**state.seats, report.task: report})
-    return _judge_seats(state, [report], now)
-
-
-def _belongs(state: State, task: Task) -> bool:
-    """Whether it is a task of the run, or a pod that is there and shall leave it."""
-    return task.index < max(state.replicas.get(task.role, 0), state.job.replicas[task.role])
+    deadline = state.job.deadline
+    if deadline and now - state.began_at >= deadline:
+        reason = f"the run has not ended within its deadline of {deadline:g} s"
+        return _end(state, End(Phase.FAILED, Code.DEADLINE, reason))
+    state, effects = _go_on(state, now)
+    state, more = _say_missing(state, now)
+    return state, (*effects, *more)
 
 
 def directive(state: State, report: Report) -> Directive | None:
     """What the task that reports shall change to; None where it shall go on with what it holds."""
-    task, holds = report.task, report.holds
-    if state.phase is RunPhase.STARTING:
+    if state.phase in (RunPhase.STARTING, RunPhase.YIELDED):
         return None
-    if state.phase is RunPhase.ADOPTING and holds:
+    if state.phase is RunPhase.ADOPTING and report.holds:
         return None
-    action = Action.WAIT
+    wanted = _wanted(state, report)
+    return wanted if wanted and wanted.holds() != report.holds else None
+
+
+def _wanted(state: State, report: Report) -> Directive | None:
+    task, mode = report.task, state.job.mode
+    action, generation = Action.WAIT, state.generation
     if state.phase is RunPhase.ENDED:
         action = Action.END
-    elif state.phase is RunPhase.RUNNING and task in state.members:
-        # A finished task whose pod was made again must not train again.
-        again = task in state.done and report.incarnation != state.members[task]
-        action = Action.WAIT if again else Action.RUN
-    wanted = Directive(action, state.generation, state.charged, state.job)
-    return None if holds == wanted.holds() else wanted
+    elif task in state.forming or task not in state.runs:
+        holds = report.holds
+        serving = not mode.runs_program(task) and holds and holds.action is Action.RUN
+        if serving and _programs_stop(state):
+            return None  # it keeps the variables until every program could save them
+    else:
+        generation = state.runs[task]
+        if task in state.held:
+            action = Action.WAIT
+        elif task not in state.done:
+            action = Action.RUN
+        elif mode.seats and mode.decides_success(task):
+            action = Action.SERVE
+        elif report.incarnation == state.members[task]:
+            action = Action.RUN  # and has; in a pod made again it must not train again
+    return Directive(state.leader, action, generation, len(state.charges), state.job)
 
 
-def _judge_seats(state: State, reports: Iterable[Report], now: float) -> Step:
-    """What news from some tasks means in each phase."""
-    if state.phase in (RunPhase.STARTING, RunPhase.ENDED):
+def _begin(state: State, event: Begin, now: float) -> Step:
+    state = replace(
+        state,
+        phase=RunPhase.ADOPTING,
+        replicas=event.replicas,
+        revisions=event.revisions,
+        began_at=now - event.age,
+        said_at=now,
+    )
+    seats = {task: seat for task, seat in state.seats.items() if _belongs(state, task)}
+    counts = ", ".join(f"{count} {role}" for role, count in state.job.replicas.items())
+    state, effects = _scale(replace(state, seats=seats), down=False)
+    state, more = _adopt(state, now)
+    return state, (Say(f"run {state.job.run}: {counts}"), *effects, *more)
+
+
+def _hear(state: State, report: Report, now: float) -> Step:
+    task = report.task
+    before = state.seats.get(task)
+    if before and before.incarnation == report.incarnation and before.sequence > report.sequence:
+        return state, ()  # overtaken on its way
+    if state.phase is not RunPhase.STARTING and not _belongs(state, task):
+        return state, ()
+    lost_after = state.heard.get(task, now)
+    seats, heard = {**state.seats, task: report}, {**state.heard, task: now}
+    state = replace(state, seats=seats, heard=heard)
+    if state.phase is RunPhase.STARTING:
         return state, ()
     if state.phase is RunPhase.ADOPTING:
         return _adopt(state, now)
-    for report in reports:
-        if report.holds and report.holds.generation > state.generation:
-            # Another controller led the run meanwhile; no generation is used twice.
-            state = _forming(state, report.holds.generation + 1, now)
-        failure = _failure(state, report, now)
-        if failure:
-            state = replace(state, failures={report.task: failure, **state.failures})
-        elif _finished(state, report):
-            state = replace(state, done=state.done | {report.task})
-    if state.phase is RunPhase.RUNNING:
-        return _follow(state, now)
-    return _form(state, now)
+    holds = report.holds
+    if holds and holds.leader > state.leader:
+        text = "a younger controller leads this run now; this one yields"
+        return replace(state, phase=RunPhase.YIELDED), (Say(text),)
+    if holds and holds.generation > state.generation:
+        # An older controller led a while longer; no generation is used twice.
+        state = replace(state, generation=holds.generation + 1, forming=state.forming | {task})
+    state, effects = _take(state, report, lost_after, now)
+    state, more = _go_on(state, now)
+    return state, (*effects, *more)
+
+
+def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
+    """What a report says of the task's child: nothing new, done, or lost."""
+    task, child = report.task, report.child
+    if state.members.get(task, report.incarnation) != report.incarnation:
+        state = replace(state, members={**state.members, task: report.incarnation})
+        if task in state.done or task not in state.runs:
+            return state, ()
+        # Whatever failed since it was last heard may have failed for want of it.
+        charges = tuple(at for at in state.charges if at < lost_after)
+        reason = "its pod or its launcher was started again"
+        generation = state.runs[task]
+        lost = Failure(task, generation, DRAINED, reason, now, lost=True)
+        return _fail(replace(state, charges=charges), lost, now)
+    if not child:
+        return state, ()
+    if child.up and task == state.job.mode.chief and child.generation == state.runs.get(task):
+        state = replace(state, held=frozenset())
+    if child.code is None:
+        if child.hung and task not in state.forming and child.generation == state.runs.get(task):
+            reason = f"no progress for {state.job.hang_timeout:g} s"
+            hang = Failure(
+                task, child.generation, Code.DEADLINE, reason, now, last_lines=child.last_lines
+            )
+            return _fail(state, hang, now, everybody=True)
+        return state, ()
+    if child.generation <= state.dealt.get(task, 0):
+        return state, ()
+    state = replace(state, dealt={**state.dealt, task: child.generation})
+    if child.stopped:
+        if task in state.forming or task not in state.runs or task in state.done:
+            return state, ()  # as it was told to
+        drained, reason = True, "it was stopped from outside"
+    elif child.code == 0 and state.job.mode.runs_program(task):
+        if task in state.forming:
+            return state, ()
+        return replace(state, done=state.done | {task}), ()
+    else:
+        drained, reason = child.code == DRAINED, child.reason
+    at = now - child.ago
+    failure = Failure(task, child.generation, child.code, reason, at, drained, child.last_lines)
+    return _fail(state, failure, now)
+
+
+def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -> Step:
+    """Notes a failure, and has everybody whom it reaches formed anew."""
+    known = state.failures.get(failure.task)
+    if known and (known.lost or not failure.lost):
+        return state, ()
+    tasks = state.job.tasks
+    reached = state.job.mode.reached([failure.task], tasks)
+    if everybody:
+        reached |= state.job.mode.reached(tasks, tasks)
+    state = replace(
+        state,
+        failures={**state.failures, failure.task: failure},
+        settled_at=now + SETTLE_SECONDS if not state.failures else state.settled_at,
+    )
+    who = _names(reached, tasks)
+    text = f"generation {failure.generation}: lost {failure.task}: {failure.reason}; {who} stop"
+    return _form_with(state, reached | state.forming), (Say(text),)
+
+
+def _form_with(state: State, tasks: Iterable[Task]) -> State:
+    """Has tasks formed anew, together with those that are being formed."""
+    if state.forming >= frozenset(tasks):
+        return state
+    generation = state.generation if state.forming else state.generation + 1
+    return replace(state, generation=generation, forming=state.forming | frozenset(tasks))
+
+
+def _go_on(state: State, now: float) -> Step:
+    """Ends a run that is done, starts tasks that are formed."""
+    if state.phase is not RunPhase.LEADING:
+        return _adopt(state, now)
+    end = _success(state)
+    if end:
+        return _end(state, end)
+    if state.held and state.job.mode.chief in state.done:
+        return _go_on(replace(state, held=frozenset()), now)
+    if state.held and now >= state.held_until:
+        text = f"the chief's session is not up after {CHIEF_SECONDS:g} s; the others start"
+        return replace(state, held=frozenset()), (Say(text),)
+    if not state.forming or (state.failures and now < state.settled_at):
+        return state, ()
+    if any(_lacks(state, task) for task in (*state.forming, *_leaving(state))):
+        return state, ()
+    effects: tuple[Effect, ...] = ()
+    if state.failures:
+        state, effects = _judge(state, now)
+        if state.phase is RunPhase.ENDED or state.failures:
+            return state, effects
+    if now < state.not_before or any(_lacks(state, task) for task in state.forming):
+        return state, effects
+    state, more = _start(state, now)
+    return state, (*effects, *more)
+
+
+def _success(state: State) -> End | None:
+    mode = state.job.mode
+    workers = [task for task in state.job.tasks if mode.decides_success(task)]
+    if state.job.success == "Chief":
+        workers = [mode.chief]
+    if not state.done.issuperset(workers):
+        return None
+    chief = state.seats.get(mode.chief)
+    lines = chief.child.last_lines if chief and chief.child else ()
+    who = str(workers[0]) if len(workers) == 1 else f"all {len(workers)} workers"
+    reason = f"{who} ended with exit code 0"
+    return End(Phase.SUCCEEDED, Code.OK, reason, str(mode.chief), lines)
+
+
+def _judge(state: State, now: float) -> Step:
+    """Finds the root cause of what failed; ends the run with it, or lets it go on."""
+    # The evaluator only looks on: it explains nothing, and never ends the run.
+    failures = sorted(
+        state.failures.values(), key=lambda f: (f.task.role == EVALUATOR, not f.lost, f.at)
+    )
+    root = failures[0]
+    if root.task.role == EVALUATOR:
+        state = replace(state, not_before=now + EVALUATOR_BACKOFF)
+    elif not root.lost:
+        refill = state.job.restarts.refill
+        charges = tuple(at for at in state.charges if not refill or now - at < refill)
+        state = replace(state, charges=(*charges, now))
+        why = _final(state, root)
+        everybody = frozenset(state.job.tasks)
+        if why and state.forming != everybody:
+            # Only once all have been heard from: one that is gone would explain it.
+            state = replace(state, charges=charges)
+            return _form_with(state, everybody), (Say(f"{root.task}: {why}; all tasks stop"),)
+        if why:
+            reason = f"{root.task} failed: {root.reason}, {why}"
+            return _end(
+                state, End(Phase.FAILED, root.code, reason, str(root.task), root.last_lines)
+            )
+        backoff = min(LONGEST_BACKOFF, 2.0 ** (len(state.charges) - 2))
+        state = replace(state, not_before=now + backoff if len(state.charges) > 1 else now)
+    text = _explain(state, failures, now)
+    if any(failure.generation == state.generation for failure in failures):
+        # Some could not even prepare for this generation: all prepare for another.
+        state = replace(state, generation=state.generation + 1)
+    return replace(state, failures={}), (Say(text),)
+
+
+def _final(state: State, root: Failure) -> str:
+    """Why a failure ends the run, or nothing."""
+    restarts = state.job.restarts
+    if root.code in PERMANENT or root.code in restarts.permanent_codes:
+        return "which another try cannot mend"
+    if len(state.charges) > restarts.limit:
+        return f"and the restart budget of {restarts.limit} is spent"
+    return ""
+
+
+def _explain(state: State, failures: list[Failure], now: float) -> str:
+    root = failures[0]
+    text = f"the cause: {root.task}: {root.reason}; "
+    if root.lost or root.task.role == EVALUATOR:
+        text += "not charged to the restart budget"
+    else:
+        text += f"restart {len(state.charges)} of {state.job.restarts.limit}"
+    collateral = ", ".join(f"{f.task} ({f.reason})" for f in failures[1:])
+    text += f"; followed by {collateral}" if collateral else ""
+    wait = state.not_before - now
+    return text + (f"; next try in {wait:.0f} s" if wait > 0 and not root.lost else "")
+
+
+def _start(state: State, now: float) -> Step:
+    """Starts the tasks that are formed: all have said that nothing of theirs runs."""
+    job, generation = state.job, state.generation
+    tasks = state.forming & frozenset(job.tasks)
+    held = state.held
+    if job.chief_first and job.mode.chief_first and job.mode.chief in tasks:
+        programs = {task for task in tasks if job.mode.decides_success(task)}
+        held |= programs - {job.mode.chief}
+    members = {task: state.seats[task].incarnation for task in tasks}
+    leaving = set(_leaving(state))
+    state = replace(
+        state,
+        runs={**state.runs, **dict.fromkeys(tasks, generation)},
+        members={**state.members, **members},
+        # An end of an earlier child that is still being reported has been dealt with.
+        dealt={**state.dealt, **dict.fromkeys(tasks, generation - 1)},
+        done=state.done - tasks,
+        forming=frozenset(),
+        held=held,
+        held_until=now + CHIEF_SECONDS,
+        seats={task: seat for task, seat in state.seats.items() if task not in leaving},
+    )
+    state, scaling = _scale(state, down=True)
+    text = f"generation {generation}: {_names(tasks, job.tasks)} start"
+    text += f", {job.mode.chief} first" if held else ""
+    return state, (*scaling, Say(text))
+
+
+def _end(state: State, end: End) -> Step:
+    return replace(state, phase=RunPhase.ENDED), (Finish(end),)
+
+
+# Taking over.
 
 
 def _adopt(state: State, now: float) -> Step:
-    """Rebuilds the run from what the tasks hold once all have reported."""
-    tasks = state.job.tasks
+    """Rebuilds the run from what the tasks hold, once all have reported."""
+    job, tasks = state.job, state.job.tasks
     if not all(task in state.seats for task in tasks):
         return state, ()
     if not all(task in state.seats for task in _leaving(state)):
@@ -220,195 +472,172 @@ def _adopt(state: State, now: float) -> Step:
             return replace(state, complete_at=now), ()
         if now - state.complete_at < LEAVING_SECONDS:
             return state, ()
-    held = [seat.holds for seat in state.seats.values() if seat.holds]
-    if any(holds.action is Action.END and holds.run == state.job.run for holds in held):
+    held = {task: seat.holds for task, seat in state.seats.items() if seat.holds}
+    if any(holds.action is Action.END and holds.run == job.run for holds in held.values()):
         return _end(state, _remembered(state, now))
-    generation = max((holds.generation for holds in held), default=0)
-    charged = max((holds.charged for holds in held), default=0)
-    state = replace(state, charged=charged)
-    running = Directive(Action.RUN, generation, charged, state.job).holds()
-    if all(state.seats[task].holds == running for task in tasks):
-        state, scaling = _scale(_running(replace(state, generation=generation)), down=True)
-        state, effects = _judge_seats(state, [state.seats[task] for task in tasks], now)
-        found = Say(f"generation {generation}: found running, and taken over")
-        return state, (found, *scaling, *effects)
-    if held and any(holds.job != state.job.digest for holds in held):
-        state = replace(state, charged=0)  # what was asked for has changed
-    state = replace(state, judged=generation)
-    return _form(_forming(state, generation + 1, now), now)
+    generation = max((holds.generation for holds in held.values()), default=0)
+    number = max((holds.leader.number for holds in held.values()), default=0)
+    goes_on = {
+        task: held[task] for task in tasks if task in held and _goes_on(job, task, held[task])
+    }
+    charged = max((holds.charged for holds in goes_on.values()), default=0)
+    running = {
+        task: holds.generation
+        for task, holds in goes_on.items()
+        if holds.action in (Action.RUN, Action.SERVE)
+    }
+    state = replace(
+        state,
+        phase=RunPhase.LEADING,
+        leader=Leader(number + 1, state.leader.id),
+        generation=generation,
+        charges=(now,) * charged,
+        runs=running,
+        members={task: state.seats[task].incarnation for task in running},
+        dealt={task: running[task] - 1 if task in running else generation for task in tasks},
+        done=frozenset(task for task in running if _ended_well(state.seats[task])),
+    )
+    anew = _anew(state, held, running)
+    effects: tuple[Effect, ...] = ()
+    if anew:
+        state = _form_with(state, anew)
+        text = f"{_names(anew, tasks)} stop: " if held else ""
+        effects = (Say(f"{text}generation {state.generation} forms"),)
+    else:
+        state, effects = _scale(state, down=True)
+        effects = (*effects, Say(f"generation {generation}: found running, and taken over"))
+    for task in running:
+        state, more = _take(state, state.seats[task], now, now)
+        effects = (*effects, *more)
+    state, more = _go_on(state, now)
+    return state, (*effects, *more)
+
+
+def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
+    """Whether what a task holds is still what is wanted of it."""
+    if holds.program != job.program_digest:
+        return False
+    # Where only the chief starts again for other counts, servers keep an older ClusterSpec.
+    keeps = job.mode.resize is Reach.WITH_CHIEF and not job.mode.runs_program(task)
+    return holds.cluster == job.cluster_digest or keeps
+
+
+def _anew(state: State, held: Mapping[Task, Holds], running: Mapping[Task, int]) -> frozenset[Task]:
+    """Whom a new controller must start: the new, the lost, and all whom a change reaches."""
+    job, tasks = state.job, state.job.tasks
+    if not held or any(holds.program != job.program_digest for holds in held.values()):
+        return frozenset(tasks)
+    lost = {task for task in tasks if task not in running or not _current(state, task)}
+    resized: frozenset[Task] = frozenset()
+    if any(holds.cluster != job.cluster_digest for holds in held.values()):
+        resized = job.mode.resized(tasks)
+    return job.mode.reached(lost, tasks) | resized
+
+
+def _ended_well(seat: Report) -> bool:
+    child = seat.child
+    return child is not None and child.code == 0 and not child.stopped
 
 
 def _remembered(state: State, now: float) -> End:
     """How a run that has ended did, as its tasks still know it: no record of it was kept."""
+    mode = state.job.mode
     children = [(task, seat.child) for task, seat in state.seats.items() if seat.child]
     failed = [
         Failure(task, child.generation, child.code, child.reason, now - child.ago)
         for task, child in children
         if child.code and not child.stopped
     ]
+    if any(mode.decides_success(task) and child.code == 0 for task, child in children):
+        return End(Phase.SUCCEEDED, Code.OK, "ended already: its workers ended with exit code 0")
     if failed:
         root = min(failed, key=lambda f: (-f.generation, f.code == DRAINED, f.at))
         return End(Phase.FAILED, root.code, f"ended already: {root.reason}", str(root.task))
-    if any(task.role == "worker" and child.code == 0 for task, child in children):
-        return End(Phase.SUCCEEDED, Code.OK, "ended already: its workers ended with exit code 0")
     return End(Phase.FAILED, Code.TRY_AGAIN, "ended already; no task remembers how")
+
+
+# What is there and what is missing.
+
+
+def _belongs(state: State, task: Task) -> bool:
+    """Whether it is a task of the run, or a pod that is there and shall leave it."""
+    wanted = state.job.replicas.get(task.role, 0)
+    return task.index < max(state.replicas.get(task.role, 0), wanted)
 
 
 def _leaving(state: State) -> list[Task]:
     """The tasks that have a pod and are no part of the run any more."""
     return [
         Task(role, index)
-        for role, wanted in state.job.replicas.items()
-        for index in range(wanted, state.replicas.get(role, 0))
+        for role, there in state.replicas.items()
+        for index in range(state.job.replicas.get(role, 0), there)
     ]
 
 
-def _failure(state: State, report: Report, now: float) -> Failure | None:
-    """How a task was lost to the generation that ran, or failed to prepare for the next."""
-    task, child = report.task, report.child
-    if task in state.done:
-        return None
-    if state.members.get(task, report.incarnation) != report.incarnation:
-        reason = "its pod or its launcher was started again"
-        return Failure(task, state.judged, DRAINED, reason, now, lost=True)
-    if not child or child.code is None or child.generation <= state.judged:
-        return None
-    if child.stopped:
-        if state.phase is RunPhase.FORMING:
-            return None  # as it was told to
-        lost, reason = True, "it was stopped from outside"
-    elif child.code == 0 and task.role != "ps":
-        return None
-    else:
-        lost, reason = child.code == DRAINED, child.reason
-    at = now - child.ago
-    return Failure(task, child.generation, child.code, reason, at, lost, child.last_lines)
+def _current(state: State, task: Task) -> bool:
+    """Whether a task's pod is of the newest template."""
+    revision = state.revisions.get(task.role, "")
+    return not revision or state.seats[task].revision in ("", revision)
 
 
-def _finished(state: State, report: Report) -> bool:
-    child = report.child
-    return (
-        state.phase is RunPhase.RUNNING
-        and report.task in state.members
-        and child is not None
-        and child.generation == state.generation
-        and child.code == 0
+def _runs(seat: Report) -> bool:
+    return seat.serving or (seat.child is not None and seat.child.code is None)
+
+
+def _programs_stop(state: State) -> bool:
+    """Whether a program that shall stop still runs."""
+    return any(
+        _runs(seat)
+        for task, seat in state.seats.items()
+        if state.job.mode.runs_program(task)
+        and not seat.serving
+        and (task in state.forming or task not in state.runs)
     )
 
 
-def _follow(state: State, now: float) -> Step:
-    """A running generation: it goes on, has succeeded, or lost a child."""
-    generation = state.generation
-    if state.failures:
-        causes = "; ".join(f"{f.task}: {f.reason}" for f in state.failures.values())
-        state, effects = _form(_forming(state, generation + 1, now), now)
-        return state, (Say(f"generation {generation}: lost {causes}; all tasks stop"), *effects)
-    workers = [task for task in state.job.tasks if task.role == "worker"]
-    if all(task in state.done for task in workers):
-        chief = state.seats[workers[0]]
-        lines = chief.child.last_lines if chief.child else ()
-        reason = f"all {len(workers)} workers ended with exit code 0"
-        return _end(state, End(Phase.SUCCEEDED, Code.OK, reason, str(workers[0]), lines))
-    return state, ()
-
-
-def _form(state: State, now: float) -> Step:
-    """Begins the next generation once every task has said that nothing of the last one runs."""
-    if any(_lacks(state, task) for task in _awaited(state)):
-        return state, ()
-    effects: tuple[Effect, ...] = ()
-    if state.failures:
-        failures = sorted(state.failures.values(), key=lambda f: (not f.lost, f.at))
-        root = failures[0]
-        if not root.lost:
-            state = replace(state, charged=state.charged + 1)
-            end = _final(state, root)
-            if end:
-                return _end(state, end)
-        effects = (Say(_explain(state, root, failures[1:])),)
-        if any(failure.generation == state.generation for failure in failures):
-            # Some could not even prepare for this generation: all prepare for another.
-            state = _judged(state, state.generation)
-            return _forming(state, state.generation + 1, now), effects
-    state, scaling = _scale(_running(state), down=True)
-    return state, (*effects, *scaling, Say(f"generation {state.generation}: all tasks start"))
-
-
-def _final(state: State, root: Failure) -> End | None:
-    limit = state.job.restarts.limit
-    if root.code in PERMANENT or root.code in state.job.restarts.permanent_codes:
-        why = "which another try cannot mend"
-    elif state.charged > limit:
-        why = f"and the restart budget of {limit} is spent"
-    else:
-        return None
-    reason = f"{root.task} failed: {root.reason}, {why}"
-    return End(Phase.FAILED, root.code, reason, str(root.task), root.last_lines)
-
-
-def _explain(state: State, root: Failure, others: Iterable[Failure]) -> str:
-    text = f"the cause: {root.task}: {root.reason}; "
-    if root.lost:
-        text += "not charged to the restart budget"
-    else:
-        text += f"restart {state.charged} of {state.job.restarts.limit}"
-    collateral = ", ".join(f"{f.task} ({f.reason})" for f in others)
-    return text + (f"; followed by {collateral}" if collateral else "")
-
-
-def _end(state: State, end: End) -> Step:
-    return replace(state, phase=RunPhase.ENDED), (Finish(end),)
-
-
-def _forming(state: State, generation: int, now: float) -> State:
-    return replace(state, phase=RunPhase.FORMING, generation=generation, said_at=now)
-
-
-def _running(state: State) -> State:
-    state = _judged(state, state.generation - 1)
-    seats = {task: state.seats[task] for task in state.job.tasks}
-    return replace(state, phase=RunPhase.RUNNING, done=frozenset(), seats=seats)
-
-
-def _judged(state: State, generation: int) -> State:
-    members = {task: state.seats[task].incarnation for task in state.job.tasks}
-    return replace(state, judged=generation, members=members, failures={})
-
-
-def _awaited(state: State) -> list[Task]:
-    """The tasks of the run, and those that shall leave it but still live."""
-    tasks = state.job.tasks
-    return [*tasks, *sorted(set(state.seats) - set(tasks))]
-
-
 def _lacks(state: State, task: Task) -> str:
-    """What a task still lacks for the next generation to begin, or nothing."""
+    """What a task still lacks to start, or nothing."""
     seat = state.seats.get(task)
+    member = task.index < state.job.replicas.get(task.role, 0)
     if not seat:
-        return "not heard from"
-    child = seat.child
-    if child and child.code is None:
+        return "not heard from" if member else ""
+    if _runs(seat):
         return "its child has not stopped"
-    wanted = Directive(Action.WAIT, state.generation, state.charged, state.job).holds()
-    if seat.holds != wanted:
-        return "has not answered"
-    if task in state.failures or seat.ready or task not in state.job.tasks:
+    if not member:
         return ""
-    return "pulls the code"
+    holds, wanted = seat.holds, (state.leader, Action.WAIT, state.generation, state.job.digest)
+    if not holds or (holds.leader, holds.action, holds.generation, holds.job) != wanted:
+        return "has not answered"
+    if task in state.failures:
+        return ""
+    if not _current(state, task):
+        return "its pod is being replaced"
+    return "" if seat.ready else "pulls the code"
 
 
 def _say_missing(state: State, now: float) -> Step:
-    quiet = (RunPhase.STARTING, RunPhase.RUNNING, RunPhase.ENDED)
-    if state.phase in quiet or now - state.said_at < SAY_SECONDS:
+    if now - state.said_at < SAY_SECONDS:
         return state, ()
     if state.phase is RunPhase.ADOPTING:
-        awaited = [*state.job.tasks, *_leaving(state)]
-        lacking = {task: "not heard from" for task in awaited if task not in state.seats}
+        lacking = {task: "not heard from" for task in state.job.tasks if task not in state.seats}
     else:
-        lacking = {task: _lacks(state, task) for task in _awaited(state) if _lacks(state, task)}
+        awaited = sorted({*state.forming, *(_leaving(state) if state.forming else ())})
+        lacking = {task: what for task in awaited if (what := _lacks(state, task))}
+    if not lacking:
+        return state, ()
     named = [f"{task} ({what})" for task, what in lacking.items()]
     more = f" and {len(named) - SAY_TASKS} more" if len(named) > SAY_TASKS else ""
-    return replace(state, said_at=now), (Say("waiting for " + ", ".join(named[:SAY_TASKS]) + more),)
+    text = "waiting for " + ", ".join(named[:SAY_TASKS]) + more
+    return replace(state, said_at=now), (Say(text),)
+
+
+def _names(tasks: Iterable[Task], everybody: Iterable[Task]) -> str:
+    tasks = frozenset(tasks)
+    if tasks >= frozenset(everybody):
+        return "all tasks"
+    named = sorted(str(task) for task in tasks)
+    more = f" and {len(named) - SAY_TASKS} more" if len(named) > SAY_TASKS else ""
+    return ", ".join(named[:SAY_TASKS]) + more
 
 
 def _scale(state: State, down: bool) -> Step:

@@ -24,6 +24,7 @@ class Code(enum.IntEnum):
     BUG = 70  # the launcher itself failed
     IO = 74  # reading or writing failed
     TRY_AGAIN = 75  # a passing fault outside the program
+    DEADLINE = 124  # the run took too long, or made no progress
     CONFIGURATION = 78  # values, environment or job.json are wrong
     COMMAND_NOT_EXECUTABLE = 126  # as a shell says it
     COMMAND_NOT_FOUND = 127  # as a shell says it

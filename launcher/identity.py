@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-ROLES = ("ps", "worker")
+ROLES = ("chief", "ps", "worker", "evaluator")
 ORDINAL = "(0|[1-9][0-9]{0,5})"
 
 

@@ -30,13 +30,23 @@ class Action(enum.Enum):
 
     WAIT = "wait"  # no child may run; be ready for this generation
     RUN = "run"  # run the child of this generation
+    SERVE = "serve"  # the program has ended; a server keeps its seat in the ClusterSpec
     END = "end"  # the run has ended
+
+
+@dataclass(frozen=True, order=True)
+class Leader:
+    """Which controller leads. Of two that are alive for a moment the greater one does."""
+
+    number: int
+    id: str
 
 
 @dataclass(frozen=True)
 class Directive:
     """What a task should be part of. `charged` is the restart budget spent so far."""
 
+    leader: Leader
     action: Action
     generation: int
     charged: int
@@ -44,18 +54,31 @@ class Directive:
 
     def holds(self) -> Holds:
         """What a task that follows this directive reports that it holds."""
-        return Holds(self.action, self.generation, self.charged, self.job.digest, self.job.run)
+        job = self.job
+        return Holds(
+            self.leader,
+            self.action,
+            self.generation,
+            self.charged,
+            job.run,
+            job.digest,
+            job.program_digest,
+            job.cluster_digest,
+        )
 
 
 @dataclass(frozen=True)
 class Holds:
-    """The directive that a task follows, without the text of its job."""
+    """The directive that a task follows, with digests for the text of its job."""
 
+    leader: Leader
     action: Action
     generation: int
     charged: int
-    job: str
     run: str
+    job: str
+    program: str
+    cluster: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +86,8 @@ class ChildReport:
     """A task's latest child. `code` is None while it runs.
 
     `stopped` says that the launcher ended it, `reason` and `last_lines` what a person should
-    see, `ago` how many seconds before this report it ended: clocks of two machines differ.
+    see, `ago` how many seconds before this report it ended: clocks of two machines differ. `up`
+    says that its session trains, `hung` that it makes no progress, `step` the last step it told.
     """
 
     generation: int
@@ -72,6 +96,10 @@ class ChildReport:
     ago: float = 0.0
     reason: str = ""
     last_lines: tuple[str, ...] = ()
+    up: bool = False
+    hung: bool = False
+    step: int | None = None
+    last_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,16 +107,19 @@ class Report:
     """What a task says of itself.
 
     `incarnation` is new with every start of the launcher, `sequence` grows with every report of
-    one incarnation; `ready` says that the code is there.
+    one incarnation; `revision` names its pod's template. `ready` says that the code is there,
+    `serving` that a server keeps the seat of its program, which has ended.
     """
 
     task: Task
     incarnation: str
     sequence: int
     address: str
+    revision: str
     holds: Holds | None
     child: ChildReport | None
     ready: bool
+    serving: bool = False
     wait: bool = False
 
 
@@ -123,9 +154,11 @@ def decode_report(text: bytes) -> Report:
         incarnation=root.text("incarnation"),
         sequence=root.whole("sequence", 0, MOST),
         address=root.text("address", empty=True),
+        revision=root.text("revision", empty=True),
         holds=holds,
         child=child,
         ready=root.flag("ready"),
+        serving=root.flag("serving"),
         wait=root.flag("wait"),
     )
     try:
@@ -142,6 +175,7 @@ def encode_directive(directive: Directive | None) -> bytes:
     if directive is None:
         return json.dumps({"version": VERSION, "directive": None}).encode()
     document = {
+        "leader": asdict(directive.leader),
         "action": directive.action.value,
         "generation": directive.generation,
         "charged": directive.charged,
@@ -157,11 +191,12 @@ def decode_directive(text: bytes) -> Directive | None:
     if not mistakes and root.document.get("directive") is None:
         return None
     part = root.part("directive")
+    leader = _leader(part.part("leader"))
     action = Action(part.choice("action", [a.value for a in Action]))
     generation = part.whole("generation", 0, MOST)
     charged = part.whole("charged", 0, MOST)
     _refuse(mistakes)
-    return Directive(action, generation, charged, job_of(part.document.get("job")))
+    return Directive(leader, action, generation, charged, job_of(part.document.get("job")))
 
 
 def _root(text: bytes, mistakes: list[str]) -> Reader:
@@ -174,25 +209,38 @@ def _root(text: bytes, mistakes: list[str]) -> Reader:
     return root
 
 
+def _leader(part: Reader) -> Leader:
+    return Leader(part.whole("number", 0, MOST), part.text("id"))
+
+
 def _holds(part: Reader) -> Holds:
     return Holds(
+        leader=_leader(part.part("leader")),
         action=Action(part.choice("action", [a.value for a in Action])),
         generation=part.whole("generation", 0, MOST),
         charged=part.whole("charged", 0, MOST),
-        job=part.text("job"),
         run=part.text("run"),
+        job=part.text("job"),
+        program=part.text("program"),
+        cluster=part.text("cluster"),
     )
 
 
 def _child(part: Reader) -> ChildReport:
-    ended = part.document.get("code") is not None
+    def maybe(key: str, most: int) -> int | None:
+        return None if part.document.get(key) is None else part.whole(key, 0, most)
+
     return ChildReport(
         generation=part.whole("generation", 0, MOST),
-        code=part.whole("code", 0, 255) if ended else None,
+        code=maybe("code", 255),
         stopped=part.flag("stopped"),
         ago=part.seconds("ago"),
         reason=part.text("reason", empty=True),
         last_lines=part.texts("last_lines", "a list of texts"),
+        up=part.flag("up"),
+        hung=part.flag("hung"),
+        step=maybe("step", MOST),
+        last_step=maybe("last_step", MOST),
     )
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from launcher.exits import Code, LauncherError
-from launcher.identity import ROLES, Task, task_of_pod
+from launcher.identity import Task, task_of_pod
+from launcher.modes import EVALUATOR, MODES, Mode
 from launcher.reader import Reader
 
 JOB_VERSION = 1
 DEFAULT_PORT = 2222
-MODES = ("parameter-server",)
+MOST_TASKS = 100_000
+SUCCESSES = ("AllWorkers", "Chief")
 CLEANUPS = ("Delete", "Keep")
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' default
 
@@ -66,24 +68,37 @@ class Source:
 
 @dataclass(frozen=True)
 class Restarts:
-    """How many failures of the program are forgiven, and the exit codes that never are."""
+    """How many failures of the program are forgiven, and the exit codes that never are.
+
+    After `refill` seconds without a failure all are forgiven anew.
+    """
 
     limit: int
     permanent_codes: tuple[int, ...]
+    refill: float
 
 
 @dataclass(frozen=True)
 class Job:
-    """The whole desired run, as the chart wrote it. `digest` names exactly this text."""
+    """The whole desired run, as the chart wrote it. `digest` names exactly this text.
+
+    `success` says whose exit code 0 ends the run. `hang_timeout` and `deadline` are seconds, 0 for
+    none. With `logs` a copy of each child's output goes to that folder.
+    """
 
     release: str
     run: str
-    mode: str
+    mode: Mode
     replicas: Mapping[str, int]
     addresses: Addresses
     program: Program
     source: Source | None
     restarts: Restarts
+    success: str
+    chief_first: bool
+    hang_timeout: float
+    deadline: float
+    logs: str
     grace: float
     cleanup: str
     document: Mapping[str, Any]
@@ -91,8 +106,19 @@ class Job:
 
     @functools.cached_property
     def tasks(self) -> tuple[Task, ...]:
-        """Every task of the run, ps first, by index."""
-        return tuple(Task(role, i) for role in ROLES for i in range(self.replicas[role]))
+        """Every task of the run, by role and index."""
+        return tuple(Task(role, i) for role, n in self.replicas.items() for i in range(n))
+
+    @functools.cached_property
+    def program_digest(self) -> str:
+        """Names what trains: children that were started for another one must start again."""
+        return _digest([self.document[key] for key in ("run", "mode", "program", "code")])
+
+    @functools.cached_property
+    def cluster_digest(self) -> str:
+        """Names the ClusterSpec."""
+        counts = {role: n for role, n in self.replicas.items() if role != EVALUATOR}
+        return _digest([counts, self.document["addresses"]])
 
 
 def read_job(text: str | bytes) -> Job:
@@ -117,7 +143,7 @@ def job_of(document: Any) -> Job:
     mistakes: list[str] = []
     root = Reader(document, "", mistakes)
     root.asked.add("version")
-    mode = root.choice("mode", MODES)
+    mode = MODES[root.choice("mode", list(MODES))]
     addresses = root.part("addresses")
     program = root.part("program")
     restarts = root.part("restarts")
@@ -125,7 +151,7 @@ def job_of(document: Any) -> Job:
         release=root.text("release"),
         run=root.text("run"),
         mode=mode,
-        replicas=_replicas(root.part("replicas")),
+        replicas=_replicas(root.part("replicas"), mode),
         addresses=Addresses(
             host=addresses.text("host"),
             port=addresses.whole("port", 1, 65535),
@@ -136,11 +162,17 @@ def job_of(document: Any) -> Job:
         restarts=Restarts(
             limit=restarts.whole("limit", 0, 1_000_000),
             permanent_codes=_codes(restarts),
+            refill=restarts.seconds("refill"),
         ),
+        success=root.choice("success", SUCCESSES),
+        chief_first=root.flag("chiefFirst"),
+        hang_timeout=root.seconds("hangTimeout"),
+        deadline=root.seconds("deadline"),
+        logs=root.text("logs", empty=True),
         grace=root.seconds("grace"),
         cleanup=root.choice("cleanup", CLEANUPS),
         document=document,
-        digest=hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12],
+        digest=_digest(document),
     )
     for part in (root, addresses, restarts):
         part.done()
@@ -148,9 +180,19 @@ def job_of(document: Any) -> Job:
     return job
 
 
-def _replicas(part: Reader) -> dict[str, int]:
-    # Between-graph training needs somewhere to keep variables and somebody to train.
-    counts = {role: part.whole(role, 1, 100_000) for role in ROLES}
+def _digest(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _replicas(part: Reader, mode: Mode) -> dict[str, int]:
+    # Only one task may be the chief or the evaluator: TensorFlow knows no more.
+    counts = {
+        role: part.whole(role, least, 1 if role == "chief" else MOST_TASKS)
+        for role, least in mode.least.items()
+    }
+    if part.document.get(EVALUATOR):
+        counts[EVALUATOR] = part.whole(EVALUATOR, 0, 1)
+    part.asked.add(EVALUATOR)
     part.done()
     return counts
 
@@ -330,7 +372,15 @@ def _standalone_job(
     env: _Environment, task: Task, pod_name: str, program: Sequence[str], flags: bool
 ) -> Job | None:
     """The run that the environment alone describes, where no controller is named."""
-    replicas = {role: env.whole(f"{role.upper()}_REPLICAS", None, 1, 100_000) for role in ROLES}
+    mode = MODES.get(env.text("TFRUN_MODE", "parameter-server"))
+    if mode is None:
+        env.mistakes.append(f"TFRUN_MODE must be one of {', '.join(MODES)}")
+        return None
+    replicas = {
+        role: env.whole(f"{role.upper()}_REPLICAS", None, least, MOST_TASKS)
+        for role, least in mode.least.items()
+    }
+    replicas[EVALUATOR] = env.whole("EVALUATOR_REPLICAS", 0, 0, 1)
     if not program:
         env.mistakes.append(
             "a program must follow --, like `launcher task -- python train.py`; "
@@ -346,10 +396,10 @@ def _standalone_job(
     grace = env.whole("TFRUN_GRACE", 25, 0, 10**6)
     if env.mistakes:
         return None
-    if not task.index < replicas[task.role]:
+    if not task.index < replicas.get(task.role, 0):
         env.mistakes.append(
             f"{task.role.upper()}_REPLICAS must be more than this task's ordinal: this is "
-            f"{task}; got {replicas[task.role]}"
+            f"{task}; got {replicas.get(task.role, 0)}"
         )
         return None
     return job_of(
@@ -357,7 +407,7 @@ def _standalone_job(
             "version": JOB_VERSION,
             "release": pod_name,
             "run": "standalone",
-            "mode": "parameter-server",
+            "mode": mode.name,
             "replicas": replicas,
             "addresses": {"host": host, "port": port},
             "program": {
@@ -368,7 +418,12 @@ def _standalone_job(
                 "workingDir": "",
             },
             "code": {"image": {"path": str(Path.cwd())}},
-            "restarts": {"limit": 0, "permanentCodes": []},
+            "restarts": {"limit": 0, "permanentCodes": [], "refill": 0},
+            "success": "AllWorkers",
+            "chiefFirst": False,
+            "hangTimeout": 0,
+            "deadline": 0,
+            "logs": "",
             "grace": grace,
             "cleanup": "Keep",
         }
