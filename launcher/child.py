@@ -44,7 +44,7 @@ class Child:
         ended: Callable[[Ended], None],
     ) -> None:
         """Starts it. Raises LauncherError where `argv` cannot be started in `cwd`."""
-        _adopt_orphans()
+        adopt_orphans()
         try:
             self._process = subprocess.Popen(
                 argv,
@@ -140,7 +140,7 @@ def _cannot_start(argv: Sequence[str], cwd: Path, error: OSError) -> LauncherErr
     )
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
     """Makes grandchildren whose parent ends this process's children, as PID 1 has by nature."""
     if os.getpid() == 1 or not sys.platform.startswith("linux"):
         return

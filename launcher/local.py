@@ -6,6 +6,7 @@ What only a cluster has (images, volumes, resources, pods) is left out.
 from __future__ import annotations
 
 import contextlib
+import decimal
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ import psutil
 import yaml
 
 from launcher import cluster
+from launcher.child import adopt_orphans
 from launcher.exits import Code, End, LauncherError, Phase, describe, from_wait
 from launcher.identity import Task
 from launcher.log import say
@@ -61,7 +63,7 @@ def _values(files: Sequence[Path], mistakes: list[str]) -> dict[str, Any]:
     values = defaults
     for file in files:
         given = _load(file)
-        mistakes += [f"{key} in {file} is not a known key" for key in _unknown(given, defaults)]
+        mistakes += [f"{mistake} in {file}" for mistake in _mistakes(given, defaults)]
         values = _merge(values, given)
     return values
 
@@ -78,21 +80,27 @@ def _load(path: Path) -> dict[str, Any]:
     return document
 
 
-def _unknown(given: Mapping[str, Any], known: Mapping[str, Any], path: str = "") -> Iterator[str]:
+def _mistakes(given: Mapping[str, Any], known: Mapping[str, Any], path: str = "") -> Iterator[str]:
     for key, value in given.items():
         if key not in known:
-            yield path + str(key)
-        elif isinstance(value, dict) and isinstance(known[key], dict) and key not in FREE:
-            yield from _unknown(value, known[key], f"{path}{key}.")
+            yield f"{path}{key} must be left out: it is not a known key"
+        elif isinstance(known[key], dict) and isinstance(value, dict):
+            if key not in FREE:
+                yield from _mistakes(value, known[key], f"{path}{key}.")
+        elif isinstance(known[key], dict) and value is not None:
+            yield f"{path}{key} must be a mapping; got {json.dumps(value, default=str)}"
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as Helm merges them: mappings by key, all else replaced; null takes a key away."""
+    """Values as Helm merges them.
+
+    Mappings by key, and nothing else replaces a mapping; null takes a key away.
+    """
     merged = {key: value for key, value in below.items() if above.get(key, value) is not None}
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(below.get(key), dict):
             merged[key] = _merge(below[key], value)
-        elif value is not None:
+        elif value is not None and not isinstance(below.get(key), dict):
             merged[key] = value
     return merged
 
@@ -131,7 +139,10 @@ def _document(values: Mapping[str, Any], code: Path | None, mistakes: list[str])
         "mode": values.get("mode"),
         "replicas": {role: (values.get(role) or {}).get("replicas") for role in ("ps", "worker")},
         "addresses": {"host": HOST, "port": 1, "portsPerTask": True},
-        "program": {**program, "args": [_text(arg) for arg in program.get("args") or []]},
+        "program": {
+            **program,
+            **{key: _texts(program.get(key)) for key in ("command", "args", "env")},
+        },
         "code": source,
         "restarts": values.get("restarts"),
         "grace": values.get("grace"),
@@ -141,11 +152,22 @@ def _document(values: Mapping[str, Any], code: Path | None, mistakes: list[str])
     return document
 
 
+def _texts(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _text(item) for key, item in value.items()}
+    return value
+
+
 def _text(scalar: Any) -> Any:
-    """A scalar as the chart writes it: true and not True."""
-    if isinstance(scalar, bool):
-        return "true" if scalar else "false"
-    return str(scalar) if isinstance(scalar, (int, float)) else scalar
+    """A scalar as the chart writes it, by Go's rules for JSON: true, 1 for 1.0, 0.00001."""
+    if isinstance(scalar, float) and 1e-6 <= abs(scalar) < 1e21:
+        text = format(decimal.Decimal(repr(scalar)), "f")
+        return text[:-2] if text.endswith(".0") else text
+    if isinstance(scalar, (bool, int, float)):
+        return json.dumps(scalar)
+    return scalar
 
 
 def _ports(job: Job) -> list[int]:
@@ -209,6 +231,7 @@ class _Run:
     def play(self) -> End:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda n, _: self.events.put(n))
+        adopt_orphans()
         (self.folder / "job.json").write_text(json.dumps(self.job.document))
         with contextlib.closing(socket.socket()) as probe:
             probe.bind((HOST, 0))
@@ -238,6 +261,7 @@ class _Run:
                 reason = f"the launcher of {event.name} failed: {describe(code)}"
                 return End(Phase.FAILED, code, reason, event.name)
             say(f"{event.name}: its launcher was {describe(code)}; it is started again")
+            self._kill_orphans()
             self._start_task(tasks[event.name], controller_port)
 
     def _end(self, returncode: int) -> End:
@@ -322,10 +346,26 @@ class _Run:
             if isinstance(event, int):
                 break
         for process in self.processes.values():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                parent = psutil.Process(process.pid)
-                for member in [*parent.children(recursive=True), parent]:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        member.kill()
+            if process.poll() is None:
+                _kill_tree(process.pid)
+                process.wait()
+        self._kill_orphans()
         for pump in self.pumps:
             pump.join()
+
+    def _kill_orphans(self) -> None:
+        """Ends what launchers left behind that were killed; in a pod the container's end does."""
+        started = {process.pid for process in self.processes.values() if process.poll() is None}
+        for orphan in psutil.Process().children():
+            if orphan.pid not in started:
+                _kill_tree(orphan.pid)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(orphan.pid, 0)
+
+
+def _kill_tree(pid: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for member in [*parent.children(recursive=True), parent]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -199,17 +200,26 @@ def _replicas(part: Reader, mode: Mode) -> dict[str, int]:
 
 def _program(part: Reader) -> Program:
     def is_env(v: Any) -> bool:
-        return isinstance(v, dict) and all(isinstance(item, str) for item in v.values())
+        return isinstance(v, dict) and all(
+            isinstance(name, str)
+            and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)
+            and isinstance(item, str)
+            for name, item in v.items()
+        )
 
     program = Program(
         command=part.texts("command", "a list of at least one text, like [python, train.py]", 1),
         args=part.texts("args", "a list of texts"),
-        env=part.take("env", "a mapping of names to texts", is_env, {}),
+        env=part.take("env", "a mapping of variables' names to texts", is_env, {}),
         flags=part.flag("flags"),
         working_dir=part.text("workingDir", empty=True),
     )
     if Path(program.working_dir).is_absolute() or ".." in Path(program.working_dir).parts:
         part.wrong("workingDir", "a folder inside the code folder", program.working_dir)
+    words = {"command": program.command, "args": program.args, "env": program.env.values()}
+    for key, texts in words.items():
+        if any("\0" in text for text in texts):  # it ends a text where a process is started
+            part.wrong(key, "without NUL characters", part.document[key])
     part.done()
     return program
 

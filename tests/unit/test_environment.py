@@ -1,0 +1,84 @@
+"""The virtual environment of the Makefile: made once, whole, by one process at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import environment
+
+# Makes a folder as environment.py does; the marker says that it is at it.
+MAKER = """
+import sys, time
+from pathlib import Path
+from tests import environment
+
+folder = Path(sys.argv[1])
+
+def make():
+    folder.mkdir()
+    (folder / "half").touch()
+    with folder.with_name("made").open("a") as made:
+        made.write("x")
+    time.sleep(float(sys.argv[2]))
+
+with folder.with_name("lock").open("w") as lock:
+    environment.wait_for(lock, folder)
+    environment.once(folder, make)
+"""
+
+
+def start(folder: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", MAKER, str(folder), str(seconds)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.01)
+
+
+def test_of_two_at_once_one_makes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "venv"
+    with start(folder, 1) as first:
+        wait_for(folder / "half")
+        with start(folder, 0) as second:
+            assert "waiting for it" in second.communicate(timeout=30)[1]
+        assert first.wait(30) == second.returncode == 0
+    assert (tmp_path / "made").read_text() == "x"
+
+
+def test_what_was_interrupted_is_begun_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "venv"
+    with start(folder, 60) as first:
+        wait_for(folder / "half")
+        first.kill()
+    assert not (folder / "ready").exists()
+    with start(folder, 0) as second:
+        assert second.wait(30) == 0
+    assert (folder / "ready").exists()
+    assert (tmp_path / "made").read_text() == "xx"
+
+
+@pytest.mark.parametrize("version", [(3, 9), (3, 14)])
+def test_a_python_without_tensorflow_is_refused(
+    version: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        environment.missing_package(version, has_venv=True, installs=True)
+    assert "Python 3.10 to 3.13 is needed" in capsys.readouterr().err
+
+
+def test_a_missing_venv_module_is_installed_or_named(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = environment.missing_package
+    assert missing((3, 10), has_venv=True, installs=False) is None
+    assert missing((3, 12), has_venv=False, installs=True) == "python3.12-venv"
+    with pytest.raises(SystemExit):
+        missing((3, 12), has_venv=False, installs=False)
+    assert "apt-get install --yes python3.12-venv" in capsys.readouterr().err
