@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Callable
 
 from launcher.exits import Code, LauncherError, from_wait
+from launcher.log import say
 
 KEPT_LINES = 20
 LINE_BYTES = 64 * 1024  # a longer line is passed on in pieces
@@ -42,8 +43,13 @@ class Child:
         env: Mapping[str, str],
         cwd: Path,
         ended: Callable[[Ended], None],
+        line: Callable[[str], None] | None = None,
+        copy: Path | None = None,
     ) -> None:
-        """Starts it. Raises LauncherError where `argv` cannot be started in `cwd`."""
+        """Starts it. `line` is given each line of output, and `copy` names a file for all of it.
+
+        Raises LauncherError where `argv` cannot be started in `cwd`.
+        """
         adopt_orphans()
         try:
             self._process = subprocess.Popen(
@@ -60,10 +66,16 @@ class Child:
         self.pid = self._process.pid
         self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         self._ended = ended
+        self._line = line
+        self._copy = copy
         self._kill_timer: threading.Timer | None = None
         self._reaping = threading.Lock()
         self._reaped = False
         threading.Thread(target=self._wait, daemon=True).start()
+
+    def last_lines(self) -> tuple[str, ...]:
+        """The last lines of output so far."""
+        return tuple(self._lines.copy())
 
     def send(self, number: int) -> None:
         """Sends a signal to the child's whole process group."""
@@ -108,20 +120,31 @@ class Child:
                 os.waitpid(result.si_pid, os.WNOHANG)
 
     def _pump(self, stream: IO[bytes]) -> None:
-        out = sys.stdout.buffer if sys.stdout else None  # none where it was closed from the start
-        while True:
-            line = stream.readline(LINE_BYTES)
-            if not line:
-                stream.close()
-                return
-            text = line.decode(errors="replace").rstrip()
-            if text:
-                self._lines.append(text[:KEPT_LINE_CHARACTERS])
-            # A closed output is no reason to stop reading: the child would block.
-            if out:
-                with contextlib.suppress(OSError, ValueError):
-                    out.write(line)
-                    out.flush()
+        copy = self._open_copy()
+        # There is no output where it was closed from the start.
+        outputs = [out for out in (sys.stdout and sys.stdout.buffer, copy) if out]
+        with stream, copy or contextlib.nullcontext():
+            while line := stream.readline(LINE_BYTES):
+                text = line.decode(errors="replace").rstrip()
+                if text:
+                    self._lines.append(text[:KEPT_LINE_CHARACTERS])
+                    if self._line:
+                        self._line(text)
+                for out in outputs:
+                    # A closed output is no reason to stop reading: the child would block.
+                    with contextlib.suppress(OSError, ValueError):
+                        out.write(line)
+                        out.flush()
+
+    def _open_copy(self) -> IO[bytes] | None:
+        if not self._copy:
+            return None
+        try:
+            self._copy.parent.mkdir(parents=True, exist_ok=True)
+            return self._copy.open("ab")
+        except OSError as error:
+            say(f"logs must name a folder that tasks can write to: {error}")
+            return None
 
 
 def _cannot_start(argv: Sequence[str], cwd: Path, error: OSError) -> LauncherError:

@@ -1,10 +1,6 @@
-"""The ClusterSpec and the three ways a program is told it. Pure."""
+"""The ClusterSpec: who listens where. Pure."""
 
 from __future__ import annotations
-
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 from launcher.identity import ROLES, Task
 from launcher.modes import EVALUATOR
@@ -12,14 +8,6 @@ from launcher.settings import Addresses, Job
 
 # With one host for all tasks each role has a range of ports of its own.
 PORTS_PER_ROLE = 100
-
-
-@dataclass(frozen=True)
-class Invocation:
-    """What a child process is started with, beyond the inherited environment."""
-
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
 
 
 def address(addresses: Addresses, task: Task) -> str:
@@ -38,31 +26,3 @@ def spec(job: Job) -> dict[str, list[str]]:
         for role, count in job.replicas.items()
         if role != EVALUATOR
     }
-
-
-def invocation(job: Job, task: Task, generation: int) -> Invocation:
-    """The program's argv and environment for one task.
-
-    The ClusterSpec comes as TF_CONFIG (https://www.tensorflow.org/guide/distributed_training),
-    as PS_HOSTS, WORKER_HOSTS, JOB_NAME and TASK_INDEX, and with `program.flags` as the flags
-    of the same names that TensorFlow 1 programs take.
-    """
-    cluster = spec(job)
-    variables = {
-        **{f"{role.upper()}_HOSTS": ",".join(hosts) for role, hosts in cluster.items()},
-        "JOB_NAME": task.role,
-        "TASK_INDEX": str(task.index),
-    }
-    flags = [f"--{name.lower()}={value}" for name, value in variables.items()]
-    tf_config = {"cluster": cluster, "task": {"type": task.role, "index": task.index}}
-    program = job.program
-    return Invocation(
-        argv=(*program.command, *program.args, *(flags if program.flags else ())),
-        env={
-            **program.env,
-            **variables,
-            "TF_CONFIG": json.dumps(tf_config),
-            "TFRUN_RUN": job.run,
-            "TFRUN_GENERATION": str(generation),
-        },
-    )

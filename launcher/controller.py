@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import os
 import signal
 import time
 from collections.abc import Mapping
@@ -17,8 +18,9 @@ from typing import Any, Callable, TypeVar
 from launcher import decide, nfs
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
-from launcher.kubernetes import Kubernetes
+from launcher.kubernetes import Kubernetes, StatefulSet
 from launcher.log import say
+from launcher.progress import Progress
 from launcher.protocol import (
     HOLD_SECONDS,
     PATH,
@@ -26,6 +28,7 @@ from launcher.protocol import (
     Action,
     Directive,
     Holds,
+    Leader,
     Report,
     decode_report,
     encode_directive,
@@ -35,6 +38,7 @@ from launcher.settings import ControllerSettings, Job
 HEADER_BYTES = 8 * 1024
 IDLE_SECONDS = 60.0  # a connection that says nothing for so long is closed
 TICK_SECONDS = 1.0
+BUSY_TICK_SECONDS = 0.05
 DIAGNOSE_SECONDS = 4.0  # without a word from any task
 MISSING_SECONDS = 30.0  # how long a folder may stay missing before the run fails
 REFUSED_SECONDS = 5.0  # until a Role that has just been made is known to every API server
@@ -82,10 +86,12 @@ class _Controller:
         self.kubernetes = (
             Kubernetes(settings.kubernetes, self.job.release) if settings.kubernetes else None
         )
-        self.state = decide.State(self.job)
+        self.state = decide.State(self.job, Leader(0, os.urandom(8).hex()))
+        self.progress = Progress()
         self.effects: asyncio.Queue[decide.Effect] = asyncio.Queue()
         self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.recorded = False  # the end, so that a controller after this one knows of it
+        self.farewell: set[Task] = set()  # who has heard of the end, and has stopped
         self.waiting: dict[Task, asyncio.Event] = {}
         self.encoded: dict[Holds, bytes] = {}
 
@@ -134,14 +140,19 @@ class _Controller:
             self.fault.set_exception(error)
 
     async def _follow(self) -> End:
-        replicas: dict[str, int] = {}
         if self.kubernetes:
-            for role in self.job.replicas:
-                found = await self._insist(self.kubernetes.read, role)
-                replicas[role] = found.replicas
-                if found.end.get("run") == self.job.run:
-                    return await self._ended_before(found.end)
-        self._step(decide.Begin(replicas))
+            found = {
+                role: await self._insist(self.kubernetes.read, role) for role in self.job.replicas
+            }
+            for role in found.values():
+                if role.end.get("run") == self.job.run:
+                    return await self._ended_before(role.end)
+            age = await self._age(self.kubernetes, found)
+            replicas = {role: item.replicas for role, item in found.items()}
+            revisions = {role: item.revision for role, item in found.items()}
+            self._step(decide.Begin(replicas, revisions, age))
+        else:
+            self._step(decide.Begin({}, {}))
         while True:
             effect = await self.effects.get()
             if isinstance(effect, decide.Say):
@@ -150,11 +161,22 @@ class _Controller:
                 await self._finish(effect.end)
                 return effect.end
             elif self.kubernetes:
-                await self._insist(self.kubernetes.write, effect.role, effect.replicas, None)
+                await self._insist(self.kubernetes.scale, effect.role, effect.replicas)
+
+    async def _age(self, kubernetes: Kubernetes, found: Mapping[str, StatefulSet]) -> float:
+        """How many seconds ago the run began; the first controller of a run writes it down."""
+        role, first = next(iter(found.items()))
+        at = first.begin.get("at")
+        if first.begin.get("run") == self.job.run and isinstance(at, (int, float)):
+            return max(0.0, time.time() - at)
+        await self._insist(kubernetes.begin, role, {"run": self.job.run, "at": time.time()})
+        return 0.0
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            state = self.state
+            busy = state.forming or state.held or state.failures
+            await asyncio.sleep(BUSY_TICK_SECONDS if busy else TICK_SECONDS)
             self._step(decide.Tick())
 
     async def _diagnose(self) -> None:
@@ -186,11 +208,7 @@ class _Controller:
         for effect in effects:
             self.effects.put_nowait(effect)
         after = self.state
-        if (before.phase, before.generation, before.charged) != (
-            after.phase,
-            after.generation,
-            after.charged,
-        ):
+        if _told(before) != _told(after):
             self.encoded.clear()
             self._wake()
 
@@ -229,18 +247,15 @@ class _Controller:
 
     async def _record(self, record: Mapping[str, Any]) -> None:
         """Writes the end to every StatefulSet, in the same change that frees its pods."""
-        replicas = None if self.job.cleanup == "Keep" else 0
         if self.kubernetes:
             for role in self.job.replicas:
-                await self._insist(self.kubernetes.write, role, replicas, record)
+                free = self.job.cleanup == "Delete"
+                await self._insist(self.kubernetes.end, role, record, free)
 
     async def _farewell(self) -> None:
         """Gives every task that is connected the time to hear of the end."""
-        ended = Directive(Action.END, self.state.generation, self.state.charged, self.job).holds()
         deadline = time.monotonic() + FAREWELL_SECONDS
-        while time.monotonic() < deadline:
-            if all(seat.holds == ended and not _runs(seat) for seat in self.state.seats.values()):
-                return
+        while time.monotonic() < deadline and not self.farewell >= set(self.state.seats):
             await asyncio.sleep(0.02)
 
     async def _insist(self, call: Callable[..., T], *arguments: object) -> T:
@@ -300,21 +315,37 @@ class _Controller:
         if superseded:
             superseded.set()
         self._step(decide.Heard(report))
+        if report.holds and report.holds.action is Action.END and not decide.runs(report):
+            self.farewell.add(task)
+        if task == self.job.mode.chief:
+            line = self.progress.line(report, time.monotonic())
+            if line:
+                say(line)
         wanted = self._directive(report)
         if wanted is None and report.wait:
-            changed = self.waiting[task] = asyncio.Event()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(changed.wait(), HOLD_SECONDS)
-            if self.waiting.get(task) is not changed:
-                return encode_directive(None)  # a newer request of this task has taken its place
-            del self.waiting[task]
-            wanted = self._directive(report)
+            wanted = await self._hold(report)
         if wanted is None:
             return encode_directive(None)
         holds = wanted.holds()
         if holds not in self.encoded:
             self.encoded[holds] = encode_directive(wanted)
         return self.encoded[holds]
+
+    async def _hold(self, report: Report) -> Directive | None:
+        """Keeps a request until there is news for its task, for so long as HTTP allows."""
+        task, until = report.task, time.monotonic() + HOLD_SECONDS
+        changed = self.waiting[task] = asyncio.Event()
+        wanted = None
+        with contextlib.suppress(asyncio.TimeoutError):
+            while wanted is None:
+                await asyncio.wait_for(changed.wait(), until - time.monotonic())
+                if self.waiting.get(task) is not changed:
+                    return None  # a newer request of this task has taken its place
+                changed.clear()
+                wanted = self._directive(report)
+        if self.waiting.get(task) is changed:
+            del self.waiting[task]
+        return wanted
 
     def _directive(self, report: Report) -> Directive | None:
         wanted = decide.directive(self.state, report)
@@ -324,8 +355,19 @@ class _Controller:
         return wanted
 
 
-def _runs(seat: Report) -> bool:
-    return seat.child is not None and seat.child.code is None
+def _told(state: decide.State) -> tuple[object, ...]:
+    """What directives depend on."""
+    return (
+        state.phase,
+        state.leader,
+        state.generation,
+        len(state.charges),
+        state.runs,
+        state.forming,
+        state.held,
+        state.done,
+        decide.programs_stop(state),
+    )
 
 
 def _last_words(end: End) -> str:

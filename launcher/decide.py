@@ -202,7 +202,7 @@ def _wanted(state: State, report: Report) -> Directive | None:
     elif task in state.forming or task not in state.runs:
         holds = report.holds
         serving = not mode.runs_program(task) and holds and holds.action is Action.RUN
-        if serving and _programs_stop(state):
+        if serving and programs_stop(state):
             return None  # it keeps the variables until every program could save them
     else:
         generation = state.runs[task]
@@ -580,14 +580,15 @@ def _current(state: State, task: Task) -> bool:
     return not revision or state.seats[task].revision in ("", revision)
 
 
-def _runs(seat: Report) -> bool:
+def runs(seat: Report) -> bool:
+    """Whether a child of the task runs."""
     return seat.serving or (seat.child is not None and seat.child.code is None)
 
 
-def _programs_stop(state: State) -> bool:
+def programs_stop(state: State) -> bool:
     """Whether a program that shall stop still runs."""
     return any(
-        _runs(seat)
+        runs(seat)
         for task, seat in state.seats.items()
         if state.job.mode.runs_program(task)
         and not seat.serving
@@ -601,7 +602,7 @@ def _lacks(state: State, task: Task) -> str:
     member = task.index < state.job.replicas.get(task.role, 0)
     if not seat:
         return "not heard from" if member else ""
-    if _runs(seat):
+    if runs(seat):
         return "its child has not stopped"
     if not member:
         return ""

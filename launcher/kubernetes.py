@@ -18,14 +18,20 @@ from launcher.settings import KubernetesSettings
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_SECONDS = 10.0
+BEGIN_ANNOTATION = "tfrun/begin"  # when the run began, as a JSON text
 END_ANNOTATION = "tfrun/end"  # how the run ended, as a JSON text
 
 
 @dataclass(frozen=True)
 class StatefulSet:
-    """What the controller reads of a role's StatefulSet; `end` is empty before any end."""
+    """What the controller reads of a role's StatefulSet.
+
+    `revision` names the newest template of its pods. `begin` and `end` are empty before any.
+    """
 
     replicas: int
+    revision: str
+    begin: Mapping[str, Any]
     end: Mapping[str, Any]
 
 
@@ -41,23 +47,34 @@ class Kubernetes:
         self._path = f"/apis/apps/v1/namespaces/{settings.namespace}/statefulsets/{release}-"
 
     def read(self, role: str) -> StatefulSet:
-        """The role's StatefulSet."""
+        """The role's StatefulSet, once Kubernetes has seen its newest template."""
         document = self._call("GET", role, None)
-        end = (document["metadata"].get("annotations") or {}).get(END_ANNOTATION, "{}")
-        try:
-            parsed = json.loads(end)
-        except ValueError:
-            parsed = {}
-        replicas = document["spec"].get("replicas", 1)
-        return StatefulSet(replicas, parsed if isinstance(parsed, dict) else {})
+        metadata, status = document["metadata"], document.get("status") or {}
+        if status.get("observedGeneration", 0) < metadata["generation"]:
+            raise http.client.HTTPException(f"the StatefulSet of role {role} is not yet observed")
+        annotations = metadata.get("annotations") or {}
+        return StatefulSet(
+            document["spec"].get("replicas", 1),
+            status.get("updateRevision", ""),
+            _record(annotations.get(BEGIN_ANNOTATION)),
+            _record(annotations.get(END_ANNOTATION)),
+        )
 
-    def write(self, role: str, replicas: int | None, end: Mapping[str, Any] | None) -> None:
-        """Sets the number of pods, the record of the end, or both in one change."""
-        patch: dict[str, Any] = {}
-        if replicas is not None:
-            patch["spec"] = {"replicas": replicas}
-        if end is not None:
-            patch["metadata"] = {"annotations": {END_ANNOTATION: json.dumps(end)}}
+    def scale(self, role: str, replicas: int) -> None:
+        """Sets the number of pods."""
+        self._call("PATCH", role, {"spec": {"replicas": replicas}})
+
+    def begin(self, role: str, record: Mapping[str, Any]) -> None:
+        """Records when the run began."""
+        annotations = {BEGIN_ANNOTATION: json.dumps(record)}
+        self._call("PATCH", role, {"metadata": {"annotations": annotations}})
+
+    def end(self, role: str, record: Mapping[str, Any], free: bool) -> None:
+        """Records how the run ended, and frees its pods in the same change."""
+        annotations = {END_ANNOTATION: json.dumps(record)}
+        patch: dict[str, Any] = {"metadata": {"annotations": annotations}}
+        if free:
+            patch["spec"] = {"replicas": 0}
         self._call("PATCH", role, patch)
 
     def _call(self, method: str, role: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -93,6 +110,14 @@ class Kubernetes:
         except ValueError:
             raise http.client.HTTPException(f"the answer is not JSON: {_reason(text)}") from None
         return document
+
+
+def _record(text: object) -> Mapping[str, Any]:
+    try:
+        document = json.loads(text) if isinstance(text, str) else {}
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _reason(text: bytes) -> str:

@@ -33,6 +33,7 @@ from launcher.child import adopt_orphans
 from launcher.exits import Code, End, LauncherError, Phase, describe, from_wait
 from launcher.identity import Task
 from launcher.log import say
+from launcher.modes import EVALUATOR, MODES
 from launcher.settings import JOB_VERSION, Job, job_of
 
 PACKAGE = Path(__file__).absolute().parent
@@ -40,6 +41,18 @@ PACKAGE = Path(__file__).absolute().parent
 DEFAULTS = (PACKAGE / "values.yaml", PACKAGE.parent / "charts" / "tfrun" / "values.yaml")
 # Values whose keys are Kubernetes' or the user's own.
 FREE = {"env", "pod", "resources", "podSecurityContext", "securityContext"}
+# What job.json takes from the values as it stands.
+POLICIES = (
+    "restarts",
+    "success",
+    "chiefFirst",
+    "checkpoints",
+    "hangTimeout",
+    "deadline",
+    "logs",
+    "grace",
+    "cleanup",
+)
 HOST = "127.0.0.1"
 PORT_ATTEMPTS = 50
 
@@ -137,16 +150,14 @@ def _document(values: Mapping[str, Any], code: Path | None, mistakes: list[str])
         "version": JOB_VERSION,
         "release": "local",
         "mode": values.get("mode"),
-        "replicas": {role: (values.get(role) or {}).get("replicas") for role in ("ps", "worker")},
+        "replicas": {role: (values.get(role) or {}).get("replicas") for role in _roles(values)},
         "addresses": {"host": HOST, "port": 1, "portsPerTask": True},
         "program": {
             **program,
             **{key: _texts(program.get(key)) for key in ("command", "args", "env")},
         },
         "code": source,
-        "restarts": values.get("restarts"),
-        "grace": values.get("grace"),
-        "cleanup": values.get("cleanup"),
+        **{key: values.get(key) for key in POLICIES},
     }
     document["run"] = hashlib.sha256(json.dumps(document).encode()).hexdigest()[:12]
     return document
@@ -158,6 +169,13 @@ def _texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _text(item) for key, item in value.items()}
     return value
+
+
+def _roles(values: Mapping[str, Any]) -> list[str]:
+    """The roles that the mode has, and the evaluator where there is one."""
+    mode = MODES.get(str(values.get("mode")))
+    roles = list(mode.least) if mode else []
+    return [*roles, EVALUATOR] if (values.get(EVALUATOR) or {}).get("replicas") else roles
 
 
 def _text(scalar: Any) -> Any:

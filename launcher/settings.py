@@ -97,6 +97,7 @@ class Job:
     restarts: Restarts
     success: str
     chief_first: bool
+    checkpoints: str
     hang_timeout: float
     deadline: float
     logs: str
@@ -167,6 +168,7 @@ def job_of(document: Any) -> Job:
         ),
         success=root.choice("success", SUCCESSES),
         chief_first=root.flag("chiefFirst"),
+        checkpoints=root.text("checkpoints", empty=True),
         hang_timeout=root.seconds("hangTimeout"),
         deadline=root.seconds("deadline"),
         logs=root.text("logs", empty=True),
@@ -267,6 +269,7 @@ class TaskSettings:
 
     task: Task
     address: str
+    revision: str
     controller: tuple[str, int] | None
     job: Job | None
     work: Path
@@ -366,6 +369,7 @@ def task_settings(
     settings = TaskSettings(
         task=task,
         address=env.text("TFRUN_POD_IP"),
+        revision=env.text("TFRUN_REVISION"),
         controller=controller,
         job=job,
         work=Path(env.text("TFRUN_WORK", "tfrun-work")).absolute(),
@@ -431,6 +435,7 @@ def _standalone_job(
             "restarts": {"limit": 0, "permanentCodes": [], "refill": 0},
             "success": "AllWorkers",
             "chiefFirst": False,
+            "checkpoints": "",
             "hangTimeout": 0,
             "deadline": 0,
             "logs": "",

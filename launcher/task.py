@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -18,19 +17,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional, Union
 
-from launcher import cluster, peers
+from launcher import cluster, invocation, peers
 from launcher.child import Child, Ended
 from launcher.code import Pulled, pull
 from launcher.exits import Code, End, LauncherError, Phase, describe
+from launcher.identity import Task
 from launcher.link import Link
 from launcher.log import say
-from launcher.protocol import Action, ChildReport, Directive, Report
+from launcher.protocol import Action, ChildReport, Directive, Leader, Report
 from launcher.settings import Job, TaskSettings
+from launcher.watch import Watch
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-# Not resolved: in a pod each file is a link into a folder of the ConfigMap's volume.
-PACKAGE_PARENT = Path(__file__).absolute().parent.parent
+UP_SECONDS = 0.2  # between two looks at whether the chief's session is up
+PROGRESS_SECONDS = 5.0  # between two reports of the chief's step
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,12 @@ class _Prepared:
     failure: LauncherError | None
 
 
-_Event = Union[_Signal, Directive, _Prepared, Ended]
+@dataclass(frozen=True)
+class _Wake:
+    """Nothing has happened for a while."""
+
+
+_Event = Union[_Signal, Directive, _Prepared, Ended, _Wake]
 _Preparation = Callable[[threading.Event], Optional[Pulled]]
 
 
@@ -60,10 +66,17 @@ class _Story:
     def __init__(self, settings: TaskSettings, environ: Mapping[str, str]) -> None:
         self.settings = settings
         self.environ = environ
-        self.serves = settings.task.role == "ps"
         self.events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self.report = Report(
-            settings.task, os.urandom(16).hex(), 0, settings.address, None, None, self.serves, True
+            task=settings.task,
+            incarnation=os.urandom(16).hex(),
+            sequence=0,
+            address=settings.address,
+            revision=settings.revision,
+            holds=None,
+            child=None,
+            ready=False,
+            wait=True,
         )
         self.directive: Directive | None = None
         self.pulled: Pulled | None = None
@@ -71,8 +84,12 @@ class _Story:
         self.reached_for = 0  # the generation whose peers were reached
         self.preparing: tuple[Directive, threading.Event] | None = None
         self.child: Child | None = None
-        self.latest: ChildReport | None = None  # what is said of the latest child
+        self.watch: Watch | None = None  # where the child is the program
+        self.latest: ChildReport | None = None  # what is said of this generation's child
+        self.serving = False  # the child is a server in the place of the program, which has ended
+        self.served_for = 0
         self.ended_at = 0.0
+        self.told_at = 0.0
         self.leaving = 0  # the signal that ends the launcher
 
     def play(self) -> End:
@@ -84,29 +101,80 @@ class _Story:
             link = Link(self.settings.controller, self.report, self.events.put)
         else:
             assert self.settings.job
-            self.events.put(Directive(Action.RUN, 1, 0, self.settings.job))
+            alone = Leader(0, "alone")
+            self.events.put(Directive(alone, Action.RUN, 1, 0, self.settings.job))
         while True:
-            self._take(self.events.get())
+            event = self._next()
+            self._take(event)
             end = self._end()
             if end:
                 if link:
                     link.finish(self._report())
                 return end
             self._step()
-            if link:
+            news = self._observe()
+            if link and (news or not isinstance(event, _Wake)):
                 link.send(self._report())
+
+    def _next(self) -> _Event:
+        """The next event; a program that runs is looked at now and then."""
+        try:
+            return self.events.get(timeout=self._patience())
+        except queue.Empty:
+            return _Wake()
+
+    def _patience(self) -> float | None:
+        if not self.watch or not self.directive or not self.latest:
+            return None
+        job, chief = self.directive.job, self._is_chief()
+        if chief and job.chief_first and not self.latest.up:
+            return UP_SECONDS
+        waits = [PROGRESS_SECONDS] if chief else []
+        if job.hang_timeout and not self.latest.hung:
+            waits.append(max(0.1, job.hang_timeout - self.watch.quiet()))
+        return min(waits, default=None)
+
+    def _is_chief(self) -> bool:
+        return bool(self.directive and self.directive.job.mode.chief == self.settings.task)
+
+    def _observe(self) -> bool:
+        """Notes what the running program's output tells; whether there is news to report."""
+        if not self.watch or not self.directive or not self.latest or not self.child:
+            return False
+        timeout = self.directive.job.hang_timeout
+        quiet = self.watch.quiet()
+        seen = replace(
+            self.latest,
+            up=self.latest.up or (self._is_chief() and self.watch.up()),
+            hung=self.latest.hung or bool(timeout and quiet >= timeout),
+            step=self.watch.step,
+            last_step=self.watch.last_step,
+        )
+        now = time.monotonic()
+        urgent = (seen.up, seen.hung) != (self.latest.up, self.latest.hung)
+        moved = self._is_chief() and seen.step != self.latest.step
+        if not urgent and not (moved and now - self.told_at >= PROGRESS_SECONDS):
+            return False
+        if seen.hung and not self.latest.hung:
+            seen = replace(seen, last_lines=self.child.last_lines())
+            say(f"no progress for {quiet:.0f} s")
+        self.latest, self.told_at = seen, now
+        return True
 
     # What happened.
 
     def _take(self, event: _Event) -> None:
         if isinstance(event, Directive):
+            held = self.directive
             # An older controller that is still alive has nothing to say any more.
-            if self.directive is None or event.generation >= self.directive.generation:
+            if held is None or (event.leader, event.generation) >= (held.leader, held.generation):
                 self.directive = event
         elif isinstance(event, _Prepared):
             self._take_prepared(event)
         elif isinstance(event, Ended):
             self._take_ended(event)
+        elif isinstance(event, _Wake):
+            pass
         elif event.number in STOPPING:
             if self.leaving and self.child:
                 self.child.send(signal.SIGKILL)  # asked twice: no more grace
@@ -130,6 +198,13 @@ class _Story:
     def _take_ended(self, event: Ended) -> None:
         assert self.latest
         self.child = None
+        if self.serving:
+            self.serving = False
+            return
+        if self.watch:
+            step, last_step = self.watch.step, self.watch.last_step
+            self.latest = replace(self.latest, step=step, last_step=last_step)
+            self.watch = None
         self.ended_at = time.monotonic()
         reason = describe(event.code)
         self.latest = replace(
@@ -166,15 +241,20 @@ class _Story:
         directive = self.directive
         if directive is None or self.leaving:
             return
-        runs = directive.action is Action.RUN
         generation = directive.generation
+        runs = directive.action is Action.RUN
+        serves = directive.action is Action.SERVE
         if self.preparing:
             if self.preparing[0] is not directive:
                 self.preparing[1].set()
         elif self.child:
-            if not runs or self.latest is None or self.latest.generation != generation:
+            if not self._wants_child(directive):
                 self._stop_child(signal.SIGTERM)
-        elif directive.action is Action.END or self._ended_in(generation):
+        elif directive.action is Action.END:
+            pass
+        elif serves and self.served_for != generation:
+            self._serve(directive)
+        elif serves or self._ended_in(generation):
             pass
         elif not self._ready(directive):
             source, work = directive.job.source, self.settings.work
@@ -185,11 +265,21 @@ class _Story:
         elif runs:
             self._start_child(directive)
 
+    def _wants_child(self, directive: Directive) -> bool:
+        """Whether the child that runs is the one that the directive asks for."""
+        if self.serving:
+            wanted = directive.action is Action.SERVE
+            return wanted and self.served_for == directive.generation
+        wanted = directive.action in (Action.RUN, Action.SERVE)
+        return wanted and self._ended_in(directive.generation)
+
     def _ended_in(self, generation: int) -> bool:
+        """Whether this generation's child was started already, and so has ended if none runs."""
         return self.latest is not None and self.latest.generation == generation
 
     def _ready(self, directive: Directive) -> bool:
-        return self.serves or self.pulled_for == directive.job.run
+        runs_program = directive.job.mode.runs_program(self.settings.task)
+        return not runs_program or self.pulled_for == directive.job.run
 
     def _prepare(self, directive: Directive, preparation: _Preparation) -> None:
         cancelled = threading.Event()
@@ -208,41 +298,71 @@ class _Story:
         threading.Thread(target=work, daemon=True).start()
 
     def _reach(self, job: Job, cancelled: threading.Event) -> None:
-        """A program needs its parameter servers' names; alone, also their ports."""
-        if not self.serves:
-            connect = self.settings.controller is None
-            peers.wait(cluster.spec(job)["ps"], self.settings.peers_timeout, connect, cancelled)
+        """A program needs the names of those who serve it; alone, also their ports."""
+        if not job.mode.runs_program(self.settings.task):
+            return
+        servers = [
+            address
+            for role, addresses in cluster.spec(job).items()
+            if role not in job.mode.programs
+            for address in addresses
+        ]
+        connect = self.settings.controller is None
+        peers.wait(servers, self.settings.peers_timeout, connect, cancelled)
 
     def _start_child(self, directive: Directive) -> None:
-        job, generation = directive.job, directive.generation
-        invocation = cluster.invocation(job, self.settings.task, generation)
-        env = {k: v for k, v in self.environ.items() if not k.startswith("TFRUN_")}
-        env.setdefault("PYTHONUNBUFFERED", "1")
-        if self.serves:
-            # A parameter server on a GPU would take all of its memory from the workers.
-            env.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-            env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-            argv: tuple[str, ...] = (_python(job), "-m", "launcher.server")
-            cwd = PACKAGE_PARENT
-        else:
-            assert self.pulled
-            argv = invocation.argv
-            cwd = self.pulled.folder / job.program.working_dir
-            paths = [str(self.pulled.folder), env.get("PYTHONPATH", "")]
-            env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-        env.update(invocation.env)
-        try:
-            self.child = Child(argv, env, cwd, self.events.put)
-        except LauncherError as failure:
-            self._fail(generation, failure)
-            return
+        job, generation, task = directive.job, directive.generation, self.settings.task
         self.latest = ChildReport(generation)
-        say(f"generation {generation}: started {' '.join(argv)} (process {self.child.pid})")
+        if not job.mode.runs_program(task):
+            self._spawn(directive, invocation.server(job, task, self.environ), None)
+            return
+        assert self.pulled
+        ready = self.settings.work / f"ready-{generation}"
+        ready.unlink(missing_ok=True)
+        checkpoints = Path(job.checkpoints) if job.checkpoints else None
+        started = invocation.program(job, task, generation, self.pulled.folder, ready, self.environ)
+        self.watch = Watch(ready, checkpoints)
+        self._spawn(directive, started, self.watch)
+
+    def _serve(self, directive: Directive) -> None:
+        """Keeps the seat of a program that has ended: others may still look for it."""
+        self.served_for = directive.generation
+        self.serving = True
+        self._spawn(
+            directive,
+            invocation.server(directive.job, self.settings.task, self.environ),
+            None,
+        )
+
+    def _spawn(
+        self, directive: Directive, started: invocation.Invocation, watch: Watch | None
+    ) -> None:
+        generation, task = directive.generation, self.settings.task
+        try:
+            self.child = Child(
+                started.argv,
+                started.env,
+                started.cwd,
+                self.events.put,
+                line=watch.line if watch else None,
+                copy=_log_file(directive.job, task, generation),
+            )
+        except LauncherError as failure:
+            if self.serving:
+                self.serving = False
+                say(failure.reason)
+            else:
+                self.watch = None
+                self._fail(generation, failure)
+            return
+        words = " ".join(started.argv)
+        say(f"generation {generation}: started {words} (process {self.child.pid})")
 
     def _stop_child(self, number: int) -> None:
         if self.child and self.latest:
             grace = self.directive.job.grace if self.directive else 0.0
-            self.latest = replace(self.latest, stopped=True)
+            if not self.serving:
+                self.latest = replace(self.latest, stopped=True)
             self.child.stop(grace, number)
 
     def _report(self) -> Report:
@@ -255,11 +375,11 @@ class _Story:
             holds=self.directive.holds() if self.directive else None,
             child=latest,
             ready=self.directive is not None and self._ready(self.directive),
+            serving=self.serving,
         )
         return self.report
 
 
-def _python(job: Job) -> str:
-    """The Python that has TensorFlow: the program's own, where it names one."""
-    command = job.program.command[0]
-    return command if Path(command).name.startswith("python") else sys.executable
+def _log_file(job: Job, task: Task, generation: int) -> Path | None:
+    """Where a copy of the child's output goes, so that it outlives the pod."""
+    return Path(job.logs) / job.run / f"{generation}-{task}.log" if job.logs else None

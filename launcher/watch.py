@@ -1,0 +1,66 @@
+"""What a child's output tells: the step it is at, whether it trains, whether it hangs."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# "step 900/2000", "global_step=900", "Step: 900": as programs commonly print it.
+STEP = re.compile(r"step\b[\s:=#]*([0-9]{1,15})(?:\s*(?:/|of)\s*([0-9]{1,15}))?", re.IGNORECASE)
+
+
+@dataclass
+class Watch:
+    """The progress of one child. `line` is called on the thread that reads its output.
+
+    A program is up, that is its session trains, at the first step that it tells, when it makes
+    the file `ready`, or when something changes in its checkpoint folder.
+    """
+
+    ready: Path
+    checkpoints: Path | None
+    step: int | None = None
+    last_step: int | None = None
+    lines: int = 0
+    _before: frozenset[tuple[str, int]] = field(default=frozenset())
+    _moved: object = None
+    _moved_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        """What is in the checkpoint folder before the child starts does not count."""
+        self._before = _listing(self.checkpoints)
+
+    def line(self, text: str) -> None:
+        """Takes one line of output."""
+        self.lines += 1
+        found = STEP.search(text)
+        if found:
+            self.step = int(found.group(1))
+            self.last_step = int(found.group(2)) if found.group(2) else self.last_step
+
+    def up(self) -> bool:
+        """Whether its session trains."""
+        return (
+            self.step is not None
+            or self.ready.exists()
+            or _listing(self.checkpoints) != self._before
+        )
+
+    def quiet(self) -> float:
+        """Seconds without progress: the step where it tells one, else its output."""
+        now = time.monotonic()
+        mark = ("step", self.step) if self.step is not None else ("lines", self.lines)
+        if mark != self._moved:
+            self._moved, self._moved_at = mark, now
+        return now - self._moved_at
+
+
+def _listing(folder: Path | None) -> frozenset[tuple[str, int]]:
+    if folder is None:
+        return frozenset()
+    try:
+        return frozenset((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
+    except OSError:
+        return frozenset()
