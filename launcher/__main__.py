@@ -1,4 +1,4 @@
-"""`python -m launcher task | controller | local`. The only place that exits."""
+"""`python -m launcher task | controller | local | status`. The only place that exits."""
 
 from __future__ import annotations
 
@@ -60,6 +60,17 @@ def _parser() -> argparse.ArgumentParser:
     local.add_argument(
         "--port", type=int, metavar="PORT", help="the first port of the tasks (default: any free)"
     )
+    status = commands.add_parser(
+        "status",
+        help="how a run is",
+        description="Shows how the run of a release is, through kubectl and its configuration.",
+    )
+    status.add_argument("release", nargs="?", default="", metavar="RELEASE")
+    status.add_argument("-n", "--namespace", help="the release's namespace")
+    status.add_argument("--context", help="a context of your kubeconfig")
+    status.add_argument("--address", metavar="HOST:PORT", help="ask this controller instead")
+    status.add_argument("--json", action="store_true", help="one JSON document")
+    status.add_argument("--watch", action="store_true", help="go on, and print every change")
     return parser
 
 
@@ -83,6 +94,18 @@ def main(argv: Sequence[str]) -> int:
             log = controller_settings.termination_log
             end = controller.run(controller_settings)
             code = controller.exit_code(end)
+        elif arguments.command == "status":
+            from launcher import status
+
+            kubectl = ["kubectl"]
+            kubectl += ["--context", arguments.context] if arguments.context else []
+            kubectl += ["--namespace", arguments.namespace] if arguments.namespace else []
+            if not arguments.release and not arguments.address:
+                raise LauncherError(Code.USAGE, "status needs the name of a release")
+            end = status.run(
+                arguments.release, kubectl, arguments.address, arguments.json, arguments.watch
+            )
+            code = end.code
         else:
             from launcher import local
 

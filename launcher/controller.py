@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import json
 import os
 import signal
 import time
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
-from launcher import decide, nfs
+from launcher import decide, nfs, status
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
 from launcher.kubernetes import Kubernetes, StatefulSet
@@ -283,15 +284,15 @@ class _Controller:
             while True:
                 try:
                     request = await asyncio.wait_for(_read_request(reader), IDLE_SECONDS)
-                    status, body = 200, await self._answer(request)
+                    code, body = 200, await self._answer(request)
                 except _RefusedError as error:
-                    status, body = error.status, error.text.encode()
-                phrase = http.client.responses[status]
-                head = f"HTTP/1.1 {status} {phrase}\r\nContent-Length: {len(body)}\r\n"
-                head += "" if status == 200 else "Connection: close\r\n"
+                    code, body = error.status, error.text.encode()
+                phrase = http.client.responses[code]
+                head = f"HTTP/1.1 {code} {phrase}\r\nContent-Length: {len(body)}\r\n"
+                head += "" if code == 200 else "Connection: close\r\n"
                 writer.write(head.encode() + b"\r\n" + body)
                 await writer.drain()
-                if status != 200:
+                if code != 200:
                     return
         except (OSError, EOFError, asyncio.TimeoutError, asyncio.CancelledError):
             pass  # the other side is gone, or silent, or this controller ends
@@ -302,8 +303,10 @@ class _Controller:
             writer.close()
 
     async def _answer(self, request: _Request) -> bytes:
+        if request.path == status.PATH and request.method == "GET":
+            return json.dumps(status.document(self.state, time.monotonic())).encode()
         if request.path != PATH:
-            raise _RefusedError(404, f"there is only {PATH}")
+            raise _RefusedError(404, f"there are {PATH} and {status.PATH}")
         if request.method != "POST":
             raise _RefusedError(405, f"{PATH} takes POST")
         try:

@@ -501,7 +501,8 @@ def _adopt(state: State, now: float) -> Step:
     effects: tuple[Effect, ...] = ()
     if anew:
         state = _form_with(state, anew)
-        text = f"{_names(anew, tasks)} stop: " if held else ""
+        stop = any(holds.action in (Action.RUN, Action.SERVE) for holds in held.values())
+        text = f"{_names(anew, tasks)} stop: " if stop else ""
         effects = (Say(f"{text}generation {state.generation} forms"),)
     else:
         state, effects = _scale(state, down=True)

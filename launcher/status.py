@@ -1,0 +1,195 @@
+"""How a run is, for a person: what the controller tells, and how the Job ended.
+
+`document` is the controller's answer, `show` makes lines of it, `run` is the subcommand. It asks
+through kubectl, with the user's own configuration and rights: the controller's pod asks its own
+controller, so no port is opened to anybody.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from launcher.decide import RunPhase, State
+from launcher.exits import Code, End, LauncherError, Phase
+from launcher.identity import Task
+from launcher.log import say
+
+PATH = "/v1/status"
+WATCH_SECONDS = 1.0
+TIMEOUT_SECONDS = 10.0
+
+
+def document(state: State, now: float) -> dict[str, Any]:
+    """What the controller tells of its run. `ago` are seconds since a task was last heard."""
+    job = state.job
+    return {
+        "release": job.release,
+        "run": job.run,
+        "mode": job.mode.name,
+        "phase": state.phase.value,
+        "generation": state.generation,
+        "restarts": len(state.charges),
+        "restartLimit": job.restarts.limit,
+        "seconds": round(now - state.began_at),
+        "tasks": [_task(state, task, now) for task in job.tasks],
+    }
+
+
+def _task(state: State, task: Task, now: float) -> dict[str, Any]:
+    seat = state.seats.get(task)
+    child = seat.child if seat else None
+    return {
+        "task": str(task),
+        "state": _state(state, task),
+        "generation": child.generation if child else 0,
+        "step": child.step if child else None,
+        "lastStep": child.last_step if child else None,
+        "code": child.code if child else None,
+        "ago": round(now - state.heard[task]) if task in state.heard else None,
+    }
+
+
+def _state(state: State, task: Task) -> str:
+    seat = state.seats.get(task)
+    if not seat:
+        return "not heard from"
+    if task in state.done:
+        return "done"
+    child = seat.child
+    runs = child is not None and child.code is None
+    if task in state.forming:
+        return "stopping" if runs else "waiting to start" if seat.ready else "pulling the code"
+    if task in state.held:
+        return "waiting for the chief"
+    if runs:
+        return "running"
+    if child and child.code and not child.stopped:
+        return "failed"
+    return "ended" if state.phase is RunPhase.ENDED else "starting"
+
+
+def show(found: Mapping[str, Any]) -> list[str]:
+    """A status as lines: the run first, then a line for each task."""
+    if "end" in found:
+        return [_ended(found["end"])]
+    lines = [
+        f"{found['release']}: {found['phase']}, generation {found['generation']}, "
+        f"restarts {found['restarts']} of {found['restartLimit']}, "
+        f"run {found['run']} for {found['seconds']} s"
+    ]
+    width = max(len(task["task"]) for task in found["tasks"])
+    for task in found["tasks"]:
+        line = f"  {task['task']:<{width}}  {task['state']}"
+        if task["step"] is not None:
+            line += f", step {task['step']}"
+            line += f" of {task['lastStep']}" if task["lastStep"] else ""
+        if task["code"]:
+            line += f", exit code {task['code']}"
+        if task["ago"] is not None and task["ago"] > 30:
+            line += f", silent for {task['ago']} s"
+        lines.append(line)
+    return lines
+
+
+def _ended(end: Mapping[str, Any]) -> str:
+    return f"{end.get('phase', 'Ended')}: {end.get('reason', '')} (code {end.get('code', '?')})"
+
+
+def run(
+    release: str, kubectl: Sequence[str], address: str | None, as_json: bool, watch: bool
+) -> End:
+    """Prints the status of a release, or of the controller at an address; with `watch` on change.
+
+    Raises LauncherError where there is nothing to ask.
+    """
+    before: object = None
+    statuses = _asked(address, watch) if address else _through(release, kubectl, watch)
+    for found in statuses:
+        lines = [json.dumps(found)] if as_json else show(found)
+        # Time goes by without anything having changed.
+        seen = json.dumps({**found, "seconds": 0, "tasks": _timeless(found)})
+        if seen != before:
+            before = seen
+            sys.stdout.write("\n".join(lines) + "\n")
+            sys.stdout.flush()
+    return End(Phase.SUCCEEDED, Code.OK, "")
+
+
+def _timeless(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{**task, "ago": 0} for task in found.get("tasks", [])]
+
+
+def _asked(address: str, watch: bool) -> Iterator[dict[str, Any]]:
+    host, _, port = address.rpartition(":")
+    while True:
+        try:
+            connection = http.client.HTTPConnection(host, int(port), timeout=TIMEOUT_SECONDS)
+            connection.request("GET", PATH)
+            yield json.loads(connection.getresponse().read())
+            connection.close()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise LauncherError(
+                Code.TRY_AGAIN, f"no controller answers at {address}: {error}"
+            ) from None
+        if not watch:
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _through(release: str, kubectl: Sequence[str], watch: bool) -> Iterator[dict[str, Any]]:
+    if not shutil.which(kubectl[0]):
+        raise LauncherError(
+            Code.CONFIGURATION, f"{kubectl[0]} must be installed: status asks by it"
+        )
+    selector = f"app.kubernetes.io/instance={release},tfrun/role=controller"
+    jobs = json.loads(_output([*kubectl, "get", "job", "-l", selector, "-o", "json"]))["items"]
+    if not jobs:
+        raise LauncherError(
+            Code.CONFIGURATION, f"there is no release {release} in this namespace; see helm list"
+        )
+    job = max(jobs, key=lambda item: str(item["metadata"]["creationTimestamp"]))
+    name = job["metadata"]["name"]
+    types = {condition["type"] for condition in job["status"].get("conditions", [])}
+    if not types & {"Complete", "Failed"}:
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        port = container["ports"][0]["containerPort"]
+        inside = [*container["command"][:-1], "status", "--address", f"127.0.0.1:{port}", "--json"]
+        inside += ["--watch"] if watch else []
+        command = [*kubectl, "exec", f"job/{name}", "--", *inside]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            for line in process.stdout:
+                yield json.loads(line)
+        if not watch and process.returncode == 0:
+            return
+        say("the controller is not there any more, or not yet")
+    pods = ["get", "pod", "-l", f"batch.kubernetes.io/job-name={name}", "-o", "json"]
+    yield {"end": _message(json.loads(_output([*kubectl, *pods]))["items"])}
+
+
+def _message(pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The termination message of the newest controller."""
+    for pod in sorted(pods, key=lambda p: str(p["metadata"]["creationTimestamp"]), reverse=True):
+        for status in pod["status"].get("containerStatuses", []):
+            ended = status["state"].get("terminated")
+            if ended:
+                try:
+                    message: dict[str, Any] = json.loads(ended.get("message", ""))
+                except ValueError:
+                    message = {"reason": ended.get("message", ""), "code": ended["exitCode"]}
+                return message
+    return {"phase": "Unknown", "reason": "its controller has not started"}
+
+
+def _output(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LauncherError(Code.TRY_AGAIN, f"{command[0]}: {done.stderr.strip()}")
+    return done.stdout
