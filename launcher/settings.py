@@ -145,6 +145,7 @@ def job_of(document: Any) -> Job:
     mistakes: list[str] = []
     root = Reader(document, "", mistakes)
     root.asked.add("version")
+    root.asked.add("pods")  # names the pods' templates: another text is another document
     mode = MODES[root.choice("mode", list(MODES))]
     addresses = root.part("addresses")
     program = root.part("program")

@@ -52,10 +52,20 @@ while the same training goes on. */}}
 {{- toJson $trains | sha256sum | trunc 12 }}
 {{- end }}
 
+{{/* Names the task pods' templates. With it job.json changes when they do, so that the controller that
+leads while pods are replaced is one that knows of it. Comments are left out of what it covers. */}}
+{{- define "tfrun.task.pods.hash" -}}
+{{- $templates := dict }}
+{{- range $role := include "tfrun.roles" . | splitList " " }}
+{{- $_ := set $templates $role (include "tfrun.task.pod.template" (dict "root" $ "role" $role) | fromYaml) }}
+{{- end }}
+{{- toJson $templates | sha256sum | trunc 8 }}
+{{- end }}
+
 {{- define "tfrun.controller.configmap.json" -}}
 {{- $replicas := dict }}
 {{- range $role := include "tfrun.roles" . | splitList " " }}
-{{- $_ := set $replicas $role (int64 (index $.Values $role).replicas) }}
+{{- $_ := set $replicas $role (include "tfrun.task.replicas" (dict "root" $ "role" $role) | int64) }}
 {{- end }}
 {{- $host := printf "%s-{role}-{index}.%s" .Release.Name (include "tfrun.task.service.name" .) }}
 {{- $job := dict
@@ -67,9 +77,16 @@ while the same training goes on. */}}
   "addresses" (dict "host" $host "port" (int64 .Values.port))
   "program" (include "tfrun.run.program" . | fromJson)
   "code" (include "tfrun.run.code" . | fromJson)
+  "success" .Values.success
+  "chiefFirst" .Values.chiefFirst
+  "checkpoints" .Values.checkpoints
+  "hangTimeout" (int64 .Values.hangTimeout)
+  "deadline" (int64 .Values.deadline)
+  "logs" .Values.logs
   "restarts" .Values.restarts
   "grace" (int64 .Values.grace)
-  "cleanup" .Values.cleanup }}
+  "cleanup" .Values.cleanup
+  "pods" (include "tfrun.task.pods.hash" .) }}
 {{- toPrettyJson $job }}
 {{- end }}
 

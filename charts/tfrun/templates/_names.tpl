@@ -5,9 +5,18 @@ Helpers are called tfrun.<component>.<object>.<attribute>. Those of a single rol
 (dict "root" $ "role" "ps"), all others take the root context.
 */}}
 
-{{/* The roles of the mode, separated by spaces. */}}
+{{/* The roles of the mode, separated by spaces: as `least` in launcher/modes.py. */}}
+{{- define "tfrun.mode.roles" -}}
+{{ get (dict "parameter-server" "ps worker" "coordinator" "chief ps worker" "all-reduce" "worker") .Values.mode }}
+{{- end }}
+
+{{/* The roles that there are, separated by spaces. */}}
 {{- define "tfrun.roles" -}}
-ps worker
+{{ include "tfrun.mode.roles" . }}{{ if .Values.evaluator.replicas }} evaluator{{ end }}
+{{- end }}
+
+{{- define "tfrun.task.replicas" -}}
+{{ eq .role "chief" | ternary 1 (index .root.Values .role).replicas | int64 }}
 {{- end }}
 
 {{- define "tfrun.task.statefulset.name" -}}

@@ -71,6 +71,11 @@ spec:
           valueFrom:
             fieldRef:
               fieldPath: status.podIP
+        # The template that this pod was made from, as the StatefulSet names it.
+        - name: TFRUN_REVISION
+          valueFrom:
+            fieldRef:
+              fieldPath: metadata.labels['controller-revision-hash']
         - name: TFRUN_CONTROLLER
           value: {{ printf "%s:%d" (include "tfrun.controller.service.name" $root) (int64 $root.Values.controller.port) | quote }}
         - name: TFRUN_WORK

@@ -6,7 +6,7 @@ Each part prints a JSON list of what is wrong.
 */}}
 {{- define "tfrun.validate" -}}
 {{- $wrong := list }}
-{{- range $part := list "release" "replicas" "program" "code" "pod" "env" "volumes" "launcher" }}
+{{- range $part := list "release" "replicas" "program" "code" "folders" "pod" "env" "volumes" "launcher" }}
 {{- $wrong = concat $wrong (include (printf "tfrun.validate.%s" $part) $ | fromJsonArray) }}
 {{- end }}
 {{- if $wrong }}
@@ -35,11 +35,18 @@ Each part prints a JSON list of what is wrong.
 
 {{- define "tfrun.validate.replicas" -}}
 {{- $wrong := list }}
-{{- $why := dict "ps" "the variables are kept there" "worker" "workers run the program" }}
-{{- range $role := include "tfrun.roles" . | splitList " " }}
+{{- $worker := eq .Values.mode "coordinator" | ternary "the chief hands its steps to workers" "workers run the program" }}
+{{- $why := dict "ps" "the variables are kept there" "worker" $worker }}
+{{- $instead := dict "ps" " Only mode all-reduce does without." }}
+{{- range $role := without (include "tfrun.mode.roles" . | splitList " ") "chief" }}
 {{- $replicas := (index $.Values $role).replicas }}
 {{- if lt (int64 $replicas) 1 }}
-{{- $wrong = append $wrong (printf "%s.replicas must be 1 or more: %s; got %s." $role (get $why $role) (toJson $replicas)) }}
+{{- $wrong = append $wrong (printf "%s.replicas must be 1 or more: %s; got %s.%s" $role (get $why $role) (toJson $replicas) (get $instead $role)) }}
+{{- end }}
+{{- end }}
+{{- with .Values.evaluator.replicas }}
+{{- if ne (int64 .) 1 }}
+{{- $wrong = append $wrong (printf "evaluator.replicas must be 0 or 1: TensorFlow knows no more than one evaluator; got %s." (toJson .)) }}
 {{- end }}
 {{- end }}
 {{- toJson $wrong }}
@@ -49,7 +56,7 @@ Each part prints a JSON list of what is wrong.
 {{- $wrong := list }}
 {{- with .Values.program }}
 {{- if not .command }}
-{{- $wrong = append $wrong (printf "program.command must be a list of at least one word: it is what every worker runs; got %s. Set it, like [python, train.py]." (toJson .command)) }}
+{{- $wrong = append $wrong (printf "program.command must be a list of at least one word: it is what trains; got %s. Set it, like [python, train.py]." (toJson .command)) }}
 {{- end }}
 {{- if or (isAbs .workingDir) (has ".." (splitList "/" .workingDir)) }}
 {{- $wrong = append $wrong (printf "program.workingDir must be a folder inside the code folder: the program runs in each task's own copy of it; got %q. Give it relative to code.*.path." .workingDir) }}
@@ -68,7 +75,7 @@ Each part prints a JSON list of what is wrong.
 
 {{/* Says "yes" of a variable that the launcher sets for the program. */}}
 {{- define "tfrun.validate.reserved" -}}
-{{- if or (hasPrefix "TFRUN_" .) (has . (list "TF_CONFIG" "PS_HOSTS" "WORKER_HOSTS" "JOB_NAME" "TASK_INDEX")) }}yes{{ end }}
+{{- if or (hasPrefix "TFRUN_" .) (has . (list "TF_CONFIG" "CHIEF_HOSTS" "PS_HOSTS" "WORKER_HOSTS" "JOB_NAME" "TASK_INDEX")) }}yes{{ end }}
 {{- end }}
 
 {{- define "tfrun.validate.code" -}}
@@ -92,6 +99,28 @@ Each part prints a JSON list of what is wrong.
 {{- with $given.image }}
 {{- if not (isAbs .path) }}
 {{- $wrong = append $wrong (printf "code.image.path must be an absolute path: it is a folder of the container; got %q." .path) }}
+{{- end }}
+{{- end }}
+{{- toJson $wrong }}
+{{- end }}
+
+{{/* Folders that only the launcher uses. */}}
+{{- define "tfrun.validate.folders" -}}
+{{- $wrong := list }}
+{{- with .Values.checkpoints }}
+{{- if not (isAbs .) }}
+{{- $wrong = append $wrong (printf "checkpoints must be an absolute path: the launcher looks at it as a folder of the chief's container; got %q. Leave it empty where checkpoints go elsewhere, like to a bucket." .) }}
+{{- end }}
+{{- end }}
+{{- with .Values.logs }}
+{{- $kept := false }}
+{{- range $.Values.volumes }}
+{{- if and .mountPath (not .readOnly) (hasPrefix (clean .mountPath | printf "%s/") (clean $.Values.logs | printf "%s/")) }}
+{{- $kept = true }}
+{{- end }}
+{{- end }}
+{{- if not $kept }}
+{{- $wrong = append $wrong (printf "logs must be inside the mountPath of one of volumes that is not readOnly: anywhere else the output would be lost with its pod; got %q." .) }}
 {{- end }}
 {{- end }}
 {{- toJson $wrong }}
