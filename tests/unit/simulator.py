@@ -1,0 +1,1171 @@
+"""Whole runs under seeded faults against the pure decisions, in simulated time.
+
+Around `decide` it plays the network (messages are lost, delayed, repeated and overtaken), the
+task launchers, the StatefulSet controller, Helm, and controllers that crash, restart and overlap.
+What must always hold is checked whenever something starts, ends or is charged; after the faults
+every run must end in success or in one named failure.
+
+    python -m tests.unit.simulator --seeds 100000     # the nightly form
+    python -m tests.unit.simulator --start 17 --seeds 1 --tell
+
+A schedule that fails is shrunk, fault by fault, and told as a history.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import heapq
+import multiprocessing
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Callable, NamedTuple
+
+from launcher import decide
+from launcher.decide import RunPhase
+from launcher.exits import Code, End, Phase, describe
+from launcher.identity import Task
+from launcher.modes import EVALUATOR, MODES
+from launcher.protocol import Action, ChildReport, Directive, Holds, Report
+from launcher.settings import Job, job_of
+
+FAULTS_SECONDS = 90.0
+PATIENCE_SECONDS = 400.0  # after the faults, for the run to end
+STOP_SECONDS = 40.0  # after the end, for everything to stop
+HOLD_SECONDS = 20.0
+TICK_SECONDS = 2.0
+WORK_SECONDS = 25.0  # what each program computes in a run without faults
+GRACE = 6.0
+HANG_SECONDS = 8.0
+DEADLINE = 120.0
+PERMANENT = 2
+
+KINDS = {  # of faults, and how often
+    "child fails": 6,
+    "child is killed": 2,
+    "child is terminated": 2,
+    "child hangs": 2,
+    "launcher restarts": 3,
+    "pod is deleted": 4,
+    "pod is gone": 3,
+    "pod is out of reach": 3,
+    "all pods are gone": 1,
+    "controller crashes": 4,
+    "upgrade": 5,
+    "pull fails": 1,
+    "program always fails": 1,
+}
+
+
+class Violation(AssertionError):  # noqa: N818 a promise that was broken, no mistake of a caller
+    """What must always hold does not."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(f"{rule}: {text}")
+        self.rule = rule
+
+
+class Wish(NamedTuple):
+    """What a person asks Helm for."""
+
+    mode: str
+    ps: int
+    worker: int
+    evaluator: bool
+    limit: int
+    success: str
+    chief_first: bool
+    hang: bool
+    deadline: bool
+    keep: bool
+    args: int = 0
+    attempt: int = 0
+    revision: int = 0
+
+
+@functools.lru_cache(maxsize=None)
+def job_for(wish: Wish) -> Job:
+    replicas = {"ps": wish.ps, "worker": wish.worker}
+    if wish.mode == "all-reduce":
+        del replicas["ps"]
+    if wish.mode == "coordinator":
+        replicas["chief"] = 1
+    if wish.evaluator:
+        replicas[EVALUATOR] = 1
+    return job_of(
+        {
+            "version": 1,
+            "release": "sim",
+            "run": f"run{wish.attempt}",
+            "mode": wish.mode,
+            "replicas": replicas,
+            "addresses": {"host": "sim-{role}-{index}.sim", "port": 2222},
+            "program": {
+                "command": ["python", "train.py"],
+                "args": [str(wish.args)],
+                "env": {},
+                "flags": False,
+                "workingDir": "",
+            },
+            "code": {"image": {"path": "/app"}},
+            "restarts": {"limit": wish.limit, "permanentCodes": [PERMANENT], "refill": 600},
+            "success": wish.success,
+            "chiefFirst": wish.chief_first,
+            "hangTimeout": HANG_SECONDS if wish.hang else 0,
+            "deadline": DEADLINE if wish.deadline else 0,
+            "logs": "",
+            "checkpoints": "",
+            "grace": GRACE,
+            "cleanup": "Keep" if wish.keep else "Delete",
+        }
+    )
+
+
+class Fault(NamedTuple):
+    """Something that happens; `pick` says to whom, `how` the rest."""
+
+    at: float
+    kind: str
+    pick: float
+    how: float
+
+    def __str__(self) -> str:
+        return f"{self.at:6.2f} {self.kind} ({self.pick:.4f}, {self.how:.4f})"
+
+
+class Schedule(NamedTuple):
+    """All that a seed tells."""
+
+    seed: int
+    wish: Wish
+    faults: tuple[Fault, ...]
+
+
+def schedule_for(seed: int) -> Schedule:
+    dice = random.Random(seed)
+    wish = Wish(
+        mode=dice.choice(list(MODES)),
+        ps=dice.randint(1, 2),
+        worker=dice.randint(1, 3),
+        evaluator=dice.random() < 0.25,
+        limit=dice.choice([0, 1, 3, 1000]),
+        success=dice.choice(["AllWorkers", "AllWorkers", "Chief"]),
+        chief_first=dice.random() < 0.4,
+        hang=dice.random() < 0.4,
+        deadline=dice.random() < 0.1,
+        keep=dice.random() < 0.3,
+    )
+    kinds, weights = list(KINDS), list(KINDS.values())
+    faults = sorted(
+        Fault(dice.uniform(0, FAULTS_SECONDS), kind, dice.random(), dice.random())
+        for kind in dice.choices(kinds, weights, k=dice.choice([0, 1, 1, 2, 2, 3, 4, 6, 8]))
+    )
+    return Schedule(seed, wish, tuple(faults))
+
+
+@dataclass(eq=False)
+class Pod:
+    """A pod and its launcher, which follows directives as `launcher.task` does."""
+
+    task: Task
+    revision: int
+    token: int = 0  # of the launcher's life; what was planned for an earlier one is void
+    alive: bool = False  # the launcher
+    reachable: bool = True
+    going: bool = False  # it was told to end
+    incarnation: str = ""
+    holds: Holds | None = None
+    job: Job | None = None
+    sent_by: Controller | None = None
+    sent_at: float = 0.0
+    sequence: int = 0
+    pulled: str = ""  # the run whose code is there
+    pulling: bool = False
+    child: ChildReport | None = None
+    child_token: int = 0
+    running: bool = False
+    child_job: Job | None = None
+    program: bool = False
+    stopping: bool = False
+    ended_at: float = 0.0
+    began_at: float = 0.0
+    doomed: str = ""  # whose fault the end of this child will be
+    serving: bool = False
+    epoch: int = 0  # of the request; answers to earlier ones are void
+    answered: bool = False  # an answer is on its way
+    dirty: bool = False
+
+
+@dataclass(eq=False)
+class Controller:
+    """One life of a controller."""
+
+    serial: int
+    job: Job
+    wish: Wish
+    offset: float
+    state: decide.State
+    alive: bool = True
+    began: bool = False
+    recorded: bool = False
+    waiting: dict[Task, tuple[Pod, int, int, Report]] | None = None
+    effects: list[decide.Effect] | None = None
+    busy: bool = False
+    events: list[tuple[decide.Event, float]] | None = None
+
+
+class Simulation:
+    """One schedule."""
+
+    def __init__(self, schedule: Schedule, tell: bool = False) -> None:
+        self.schedule = schedule
+        self.random = random.Random(schedule.seed * 7 + 1).random
+        self.now = 0.0
+        self.serial = 0
+        self.queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self.history: list[str] | None = [] if tell else None
+        self.faulty = True
+        self.wish = schedule.wish
+        self.job = job_for(self.wish)
+        # Kubernetes.
+        self.replicas: dict[str, int] = {}
+        self.pods: dict[Task, Pod] = {}
+        self.coming: set[Task] = set()
+        self.claim = 0  # the controller that StatefulSets take patches from
+        self.record: tuple[str, End] | None = None
+        self.run_began: dict[str, float] = {}
+        # Controllers.
+        self.controllers: list[Controller] = []
+        self.newest = 0  # the serial of the newest one
+        self.outcome: End | None = None
+        self.outcome_at = 0.0
+        # The truth.
+        self.running: dict[Pod, None] = {}
+        self.ended: dict[str, float] = {}  # when a run's end was recorded
+        self.caused: Counter[str] = Counter()  # failures that the program caused, by run
+        self.codes: set[tuple[str, str, int]] = set()
+        self.finished: set[tuple[str, Task, int]] = set()
+        self.progress: dict[tuple[str, Task], float] = {}
+        self.poison: dict[tuple[str, int], tuple[str, int]] = {}
+        self.pull_fails: dict[Task, int] = {}
+        self.steps = 0
+        self.replays: list[tuple[Controller, tuple[decide.Effect, ...]]] = []
+
+    # Time.
+
+    def after(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
+        self.serial += 1
+        heapq.heappush(self.queue, (self.now + seconds, self.serial, action, arguments))
+
+    def log(self, text: str, *arguments: object) -> None:
+        if self.history is not None:
+            self.history.append(f"{self.now:7.2f} {text.format(*arguments)}")
+
+    def run(self) -> End:
+        self.helm(self.wish, first=True)
+        for fault in self.schedule.faults:
+            self.after(fault.at, self.fault, fault)
+        self.after(FAULTS_SECONDS, self.calm)
+        queue, pop = self.queue, heapq.heappop
+        limit = FAULTS_SECONDS + PATIENCE_SECONDS
+        while queue:
+            self.now, _, action, arguments = pop(queue)
+            action(*arguments)
+            if self.outcome:
+                since = max(self.outcome_at, FAULTS_SECONDS if self.schedule.faults else 0.0)
+                if self.now > since + STOP_SECONDS:
+                    break
+            elif self.now > limit:
+                raise Violation("liveness", f"the run does not end: {self.describe()}")
+        if self.outcome is None:
+            raise Violation("liveness", f"nothing happens any more: {self.describe()}")
+        if self.running:
+            raise Violation("stop", f"after the end there run {self.describe()}")
+        return self.outcome
+
+    def calm(self) -> None:
+        self.log("no more faults")
+        self.faulty = False
+        if self.wish.limit > 10:
+            self.poison.clear()  # tried again for ever
+        for pod in list(self.pods.values()):
+            if not pod.reachable:
+                self.reach_again(pod)
+
+    def describe(self) -> str:
+        lines = [
+            f"{c.serial} ({c.state.phase.value} generation {c.state.generation} forming "
+            f"{sorted(map(str, c.state.forming))} runs "
+            f"{ {str(t): g for t, g in c.state.runs.items()} } "
+            f"done {sorted(map(str, c.state.done))} "
+            f"lacks { {str(t): decide._lacks(c.state, t) for t in c.state.forming} })"
+            for c in self.controllers
+            if c.alive
+        ]
+        return f"controllers: {lines}, pods: " + "; ".join(
+            f"{pod.task}: {_holds(pod.holds)}, child {_child(pod)}" for pod in self.pods.values()
+        )
+
+    # Helm and Kubernetes.
+
+    def helm(self, wish: Wish, first: bool = False) -> None:
+        """A new Job; the old one's controller may be alive for a while."""
+        old_revision = self.wish.revision
+        changed = job_for(wish) is not self.job or wish.revision != old_revision
+        self.wish, self.job = wish, job_for(wish)
+        for role in self.job.replicas:
+            if role not in self.replicas:  # a StatefulSet without replicas has one
+                self.replicas[role] = 1
+                self.ensure(role)
+        for role in [role for role in self.replicas if role not in self.job.replicas]:
+            del self.replicas[role]  # with its StatefulSet
+            for pod in [p for p in self.pods.values() if p.task.role == role]:
+                self.delete(pod)
+        if wish.revision != old_revision:
+            self.roll()
+        if not changed and not first:
+            return
+        for controller in self.controllers:
+            if controller.alive:
+                self.after(self.random() ** 2 * 20, self.crash, controller, False)
+        self.outcome = None
+        self.newest += 1
+        self.after(self.random() * 4, self.start_controller, self.newest)
+
+    def scale(self, role: str, replicas: int) -> None:
+        if role not in self.replicas:
+            return
+        self.log("{} is scaled to {}", role, replicas)
+        self.replicas[role] = replicas
+        self.ensure(role)
+        for pod in list(self.pods.values()):
+            if pod.task.role == role and pod.task.index >= replicas:
+                self.delete(pod)
+
+    def ensure(self, role: str) -> None:
+        """Makes a role's pods that are missing; never before the old one is known to be dead."""
+        for index in range(self.replicas.get(role, 0)):
+            task = Task(role, index)
+            if task not in self.pods and task not in self.coming:
+                self.coming.add(task)
+                slow = 25.0 if self.faulty and self.random() < 0.1 else 4.0
+                self.after(self.random() * slow, self.make, task)
+
+    def make(self, task: Task) -> None:
+        self.coming.discard(task)
+        if task.index < self.replicas.get(task.role, 0) and task not in self.pods:
+            pod = self.pods[task] = Pod(task, self.wish.revision)
+            self.log("pod {} is made", task)
+            self.after(self.random(), self.start_launcher, pod, pod.token)
+
+    def roll(self) -> None:
+        """A StatefulSet's rolling update: one pod of a role after the other."""
+        again = False
+        for role, replicas in self.replicas.items():
+            pods = [pod for pod in self.pods.values() if pod.task.role == role]
+            outdated = [pod for pod in pods if pod.revision != self.wish.revision]
+            again = again or bool(outdated)
+            if outdated and len(pods) == replicas and all(pod.alive for pod in pods):
+                self.delete(max(outdated, key=lambda pod: pod.task.index))
+        if again:
+            self.after(1.0, self.roll)
+
+    def delete(self, pod: Pod) -> None:
+        """SIGTERM, grace, gone."""
+        if pod.going or self.pods.get(pod.task) is not pod:
+            return
+        self.log("pod {} is told to end", pod.task)
+        pod.going = True
+        if not pod.reachable:
+            return  # its node has not heard of it yet
+        if not pod.alive:
+            self.after(0.5, self.gone, pod)
+            return
+        self.leave(pod)
+
+    def leave(self, pod: Pod) -> None:
+        if pod.running:
+            self.stop_child(pod)
+        elif pod.serving:
+            pod.serving = False
+        if not pod.running:
+            self.say_farewell(pod)
+
+    def say_farewell(self, pod: Pod) -> None:
+        """The launcher's last report, and its end."""
+        if self.random() < 0.8:
+            self.send(pod)
+        self.after(0.1 + self.random(), self.gone, pod)
+
+    def gone(self, pod: Pod) -> None:
+        """The pod is confirmed dead, with all that ran in it."""
+        if self.pods.get(pod.task) is not pod:
+            return
+        self.log("pod {} is gone", pod.task)
+        self.end_launcher(pod)
+        del self.pods[pod.task]
+        self.forget()
+        self.ensure(pod.task.role)
+
+    def end_launcher(self, pod: Pod) -> None:
+        pod.token += 1
+        pod.epoch += 1
+        pod.child_token += 1
+        if pod.running:
+            self.note_end(pod)
+            self.harm(pod, "outside")
+        pod.alive = pod.serving = pod.stopping = pod.pulling = pod.answered = False
+        pod.holds, pod.child, pod.job, pod.pulled = None, None, None, ""
+        pod.epoch += 1
+
+    def forget(self) -> None:
+        """Where nobody knows the run any more it begins anew."""
+        if not any(pod.holds for pod in self.pods.values()):
+            if not any(c.alive and c.state.generation for c in self.controllers):
+                self.finished.clear()
+
+    # Controllers.
+
+    def start_controller(self, serial: int) -> None:
+        if serial != self.newest:
+            return
+        controller = Controller(
+            serial, self.job, self.wish, self.random() * 1e6, new_state(self.job, self.random())
+        )
+        controller.waiting, controller.effects, controller.events = {}, [], []
+        self.controllers.append(controller)
+        self.log("a controller {} starts: {}", serial, dict(self.job.replicas))
+        self.after(self.random() * 3, self.begin, controller)
+
+    def begin(self, controller: Controller) -> None:
+        """It claims the StatefulSets, and reads them; older controllers write them no more."""
+        if not controller.alive:
+            return
+        self.claim = id(controller)
+        run = controller.job.run
+        if self.record and self.record[0] == run:
+            self.log("the record says that {} has ended", run)
+            if controller.serial == self.newest:
+                self.set_outcome(self.record[1])
+            for role in controller.job.replicas:
+                if not controller.wish.keep:
+                    self.scale(role, 0)
+            controller.alive = False
+            return
+        began_at = self.run_began.setdefault(run, self.now)
+        controller.began = True
+        roles = [role for role in controller.job.replicas if role in self.replicas]
+        revisions = {role: str(self.wish.revision) for role in roles}
+        replicas = {role: self.replicas[role] for role in roles}
+        self.step(controller, decide.Begin(replicas, revisions, self.now - began_at))
+        self.tick(controller)
+
+    def tick(self, controller: Controller) -> None:
+        if controller.alive:
+            self.step(controller, decide.Tick())
+            self.after(TICK_SECONDS, self.tick, controller)
+
+    def crash(self, controller: Controller, again: bool = True) -> None:
+        """It dies; its Job starts it again, if it is still wanted."""
+        if not controller.alive:
+            return
+        self.log("controller {} dies", controller.serial)
+        controller.alive = False
+        self.forget()
+        if again and controller.serial == self.newest and self.outcome is None:
+            self.after(0.5 + self.random() * 8, self.start_controller, controller.serial)
+
+    def step(self, controller: Controller, event: decide.Event) -> None:
+        self.steps += 1
+        before = controller.state
+        now = self.now + controller.offset
+        state, effects = decide.step(before, event, now)
+        assert controller.events is not None
+        controller.events.append((event, now))
+        controller.state = state
+        if self.history is not None:
+            for effect in effects:
+                if isinstance(effect, decide.Say):
+                    self.log("[{}] {}", controller.serial, effect.text)
+        if len(state.charges) > len(before.charges) and before.phase is RunPhase.LEADING:
+            self.check_charge(controller)
+        for effect in effects:
+            if not isinstance(effect, decide.Say):
+                assert controller.effects is not None
+                controller.effects.append(effect)
+        if effects:
+            self.follow(controller)
+        if state.phase is RunPhase.YIELDED:
+            self.crash(controller)
+        elif state is not before:
+            self.wake(controller)
+
+    def wake(self, controller: Controller) -> None:
+        waiting = controller.waiting
+        assert waiting is not None
+        for task in list(waiting):
+            pod, token, epoch, report = waiting[task]
+            wanted = self.directive(controller, report)
+            if wanted:
+                del waiting[task]
+                self.answer(controller, pod, token, epoch, wanted)
+
+    def follow(self, controller: Controller) -> None:
+        """Carries effects out, one after the other."""
+        assert controller.effects is not None
+        if controller.busy or not controller.effects or not controller.alive:
+            return
+        effect = controller.effects.pop(0)
+        controller.busy = True
+        self.after(self.random() ** 3 * 3, self.carry_out, controller, effect)
+
+    def carry_out(self, controller: Controller, effect: decide.Effect) -> None:
+        controller.busy = False
+        if not controller.alive:
+            return
+        if self.claim != id(controller):
+            self.log("controller {} leads no more", controller.serial)
+            self.crash(controller)
+            return
+        if isinstance(effect, decide.Scale):
+            self.scale(effect.role, effect.replicas)
+        elif isinstance(effect, decide.Finish):
+            self.finish(controller, effect.end)
+            return
+        self.follow(controller)
+
+    def finish(self, controller: Controller, end: End) -> None:
+        self.log("the end is recorded: {} {} {}", end.phase.value, end.code, end.reason)
+        self.check_end(controller, end)
+        run = controller.job.run
+        self.record = (run, end)
+        self.ended.setdefault(run, self.now)
+        controller.recorded = True
+        if not controller.wish.keep:
+            for role in controller.job.replicas:
+                self.scale(role, 0)
+        self.wake(controller)
+        self.after(0.5, self.conclude, controller, end, self.now)
+
+    def conclude(self, controller: Controller, end: End, since: float) -> None:
+        """It stays until all tasks that it knows have heard; kept pods have nobody else."""
+        if not controller.alive:
+            return
+        seats = controller.state.seats.values()
+        heard = all(s.holds and s.holds.action is Action.END and not _runs(s) for s in seats)
+        if heard or self.now - since > (60.0 if controller.wish.keep else 2.0):
+            controller.alive = False
+            if controller.serial == self.newest:
+                self.set_outcome(end)
+        else:
+            self.after(0.5, self.conclude, controller, end, since)
+
+    def set_outcome(self, end: End) -> None:
+        self.outcome, self.outcome_at = end, self.now
+
+    def directive(self, controller: Controller, report: Report) -> Directive | None:
+        wanted = decide.directive(controller.state, report)
+        if wanted and wanted.action is Action.END and not controller.recorded:
+            return None
+        return wanted
+
+    def hear(
+        self, controller: Controller, pod: Pod, token: int, epoch: int, report: Report
+    ) -> None:
+        if not controller.alive:
+            return
+        assert controller.waiting is not None
+        self.step(controller, decide.Heard(report))
+        if not controller.alive:
+            return
+        wanted = self.directive(controller, report)
+        if wanted:
+            self.answer(controller, pod, token, epoch, wanted)
+        elif pod.token == token and pod.epoch == epoch:
+            controller.waiting[report.task] = (pod, token, epoch, report)
+
+    def answer(
+        self, controller: Controller, pod: Pod, token: int, epoch: int, wanted: Directive
+    ) -> None:
+        if pod.token != token or pod.epoch != epoch:
+            return  # nobody listens any more
+        if self.faulty and self.random() < 0.03:
+            return  # lost
+        pod.answered = True
+        self.after(self.delay(), self.receive, pod, token, epoch, controller, wanted, self.now)
+
+    def delay(self) -> float:
+        if self.faulty and self.random() < 0.06:
+            return self.random() * 3.0
+        return self.random() * 0.05
+
+    # Launchers.
+
+    def start_launcher(self, pod: Pod, token: int) -> None:
+        if pod.token != token or self.pods.get(pod.task) is not pod or pod.going:
+            return
+        self.serial += 1
+        pod.alive, pod.sequence, pod.incarnation = True, 0, f"{pod.task} {self.serial}"
+        self.log("the launcher of {} starts", pod.task)
+        self.send(pod)
+
+    def changed(self, pod: Pod) -> None:
+        """Something is new about a task: it takes the next step, and reports."""
+        self.act(pod)
+        if pod.answered and self.random() < 0.5:
+            pod.dirty = True  # the answer that is on its way is taken first
+            return
+        self.send(pod)
+
+    def send(self, pod: Pod) -> None:
+        if not pod.alive:
+            return
+        pod.epoch += 1
+        pod.answered = pod.dirty = False
+        token, epoch = pod.token, pod.epoch
+        alive = [controller for controller in self.controllers if controller.alive]
+        if len(alive) != len(self.controllers):
+            self.controllers = alive
+        if not alive or not pod.reachable:
+            self.after(0.5 + self.random() * 4, self.resend, pod, token, epoch)
+            return
+        controller = alive[-1] if self.random() < 0.7 else alive[int(self.random() * len(alive))]
+        report = self.report(pod)
+        chance = self.random() if self.faulty else 1.0
+        if chance < 0.03:  # lost
+            wait = 0.3 if self.random() < 0.5 else HOLD_SECONDS + 10
+            self.after(wait, self.resend, pod, token, epoch)
+            return
+        if chance < 0.06:  # repeated
+            self.after(self.delay(), self.hear, controller, pod, token, epoch, report)
+        self.after(self.delay(), self.hear, controller, pod, token, epoch, report)
+        self.after(HOLD_SECONDS + self.random(), self.resend, pod, token, epoch)
+
+    def resend(self, pod: Pod, token: int, epoch: int) -> None:
+        if pod.token == token and pod.epoch == epoch:
+            self.send(pod)
+
+    def report(self, pod: Pod) -> Report:
+        pod.sequence += 1
+        child = pod.child
+        if child and child.code is not None:
+            child = replace(child, ago=self.now - pod.ended_at)
+        job = pod.job
+        ready = job is not None and (
+            pod.pulled == job.run or not job.mode.runs_program(pod.task)
+        )
+        return Report(
+            pod.task,
+            pod.incarnation,
+            pod.sequence,
+            "",
+            str(pod.revision),
+            pod.holds,
+            child,
+            ready,
+            pod.serving,
+            True,
+        )
+
+    def receive(
+        self,
+        pod: Pod,
+        token: int,
+        epoch: int,
+        controller: Controller,
+        directive: Directive,
+        sent_at: float,
+    ) -> None:
+        if pod.token != token or pod.epoch != epoch or not pod.reachable:
+            return
+        holds = pod.holds
+        new = directive.holds()
+        if holds is None or (new.leader, new.generation) >= (holds.leader, holds.generation):
+            if holds and new.generation < holds.generation:
+                raise Violation(
+                    "generation", f"{pod.task} holds {_holds(holds)} and is told {_holds(new)}"
+                )
+            self.log("{} holds {}", pod.task, _holds(new))
+            pod.holds, pod.job = new, directive.job
+            pod.sent_by, pod.sent_at = controller, sent_at
+        pod.answered = False
+        self.changed(pod)
+
+    def act(self, pod: Pod) -> None:
+        holds, job = pod.holds, pod.job
+        if holds is None or job is None or pod.going or not pod.alive:
+            return
+        runs = holds.action is Action.RUN
+        generation = holds.generation
+        pod.serving = pod.serving and holds.action is Action.SERVE
+        if pod.running:
+            assert pod.child
+            if not runs or pod.child.generation != generation:
+                self.stop_child(pod)
+            return
+        if holds.action is Action.END:
+            return
+        if holds.action is Action.SERVE:
+            if not pod.serving:
+                pod.serving = True
+                pod.child_job = job
+                self.check_running(pod)
+            return
+        if pod.child and pod.child.generation == generation:
+            return  # it has ended in it
+        if job.mode.runs_program(pod.task) and pod.pulled != job.run:
+            if not pod.pulling:
+                pod.pulling = True
+                self.after(self.random() * 3, self.pull, pod, pod.token, job)
+            return
+        if runs:
+            self.start_child(pod, job, generation)
+
+    def pull(self, pod: Pod, token: int, job: Job) -> None:
+        if pod.token != token:
+            return
+        pod.pulling = False
+        if self.pull_fails.get(pod.task, 0) and pod.holds:
+            self.pull_fails[pod.task] -= 1
+            code = int(Code.IO)
+            generation = pod.holds.generation
+            self.log("{} cannot pull the code", pod.task)
+            pod.child = ChildReport(generation, code, reason="no code")
+            pod.ended_at = self.now
+            self.blame(pod, job, code, "program")
+        else:
+            pod.pulled = job.run
+        self.changed(pod)
+
+    # Children.
+
+    def start_child(self, pod: Pod, job: Job, generation: int) -> None:
+        task = pod.task
+        if pod.running or pod.serving:
+            raise Violation("two children", f"{task} runs one already")
+        if (job.run, task, generation) in self.finished:
+            raise Violation("again", f"{task} has finished in generation {generation} already")
+        pod.child = ChildReport(generation)
+        pod.running, pod.stopping, pod.doomed = True, False, ""
+        pod.program = job.mode.runs_program(task)
+        pod.child_job, pod.began_at = job, self.now
+        pod.child_token += 1
+        self.running[pod] = None
+        self.log("{} starts its child in generation {}", task, generation)
+        self.check_running(pod)
+        if not pod.program:
+            return
+        token = pod.child_token
+        poison = self.poison.get((job.run, self.wish.args))
+        if poison and poison[0] == task.role:
+            self.doom(pod, token, self.random() * 3, poison[1], "program")
+        elif task.role == EVALUATOR:
+            if self.random() < 0.3:
+                self.after(self.random() * 20, self.end_child, pod, token, 0, "")
+        else:
+            left = WORK_SECONDS - self.progress.get((job.run, task), 0.0)
+            self.after(max(left, 1.0), self.end_child, pod, token, 0, "")
+        if task == job.mode.chief and self.random() < 0.8:
+            self.after(0.5 + self.random() * 3, self.come_up, pod, token)
+
+    def come_up(self, pod: Pod, token: int) -> None:
+        if pod.child_token == token and pod.running and pod.child:
+            pod.child = replace(pod.child, up=True)
+            self.changed(pod)
+
+    def doom(self, pod: Pod, token: int, seconds: float, code: int, whose: str) -> None:
+        """Its child will fail. It is the program's fault, or it is not."""
+        self.after(seconds, self.end_child, pod, token, code, whose)
+
+    def end_child(self, pod: Pod, token: int, code: int, whose: str) -> None:
+        if pod.child_token != token or not pod.running or pod.doomed == "hung":
+            return
+        assert pod.child
+        assert pod.child_job
+        task, job = pod.task, pod.child_job
+        stopped = pod.stopping
+        self.note_end(pod)
+        pod.child_token += 1
+        pod.child = replace(
+            pod.child, code=code, stopped=stopped, reason=describe(code), up=False, hung=False
+        )
+        pod.ended_at = self.now
+        self.log("the child of {} ends{}: {} ({})", task, " as told" * stopped, code, whose)
+        if not stopped:
+            if code == 0 and pod.program:
+                if task.role != EVALUATOR:
+                    self.finished.add((job.run, task, pod.child.generation))
+            else:
+                self.blame(pod, job, code, whose)
+        # The others feel it, whatever its reason.
+        if not (code == 0 and pod.program):
+            self.harm(pod, whose or "outside")
+        if pod.going:
+            self.say_farewell(pod)
+        elif pod.alive:
+            self.changed(pod)
+
+    def note_end(self, pod: Pod) -> None:
+        self.running.pop(pod, None)
+        pod.running = False
+        if pod.child_job and pod.program:
+            key = (pod.child_job.run, pod.task)
+            self.progress[key] = self.progress.get(key, 0.0) + self.now - pod.began_at
+
+    def stop_child(self, pod: Pod) -> None:
+        """SIGTERM, and SIGKILL after the grace."""
+        if pod.stopping or not pod.running:
+            return
+        pod.stopping, pod.doomed = True, ""
+        chance = self.random()
+        seconds, code = self.random() * 1.5, 143
+        if not pod.program:
+            seconds = 0.05
+        elif chance < 0.2:
+            seconds, code = GRACE, 137
+        elif chance < 0.3:
+            seconds, code = self.random() * GRACE, 0  # it saves, and ends well
+        self.after(seconds, self.end_child, pod, pod.child_token, code, "")
+
+    def harm(self, lost: Pod, whose: str) -> None:
+        """What a lost task does to the programs that work with it."""
+        if lost.child_job is None or lost.task.role == EVALUATOR:
+            return
+        mode = lost.child_job.mode.name
+        if mode != "all-reduce" and lost.task.role != "ps":
+            return
+        chance = 0.7 if mode == "all-reduce" else 0.5
+        for pod in list(self.running):
+            if pod.program and pod.task.role != EVALUATOR and pod is not lost:
+                if self.random() < chance:
+                    self.doom(pod, pod.child_token, self.random() ** 2 * 4, 1, whose)
+                elif self.random() < 0.3 and not pod.stopping:
+                    self.hang(pod, pod.child_token, whose)
+
+    def hang(self, pod: Pod, token: int, whose: str) -> None:
+        if pod.child_job and pod.child_job.hang_timeout and not pod.stopping:
+            pod.doomed = "hung"
+            self.after(HANG_SECONDS, self.tell_hang, pod, token, whose)
+
+    def tell_hang(self, pod: Pod, token: int, whose: str) -> None:
+        if pod.child_token == token and pod.running and pod.doomed == "hung" and pod.child:
+            self.log("the child of {} makes no progress ({})", pod.task, whose)
+            pod.child = replace(pod.child, hung=True)
+            assert pod.child_job
+            self.blame(pod, pod.child_job, int(Code.DEADLINE), whose)
+            self.changed(pod)
+
+    def blame(self, pod: Pod, job: Job, code: int, whose: str) -> None:
+        if whose == "program":
+            self.caused[job.run] += 1
+            self.codes.add((job.run, str(pod.task), code))
+
+    # What must hold.
+
+    def check_running(self, started: Pod) -> None:
+        """Something has just started."""
+        job = started.child_job
+        assert job
+        ended_at = self.ended.get(job.run)
+        if ended_at is not None and started.sent_at > ended_at:
+            sender = started.sent_by
+            if sender and self.claim == id(sender):
+                raise Violation("after the end", f"{started.task} starts: {self.describe()}")
+        if started.task.role == EVALUATOR:
+            return
+        mode = job.mode
+        for pod in [p for p in self.pods.values() if p.running or p.serving]:
+            if pod is started or pod.task.role == EVALUATOR:
+                continue
+            other = pod.child_job
+            assert other
+            if pod.task.index >= job.replicas.get(pod.task.role, 0) and not pod.reachable:
+                continue  # it was to leave, and nobody can know whether it has
+            differ = other.program_digest != job.program_digest
+            if mode.name != "coordinator":
+                differ = differ or other.cluster_digest != job.cluster_digest
+            if differ:
+                raise Violation(
+                    "one cluster",
+                    f"{started.task} starts with {_spec(job)} while {pod.task} runs with "
+                    f"{_spec(other)}: {self.describe()}",
+                )
+            assert pod.child or pod.serving
+            if mode.name == "all-reduce" and pod.running and pod.child and started.child:
+                if pod.child.generation != started.child.generation:
+                    raise Violation(
+                        "one generation",
+                        f"{started.task} starts in {started.child.generation} while {pod.task} "
+                        f"runs in {pod.child.generation}",
+                    )
+            if started.task.role == "ps" and pod.running and pod.program:
+                assert pod.child
+                assert started.child
+                if pod.child.generation < started.child.generation:
+                    raise Violation(
+                        "one generation",
+                        f"{started.task} starts while the program of {pod.task} runs in "
+                        f"generation {pod.child.generation}",
+                    )
+
+    def check_charge(self, controller: Controller) -> None:
+        """Losses that nobody could know of yet are taken back later."""
+        state, run = controller.state, controller.job.run
+        if len(state.charges) <= self.caused[run]:
+            return
+        for task in controller.job.tasks:
+            pod, seat = self.pods.get(task), state.seats.get(task)
+            if not pod or not seat or not pod.alive or pod.going or not pod.reachable:
+                return
+            if seat.incarnation != pod.incarnation:
+                return
+        raise Violation(
+            "budget", f"{len(state.charges)} are charged, the program failed {self.caused[run]}"
+        )
+
+    def check_end(self, controller: Controller, end: End) -> None:
+        job = controller.job
+        run = job.run
+        if end.reason.startswith("ended already"):
+            if run not in self.ended:
+                raise Violation("end", f"it has not: {end}")
+            return
+        if end.phase is Phase.SUCCEEDED:
+            tasks = [task for task in job.tasks if job.mode.decides_success(task)]
+            if job.success == "Chief":
+                tasks = [job.mode.chief]
+            for task in tasks:
+                if not any((r, t) == (run, task) for r, t, _ in self.finished):
+                    raise Violation("end", f"{task} has not finished: {end}")
+            return
+        if end.code == Code.DEADLINE and job.deadline and "deadline" in end.reason:
+            if self.now - self.run_began[run] < job.deadline:
+                raise Violation("end", f"it is too early: {end}")
+            return
+        if not end.task or not end.reason or not end.code:
+            raise Violation("end", f"it has no name: {end}")
+        if (run, end.task, end.code) not in self.codes:
+            raise Violation("end", f"the program did not do that: {end}")
+        permanent = end.code in (PERMANENT, *decide.PERMANENT)
+        if not permanent and self.caused[run] <= job.restarts.limit:
+            raise Violation("budget", f"the program failed {self.caused[run]}: {end}")
+
+    def check_replay(self) -> None:
+        """The same events give the same decisions."""
+
+    # Faults.
+
+    def fault(self, fault: Fault) -> None:
+        kind, how = fault.kind, fault.how
+        if kind == "controller crashes":
+            alive = [controller for controller in self.controllers if controller.alive]
+            if alive:
+                self.log("fault: {}", kind)
+                self.crash(alive[int(fault.pick * len(alive))])
+            return
+        if kind == "upgrade":
+            self.upgrade(fault)
+            return
+        if kind == "program always fails":
+            role = "chief" if self.job.mode.name == "coordinator" else "worker"
+            code = PERMANENT if how < 0.2 else 1
+            self.log("fault: from now on each {} ends with {}", role, code)
+            self.poison[(self.job.run, self.wish.args)] = (role, code)
+            return
+        if kind == "all pods are gone":
+            self.log("fault: {}", kind)
+            for pod in list(self.pods.values()):
+                self.gone(pod)
+            return
+        pods = sorted(self.pods.values(), key=lambda pod: pod.task)
+        if kind.startswith("child"):
+            pods = [pod for pod in pods if pod.running and not pod.stopping]
+        if not pods:
+            return
+        pod = pods[int(fault.pick * len(pods))]
+        self.log("fault: {}: {}", pod.task, kind)
+        token = pod.child_token
+        if kind == "child fails":
+            self.end_child(pod, token, PERMANENT if how < 0.1 else 1 if how < 0.8 else 139, "program")
+        elif kind == "child is killed":
+            self.end_child(pod, token, 137, "program")
+        elif kind == "child is terminated":
+            self.end_child(pod, token, 143, "outside")
+        elif kind == "child hangs":
+            if pod.program:
+                self.hang(pod, token, "program")
+        elif kind == "launcher restarts":
+            self.end_launcher(pod)
+            self.forget()
+            self.after(0.2 + how * 10, self.start_launcher, pod, pod.token)
+        elif kind == "pod is deleted":
+            self.delete(pod)
+        elif kind == "pod is gone":
+            self.gone(pod)
+        elif kind == "pod is out of reach":
+            if pod.reachable:
+                pod.reachable = False
+                self.harm(pod, "program")  # nobody can tell it from the program's own failure
+                self.after(how * 40, self.reach_again, pod)
+                if how > 0.7:
+                    self.after(how * 30, self.gone, pod)
+        elif kind == "pull fails":
+            self.pull_fails[pod.task] = 1 + int(how * 2)
+
+    def reach_again(self, pod: Pod) -> None:
+        if self.pods.get(pod.task) is not pod or pod.reachable:
+            return
+        self.log("{} is in reach again", pod.task)
+        pod.reachable = True
+        if pod.going:
+            if pod.alive:
+                self.leave(pod)
+            else:
+                self.after(0.5, self.gone, pod)
+        elif pod.alive:
+            self.after(self.random() * 4, self.resend, pod, pod.token, pod.epoch)
+
+    def upgrade(self, fault: Fault) -> None:
+        dice = random.Random(fault.how)
+        wish, what = self.wish, fault.pick
+        if what < 0.55:
+            wish = wish._replace(ps=dice.randint(1, 2), worker=dice.randint(1, 4))
+        elif what < 0.65:
+            wish = wish._replace(args=wish.args + 1)
+        elif what < 0.75:
+            wish = wish._replace(limit=dice.choice([0, 1, 3]), keep=dice.random() < 0.5)
+        elif what < 0.85:
+            wish = wish._replace(revision=wish.revision + 1, args=wish.args + 1)
+        elif what < 0.92:
+            wish = wish._replace(evaluator=not wish.evaluator)
+        else:
+            wish = wish._replace(attempt=wish.attempt + 1)
+        self.log("fault: upgrade to {}", wish)
+        self.helm(wish)
+
+
+def new_state(job: Job, chance: float) -> decide.State:
+    from launcher.protocol import Leader
+
+    return decide.State(job, Leader(0, f"{int(chance * 2**32):08x}"))
+
+
+def _runs(seat: Report) -> bool:
+    return seat.serving or (seat.child is not None and seat.child.code is None)
+
+
+def _holds(holds: Holds | None) -> str:
+    if holds is None:
+        return "nothing"
+    return f"{holds.action.value} {holds.generation} of {holds.leader.number} {holds.leader.id}"
+
+
+def _child(pod: Pod) -> str:
+    child = pod.child
+    if child is None:
+        return "none" + ", serving" * pod.serving
+    state = "runs" if pod.running else f"ended {child.code}"
+    return f"{child.generation} {state}" + ", stopping" * pod.stopping + ", serving" * pod.serving
+
+
+def _spec(job: Job) -> str:
+    return f"{dict(job.replicas)} {job.document['program']['args']}"
+
+
+# Many schedules.
+
+
+def play(schedule: Schedule) -> Violation | None:
+    try:
+        Simulation(schedule).run()
+    except Violation as violation:
+        return violation
+    except Exception as error:
+        return Violation("crash", repr(error))
+    return None
+
+
+def shrink(schedule: Schedule, rule: str) -> Schedule:
+    """Leaves out faults as long as the same rule is still broken."""
+    index = 0
+    while index < len(schedule.faults):
+        fewer = schedule.faults[:index] + schedule.faults[index + 1 :]
+        smaller = schedule._replace(faults=fewer)
+        violation = play(smaller)
+        if violation and violation.rule == rule:
+            schedule, index = smaller, 0
+        else:
+            index += 1
+    return schedule
+
+
+def tell(schedule: Schedule) -> str:
+    """The history of a schedule, for a person."""
+    simulation = Simulation(schedule, tell=True)
+    end: object
+    try:
+        end = simulation.run()
+    except Exception as error:
+        end = f"{type(error).__name__}: {error}"
+    assert simulation.history is not None
+    faults = [f"  {fault}" for fault in schedule.faults]
+    head = [f"seed {schedule.seed}: {schedule.wish}", *faults]
+    return "\n".join([*head, *simulation.history, str(end)])
+
+
+def explain(seed: int) -> str:
+    """A failing seed, shrunk and told."""
+    schedule = schedule_for(seed)
+    violation = play(schedule)
+    assert violation
+    return tell(shrink(schedule, violation.rule))
+
+
+def _batch(seeds: range) -> tuple[int, list[tuple[int, str]]]:
+    failed = []
+    for seed in seeds:
+        violation = play(schedule_for(seed))
+        if violation:
+            failed.append((seed, violation.rule))
+    return len(seeds), failed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Seeded schedules against launcher.decide.")
+    parser.add_argument("--seeds", type=int, default=2000, help="how many schedules")
+    parser.add_argument("--start", type=int, default=0, help="the first seed")
+    parser.add_argument("--tell", action="store_true", help="print each schedule's history")
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    options = parser.parse_args(argv)
+    seeds = range(options.start, options.start + options.seeds)
+    if options.tell:
+        for seed in seeds:
+            print(tell(schedule_for(seed)))
+        return 0
+    began = said = time.monotonic()
+    played, failed = 0, []
+    batches = [seeds[i : i + 100] for i in range(0, len(seeds), 100)]
+    with multiprocessing.Pool(options.jobs) as pool:
+        for count, bad in pool.imap_unordered(_batch, batches):
+            played += count
+            failed += bad
+            if time.monotonic() - said > 4:
+                said = time.monotonic()
+                print(f"{played} schedules, {len(failed)} broken", flush=True)
+    seconds = time.monotonic() - began
+    print(f"{played} schedules in {seconds:.1f} s, {len(failed)} broken")
+    rules = Counter(rule for _, rule in failed)
+    for rule, count in rules.most_common():
+        print(f"  {rule}: {count}, as seeds {[s for s, r in sorted(failed) if r == rule][:8]}")
+    if failed:
+        print(explain(min(failed)[0]))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
