@@ -30,7 +30,8 @@ from launcher.settings import Job
 SETTLE_SECONDS = 0.5  # what is lost so soon after a failure may have caused it
 SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
-LEAVING_SECONDS = 10.0  # for a task that is no part of the run any more to report
+# For a task that is no part of the run any more to report: longer than its longest silence.
+LEAVING_SECONDS = 40.0
 CHIEF_SECONDS = 60.0  # for the chief's session to come up before the others start anyway
 LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
@@ -55,12 +56,13 @@ class Begin:
     """The controller knows the cluster.
 
     `replicas` are the pods that exist or are being made, `revisions` the newest templates of pods,
-    by role; `age` is how many seconds ago the run began.
+    by role; `age` is how many seconds ago the run began, `end` how it ended, if that is on record.
     """
 
     replicas: Mapping[str, int]
     revisions: Mapping[str, str]
     age: float = 0.0
+    end: End | None = None
 
 
 @dataclass(frozen=True)
@@ -196,9 +198,16 @@ def directive(state: State, report: Report) -> Directive | None:
 
 def _wanted(state: State, report: Report) -> Directive | None:
     task, mode = report.task, state.job.mode
-    action, generation = Action.WAIT, state.generation
+    action, generation, leader = Action.WAIT, state.generation, state.leader
     if state.phase is RunPhase.ENDED:
+        holds = report.holds
+        if holds and holds.action is Action.END and holds.run == state.job.run:
+            return None
         action = Action.END
+        if holds and holds.leader > leader:
+            # It ended before this controller led; a task must believe it all the same.
+            leader = Leader(holds.leader.number + 1, leader.id)
+            generation = max(generation, holds.generation)
     elif task in state.forming or task not in state.runs:
         holds = report.holds
         serving = not mode.runs_program(task) and holds and holds.action is Action.RUN
@@ -214,10 +223,12 @@ def _wanted(state: State, report: Report) -> Directive | None:
             action = Action.SERVE
         elif report.incarnation == state.members[task]:
             action = Action.RUN  # and has; in a pod made again it must not train again
-    return Directive(state.leader, action, generation, len(state.charges), state.job)
+    return Directive(leader, action, generation, len(state.charges), state.job)
 
 
 def _begin(state: State, event: Begin, now: float) -> Step:
+    if event.end:
+        return _end(state, event.end)  # tasks that are still there may not know yet
     state = replace(
         state,
         phase=RunPhase.ADOPTING,
@@ -263,16 +274,16 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
     """What a report says of the task's child: nothing new, done, or lost."""
     task, child = report.task, report.child
     if state.members.get(task, report.incarnation) != report.incarnation:
-        state = replace(state, members={**state.members, task: report.incarnation})
         if task in state.done or task not in state.runs:
             return state, ()
+        state = replace(state, members={**state.members, task: report.incarnation})
         # Whatever failed since it was last heard may have failed for want of it.
         charges = tuple(at for at in state.charges if at < lost_after)
         reason = "its pod or its launcher was started again"
         generation = state.runs[task]
         lost = Failure(task, generation, DRAINED, reason, now, lost=True)
         return _fail(replace(state, charges=charges), lost, now)
-    if not child:
+    if not child or not _member(state, task):
         return state, ()
     if child.up and task == state.job.mode.chief and child.generation == state.runs.get(task):
         state = replace(state, held=frozenset())
@@ -288,13 +299,17 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
         return state, ()
     state = replace(state, dealt={**state.dealt, task: child.generation})
     if child.stopped:
-        if task in state.forming or task not in state.runs or task in state.done:
+        if task not in state.runs or task in state.done:
+            return state, ()
+        if task in state.forming and not _should_run(report):
             return state, ()  # as it was told to
         drained, reason = True, "it was stopped from outside"
     elif child.code == 0 and state.job.mode.runs_program(task):
         if task in state.forming:
             return state, ()
         return replace(state, done=state.done | {task}), ()
+    elif task in state.forming and not state.failures and child.generation < state.generation:
+        return state, ()  # others had stopped already, and no failure made them
     else:
         drained, reason = child.code == DRAINED, child.reason
     at = now - child.ago
@@ -385,7 +400,7 @@ def _judge(state: State, now: float) -> Step:
         state = replace(state, charges=(*charges, now))
         why = _final(state, root)
         everybody = frozenset(state.job.tasks)
-        if why and state.forming != everybody:
+        if why and not state.forming >= everybody:
             # Only once all have been heard from: one that is gone would explain it.
             state = replace(state, charges=charges)
             return _form_with(state, everybody), (Say(f"{root.task}: {why}; all tasks stop"),)
@@ -397,7 +412,8 @@ def _judge(state: State, now: float) -> Step:
         backoff = min(LONGEST_BACKOFF, 2.0 ** (len(state.charges) - 2))
         state = replace(state, not_before=now + backoff if len(state.charges) > 1 else now)
     text = _explain(state, failures, now)
-    if any(failure.generation == state.generation for failure in failures):
+    children = [state.seats[task].child for task in state.forming]
+    if any(child and child.generation == state.generation for child in children):
         # Some could not even prepare for this generation: all prepare for another.
         state = replace(state, generation=state.generation + 1)
     return replace(state, failures={}), (Say(text),)
@@ -494,10 +510,16 @@ def _adopt(state: State, now: float) -> Step:
         charges=(now,) * charged,
         runs=running,
         members={task: state.seats[task].incarnation for task in running},
-        dealt={task: running[task] - 1 if task in running else generation for task in tasks},
-        done=frozenset(task for task in running if _ended_well(state.seats[task])),
+        done=frozenset(
+            task
+            for task in running
+            if held[task].action is Action.SERVE or _ended_well(state.seats[task])
+        ),
     )
     anew = _anew(state, held, running)
+    # What failed of those that start anyway may have failed for the same reason.
+    dealt = {task: generation if task in anew else running[task] - 1 for task in tasks}
+    state = replace(state, dealt=dealt)
     effects: tuple[Effect, ...] = ()
     if anew:
         state = _form_with(state, anew)
@@ -566,6 +588,10 @@ def _belongs(state: State, task: Task) -> bool:
     return task.index < max(state.replicas.get(task.role, 0), wanted)
 
 
+def _member(state: State, task: Task) -> bool:
+    return task.index < state.job.replicas.get(task.role, 0)
+
+
 def _leaving(state: State) -> list[Task]:
     """The tasks that have a pod and are no part of the run any more."""
     return [
@@ -586,6 +612,14 @@ def runs(seat: Report) -> bool:
     return seat.serving or (seat.child is not None and seat.child.code is None)
 
 
+def _should_run(report: Report) -> bool:
+    """Whether a task holds that its latest child shall run: nobody here has stopped it."""
+    holds, child = report.holds, report.child
+    if not holds or not child:
+        return False
+    return holds.action is Action.RUN and holds.generation == child.generation
+
+
 def programs_stop(state: State) -> bool:
     """Whether a program that shall stop still runs."""
     return any(
@@ -600,7 +634,7 @@ def programs_stop(state: State) -> bool:
 def _lacks(state: State, task: Task) -> str:
     """What a task still lacks to start, or nothing."""
     seat = state.seats.get(task)
-    member = task.index < state.job.replicas.get(task.role, 0)
+    member = _member(state, task)
     if not seat:
         return "not heard from" if member else ""
     if runs(seat):

@@ -217,6 +217,7 @@ class Controller:
     effects: list[decide.Effect] | None = None
     busy: bool = False
     events: list[tuple[decide.Event, float]] | None = None
+    farewell: set[Task] | None = None
 
 
 class Simulation:
@@ -249,7 +250,8 @@ class Simulation:
         self.ended: dict[str, float] = {}  # when a run's end was recorded
         self.caused: Counter[str] = Counter()  # failures that the program caused, by run
         self.codes: set[tuple[str, str, int]] = set()
-        self.finished: set[tuple[str, Task, int]] = set()
+        self.finished: set[tuple[str, Task, int]] = set()  # and somebody knows
+        self.succeeded: set[tuple[str, Task]] = set()
         self.progress: dict[tuple[str, Task], float] = {}
         self.poison: dict[tuple[str, int], tuple[str, int]] = {}
         self.pull_fails: dict[Task, int] = {}
@@ -424,10 +426,17 @@ class Simulation:
         pod.epoch += 1
 
     def forget(self) -> None:
-        """Where nobody knows the run any more it begins anew."""
-        if not any(pod.holds for pod in self.pods.values()):
-            if not any(c.alive and c.state.generation for c in self.controllers):
-                self.finished.clear()
+        """What nobody knows any more may happen again."""
+        for run, task, generation in list(self.finished):
+            pod = self.pods.get(task)
+            knows = pod and pod.holds and pod.holds.generation == generation
+            knows = knows and pod and (pod.child or pod.serving)
+            for controller in self.controllers:
+                state = controller.state
+                done = controller.alive and controller.job.run == run and task in state.done
+                knows = knows or (done and state.runs.get(task) == generation)
+            if not knows:
+                self.finished.discard((run, task, generation))
 
     # Controllers.
 
@@ -438,6 +447,7 @@ class Simulation:
             serial, self.job, self.wish, self.random() * 1e6, new_state(self.job, self.random())
         )
         controller.waiting, controller.effects, controller.events = {}, [], []
+        controller.farewell = set()
         self.controllers.append(controller)
         self.log("a controller {} starts: {}", serial, dict(self.job.replicas))
         self.after(self.random() * 3, self.begin, controller)
@@ -450,12 +460,7 @@ class Simulation:
         run = controller.job.run
         if self.record and self.record[0] == run:
             self.log("the record says that {} has ended", run)
-            if controller.serial == self.newest:
-                self.set_outcome(self.record[1])
-            for role in controller.job.replicas:
-                if not controller.wish.keep:
-                    self.scale(role, 0)
-            controller.alive = False
+            self.step(controller, decide.Begin({}, {}, end=self.record[1]))
             return
         began_at = self.run_began.setdefault(run, self.now)
         controller.began = True
@@ -541,8 +546,9 @@ class Simulation:
 
     def finish(self, controller: Controller, end: End) -> None:
         self.log("the end is recorded: {} {} {}", end.phase.value, end.code, end.reason)
-        self.check_end(controller, end)
         run = controller.job.run
+        if self.record is None or self.record != (run, end):
+            self.check_end(controller, end)
         self.record = (run, end)
         self.ended.setdefault(run, self.now)
         controller.recorded = True
@@ -556,9 +562,9 @@ class Simulation:
         """It stays until all tasks that it knows have heard; kept pods have nobody else."""
         if not controller.alive:
             return
-        seats = controller.state.seats.values()
-        heard = all(s.holds and s.holds.action is Action.END and not _runs(s) for s in seats)
-        if heard or self.now - since > (60.0 if controller.wish.keep else 2.0):
+        heard = controller.farewell
+        assert heard is not None
+        if heard.issuperset(controller.job.tasks) or self.now - since > (60.0 if controller.wish.keep else 2.0):
             controller.alive = False
             if controller.serial == self.newest:
                 self.set_outcome(end)
@@ -580,6 +586,9 @@ class Simulation:
         if not controller.alive:
             return
         assert controller.waiting is not None
+        assert controller.farewell is not None
+        if report.holds and report.holds.action is Action.END and not decide.runs(report):
+            controller.farewell.add(report.task)
         self.step(controller, decide.Heard(report))
         if not controller.alive:
             return
@@ -656,7 +665,7 @@ class Simulation:
         if child and child.code is not None:
             child = replace(child, ago=self.now - pod.ended_at)
         job = pod.job
-        ready = job is not None and (
+        ready = not pod.going and job is not None and (
             pod.pulled == job.run or not job.mode.runs_program(pod.task)
         )
         return Report(
@@ -721,19 +730,21 @@ class Simulation:
         if job.mode.runs_program(pod.task) and pod.pulled != job.run:
             if not pod.pulling:
                 pod.pulling = True
-                self.after(self.random() * 3, self.pull, pod, pod.token, job)
+                self.after(self.random() * 3, self.pull, pod, pod.token, job, holds)
             return
         if runs:
             self.start_child(pod, job, generation)
 
-    def pull(self, pod: Pod, token: int, job: Job) -> None:
+    def pull(self, pod: Pod, token: int, job: Job, holds: Holds) -> None:
         if pod.token != token:
             return
         pod.pulling = False
-        if self.pull_fails.get(pod.task, 0) and pod.holds:
+        if self.pull_fails.get(pod.task, 0):
+            if pod.holds != holds:
+                self.act(pod)  # nobody asks for that any more: it pulls again
+                return
             self.pull_fails[pod.task] -= 1
-            code = int(Code.IO)
-            generation = pod.holds.generation
+            code, generation = int(Code.IO), holds.generation
             self.log("{} cannot pull the code", pod.task)
             pod.child = ChildReport(generation, code, reason="no code")
             pod.ended_at = self.now
@@ -800,6 +811,7 @@ class Simulation:
             if code == 0 and pod.program:
                 if task.role != EVALUATOR:
                     self.finished.add((job.run, task, pod.child.generation))
+                    self.succeeded.add((job.run, task))
             else:
                 self.blame(pod, job, code, whose)
         # The others feel it, whatever its reason.
@@ -940,7 +952,7 @@ class Simulation:
             if job.success == "Chief":
                 tasks = [job.mode.chief]
             for task in tasks:
-                if not any((r, t) == (run, task) for r, t, _ in self.finished):
+                if (run, task) not in self.succeeded:
                     raise Violation("end", f"{task} has not finished: {end}")
             return
         if end.code == Code.DEADLINE and job.deadline and "deadline" in end.reason:
@@ -1000,6 +1012,9 @@ class Simulation:
             if pod.program:
                 self.hang(pod, token, "program")
         elif kind == "launcher restarts":
+            if pod.going:
+                self.gone(pod)
+                return
             self.end_launcher(pod)
             self.forget()
             self.after(0.2 + how * 10, self.start_launcher, pod, pod.token)
@@ -1053,10 +1068,6 @@ def new_state(job: Job, chance: float) -> decide.State:
     from launcher.protocol import Leader
 
     return decide.State(job, Leader(0, f"{int(chance * 2**32):08x}"))
-
-
-def _runs(seat: Report) -> bool:
-    return seat.serving or (seat.child is not None and seat.child.code is None)
 
 
 def _holds(holds: Holds | None) -> str:
