@@ -26,6 +26,7 @@ HELMS = ("helm", "helm3")
 RELEASE = "mnist"
 NAMESPACE = "research"
 MINIMAL: Mapping[str, Any] = {"code": {"image": {"path": "/app"}}}
+MODES = ("parameter-server", "coordinator", "all-reduce")
 
 Object = dict[str, Any]
 
@@ -54,6 +55,10 @@ class Rendered:
     def statefulset(self, role: str) -> Object:
         return self.one("StatefulSet", f"{self.release}-{role}")
 
+    def roles(self) -> list[str]:
+        """The roles that there are, in the order of the alphabet."""
+        return [name.removeprefix(f"{self.release}-") for name in self.names("StatefulSet")]
+
     def task_pod(self, role: str = "worker") -> Object:
         """The pod template of a role."""
         template: Object = self.statefulset(role)["spec"]["template"]
@@ -65,7 +70,7 @@ class Rendered:
 
     def pods(self) -> list[Object]:
         """Every pod template of the release."""
-        return [self.task_pod("ps"), self.task_pod("worker"), self.controller_pod()]
+        return [*(self.task_pod(role) for role in self.roles()), self.controller_pod()]
 
     def job_json(self) -> str:
         """What the controller reads."""

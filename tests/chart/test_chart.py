@@ -18,6 +18,7 @@ from tests.chart.render import (
     CHART,
     HELMS,
     MINIMAL,
+    MODES,
     NAMESPACE,
     kube_version,
     refusal,
@@ -26,16 +27,30 @@ from tests.chart.render import (
 )
 
 CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+EXAMPLES = sorted(CHART.parents[1].glob("examples/*/values.yaml"))
 
 
 def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.stem)
-def test_both_helms_render_the_same(path: Path) -> None:
-    four, three = (render(load(path), helm=helm, base={}).texts for helm in HELMS)
+def test_both_helms_render_the_same(path: Path, mode: str) -> None:
+    ps = {"ps": {"replicas": 1}}
+    values = {**load(path), "mode": mode, **ps}
+    four, three = (render(values, helm=helm, base={}).texts for helm in HELMS)
     assert four == three
+
+
+def test_each_mode_has_its_ci_values() -> None:
+    assert {render(load(path), base={}).job()["mode"] for path in CI_VALUES} == set(MODES)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_the_examples_render(path: Path, helm: str) -> None:
+    job = render(load(path), helm=helm, base={}).job()
+    assert job["mode"] == (path.parent.name if path.parent.name in MODES else "parameter-server")
 
 
 @pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.stem)
@@ -57,7 +72,7 @@ def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
 
 def test_everything_values_say_everything_otherwise() -> None:
     given = dict(leaves(load(CHART / "ci" / "everything-values.yaml")))
-    only_one_choice = {"mode", "code.image.path", "image.tag"}
+    only_one_choice = {"code.image.path", "image.tag"}
     for value in generate.leaves(generate.parse((CHART / "values.yaml").read_text())):
         if value.path not in only_one_choice:
             below = {path: v for path, v in given.items() if f"{path}.".startswith(value.path)}
@@ -150,6 +165,29 @@ def test_the_notes_say_how_to_go_on() -> None:
     assert "--set worker.replicas=3" in said
     assert "--set run.attempt=2" in said
     assert "stay when the run has ended" not in said
+    assert "GENERATION-TASK.log" not in said
+
+
+@pytest.mark.parametrize(
+    ("mode", "tasks", "chief"),
+    [
+        ("parameter-server", "1 ps, 2 worker, 1 evaluator.", "mnist-worker-0"),
+        ("coordinator", "1 chief, 1 ps, 2 worker, 1 evaluator.", "mnist-chief-0"),
+        ("all-reduce", "2 worker, 1 evaluator.", "mnist-worker-0"),
+    ],
+)
+def test_the_notes_know_the_mode(mode: str, tasks: str, chief: str) -> None:
+    values = {**MINIMAL, "mode": mode, "evaluator": {"replicas": 1}}
+    said = notes(values)
+    assert f"mode {mode}; its tasks are {tasks}" in said
+    assert f"logs -f {chief}\n" in said
+
+
+def test_the_notes_say_where_output_is_kept() -> None:
+    data = {"name": "data", "mountPath": "/data", "emptyDir": {}}
+    values = {"logs": "/data/logs", "volumes": [data]}
+    run = render(values).job()["run"]
+    assert f"/data/logs/{run}/GENERATION-TASK.log" in notes({**MINIMAL, **values})
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from launcher import modes
 from launcher.identity import Task
-from launcher.settings import controller_settings, read_job, task_settings
-from tests.chart.render import CHART, NAMESPACE, environment, kube_version, render, run_helm
+from launcher.settings import CLEANUPS, SUCCESSES, controller_settings, read_job, task_settings
+from tests.chart.render import (
+    CHART,
+    MODES,
+    NAMESPACE,
+    environment,
+    kube_version,
+    refusal,
+    render,
+    run_helm,
+)
 
 NFS = {"server": "nfs.example.com", "path": "/exports/app"}
+DATA = {"name": "data", "mountPath": "/data", "emptyDir": {}}
 
 
 def test_job_json_is_the_whole_run(helm: str) -> None:
@@ -28,7 +41,14 @@ def test_job_json_is_the_whole_run(helm: str) -> None:
             "ps": {"replicas": 2},
             "worker": {"replicas": 3},
             "port": 3333,
-            "restarts": {"limit": 7, "permanentCodes": [9]},
+            "restarts": {"limit": 7, "permanentCodes": [9], "refill": 60},
+            "success": "Chief",
+            "chiefFirst": False,
+            "checkpoints": "/data/checkpoints",
+            "hangTimeout": 300,
+            "deadline": 1000000,
+            "logs": "/data/logs",
+            "volumes": [DATA],
             "grace": 60,
             "cleanup": "Keep",
         },
@@ -36,6 +56,7 @@ def test_job_json_is_the_whole_run(helm: str) -> None:
     )
     job = rendered.job()
     assert job.pop("run") == hashed_run(rendered.job())
+    assert re.fullmatch("[0-9a-f]{8}", job.pop("pods"))
     assert job == {
         "version": 1,
         "release": "mnist",
@@ -50,7 +71,13 @@ def test_job_json_is_the_whole_run(helm: str) -> None:
             "workingDir": "src",
         },
         "code": {"image": {"path": "/app"}},
-        "restarts": {"limit": 7, "permanentCodes": [9]},
+        "restarts": {"limit": 7, "permanentCodes": [9], "refill": 60},
+        "success": "Chief",
+        "chiefFirst": False,
+        "checkpoints": "/data/checkpoints",
+        "hangTimeout": 300,
+        "deadline": 1000000,
+        "logs": "/data/logs",
         "grace": 60,
         "cleanup": "Keep",
     }
@@ -70,6 +97,43 @@ def test_the_launcher_reads_job_json() -> None:
     assert job.replicas == {"ps": 2, "worker": 2}
     assert job.program.command == ("python", "train.py")
     assert job.restarts.permanent_codes == (2, 126, 127)
+    assert job.restarts.refill == 3600
+    assert (job.success, job.chief_first, job.checkpoints) == ("AllWorkers", True, "")
+    assert (job.hang_timeout, job.deadline, job.logs) == (0, 0, "")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("evaluators", [0, 1])
+def test_the_launcher_and_the_chart_agree_about_roles(mode: str, evaluators: int) -> None:
+    rendered = render({"mode": mode, "evaluator": {"replicas": evaluators}})
+    job = read_job(rendered.job_json())
+    least = modes.MODES[mode].least
+    assert set(job.replicas) == {*least, *(["evaluator"] if evaluators else [])}
+    assert sorted(job.replicas) == rendered.roles()
+    assert job.document["replicas"] == job.replicas
+    for role in job.replicas:
+        variables = environment(rendered.task_pod(role), TFRUN_POD_NAME=f"mnist-{role}-0")
+        assert task_settings(variables).task == Task(role, 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_chart_asks_for_what_the_launcher_asks_for(mode: str) -> None:
+    least = modes.MODES[mode].least
+    fewest: dict[str, Any] = {
+        role: {"replicas": count} for role, count in least.items() if role != "chief"
+    }
+    assert read_job(render({"mode": mode, **fewest}).job_json()).replicas == least
+    for role in fewest:
+        (said,) = refusal({"mode": mode, **fewest, role: {"replicas": least[role] - 1}})
+        assert said.startswith(f"{role}.replicas must be {least[role]} or more")
+
+
+def test_the_schema_knows_the_launchers_choices() -> None:
+    assert set(MODES) == set(modes.MODES)
+    properties = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    assert set(properties["mode"]["enum"]) == set(modes.MODES)
+    assert properties["success"]["enum"] == list(SUCCESSES)
+    assert properties["cleanup"]["enum"] == list(CLEANUPS)
 
 
 @pytest.mark.parametrize(
@@ -127,11 +191,15 @@ def test_the_launcher_reads_a_tasks_environment(role: str) -> None:
     rendered = render({"code": {"nfs": NFS, "image": {"path": ""}}, "controller": {"port": 3330}})
     settings = task_settings(
         environment(
-            rendered.task_pod(role), TFRUN_POD_NAME=f"mnist-{role}-1", TFRUN_POD_IP="10.1.2.3"
+            rendered.task_pod(role),
+            TFRUN_POD_NAME=f"mnist-{role}-1",
+            TFRUN_POD_IP="10.1.2.3",
+            TFRUN_REVISION=f"mnist-{role}-5f6b7c8d9",
         )
     )
     assert settings.task == Task(role, 1)
     assert settings.address == "10.1.2.3"
+    assert settings.revision == f"mnist-{role}-5f6b7c8d9"
     assert settings.controller == ("mnist-controller", 3330)
     assert settings.work == Path("/tfrun/work")
     assert settings.source == Path("/tfrun/source")

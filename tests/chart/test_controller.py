@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.chart.render import CHART, Rendered, container, environment, render
+from tests.chart.render import CHART, MODES, Rendered, container, environment, render
 
 Values = dict[str, Any]
 
@@ -34,6 +34,20 @@ REPLACES: list[Values] = [
     {"restarts": {"limit": 0}},
     {"grace": 60},
     {"cleanup": "Keep"},
+    {"mode": "coordinator"},
+    {"evaluator": {"replicas": 1}},
+    {"success": "Chief"},
+    {"chiefFirst": False},
+    {"checkpoints": "/data"},
+    {"hangTimeout": 300},
+    {"deadline": 3600},
+    {"restarts": {"refill": 0}},
+    # Pods that are made again are one generation to it.
+    {"env": [{"name": "A", "value": "b"}]},
+    {"volumes": [{"name": "data", "mountPath": "/data", "emptyDir": {}}]},
+    {"pod": {"priorityClassName": "high"}},
+    {"worker": {"resources": {"limits": {"nvidia.com/gpu": 1}}}},
+    {"ps": {"pod": {"priorityClassName": "high"}}},
     {"controller": {"rbac": False}},
     {"controller": {"port": 3330}},
     {"controller": {"resources": {"limits": {"memory": "1Gi"}}}},
@@ -49,10 +63,9 @@ def test_a_new_controller_takes_over_when_these_change(values: Values) -> None:
 
 KEEPS: list[Values] = [
     {"networkPolicy": {"enabled": False}},
-    {"env": [{"name": "A", "value": "b"}]},
-    {"volumes": [{"name": "data", "mountPath": "/data", "emptyDir": {}}]},
-    {"pod": {"priorityClassName": "high"}},
-    {"worker": {"resources": {"limits": {"nvidia.com/gpu": 1}}}},
+    # Of tasks that this mode does not have.
+    {"chief": {"resources": {"limits": {"nvidia.com/gpu": 1}}}},
+    {"evaluator": {"pod": {"priorityClassName": "high"}}},
 ]
 
 
@@ -106,6 +119,8 @@ def run_id(values: Values) -> str:
         {"program": {"workingDir": "src"}},
         {"code": {"image": {"path": "/other"}}},
         {"run": {"attempt": 2}},
+        {"mode": "coordinator"},
+        {"mode": "all-reduce"},
     ],
     ids=str,
 )
@@ -120,6 +135,8 @@ def test_these_are_another_run(values: Values) -> None:
         {"restarts": {"limit": 0, "permanentCodes": []}, "cleanup": "Keep", "grace": 60},
         {"image": {"pullPolicy": "Always"}, "port": 3333, "launcher": {"inject": False}},
         {"controller": {"rbac": False, "port": 3330}, "pod": {"priorityClassName": "high"}},
+        {"success": "Chief", "chiefFirst": False, "checkpoints": "/data", "hangTimeout": 300},
+        {"deadline": 3600, "restarts": {"refill": 0}, "evaluator": {"replicas": 1}},
         # The same words, however they were written.
         {"program": {"command": ["python", "train.py"], "args": []}},
     ],
@@ -196,16 +213,19 @@ def test_the_job_is_found_by_labels() -> None:
     )
 
 
-def test_the_controller_may_scale_its_statefulsets_and_nothing_else() -> None:
-    rendered = render()
-    assert rendered.one("Role")["rules"] == [
-        {
-            "apiGroups": ["apps"],
-            "resources": ["statefulsets"],
-            "resourceNames": rendered.names("StatefulSet"),
-            "verbs": ["get", "patch"],
-        }
-    ]
+@pytest.mark.parametrize("evaluators", [0, 1])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_controller_may_scale_its_statefulsets_and_nothing_else(
+    mode: str, evaluators: int
+) -> None:
+    rendered = render({"mode": mode, "evaluator": {"replicas": evaluators}})
+    (rule,) = rendered.one("Role")["rules"]
+    assert sorted(rule.pop("resourceNames")) == rendered.names("StatefulSet")
+    assert rule == {
+        "apiGroups": ["apps"],
+        "resources": ["statefulsets"],
+        "verbs": ["get", "patch"],
+    }
     binding = rendered.one("RoleBinding")
     spec = rendered.controller_pod()["spec"]
     assert binding["roleRef"]["name"] == rendered.one("Role")["metadata"]["name"]
@@ -217,14 +237,22 @@ def test_the_controller_may_scale_its_statefulsets_and_nothing_else() -> None:
 
 
 def test_with_rights_the_replicas_are_the_controllers() -> None:
-    for role in ("ps", "worker"):
-        assert "replicas" not in render().statefulset(role)["spec"]
+    rendered = render({"mode": "coordinator", "evaluator": {"replicas": 1}})
+    for role in ("chief", "ps", "worker", "evaluator"):
+        assert "replicas" not in rendered.statefulset(role)["spec"]
 
 
 def test_without_rights_the_chart_sets_the_replicas() -> None:
-    rendered = render({"controller": {"rbac": False}, "worker": {"replicas": 3}})
-    assert rendered.statefulset("ps")["spec"]["replicas"] == 1
-    assert rendered.statefulset("worker")["spec"]["replicas"] == 3
+    rendered = render(
+        {
+            "mode": "coordinator",
+            "controller": {"rbac": False},
+            "worker": {"replicas": 3},
+            "evaluator": {"replicas": 1},
+        }
+    )
+    counts = {role: rendered.statefulset(role)["spec"]["replicas"] for role in rendered.roles()}
+    assert counts == {"chief": 1, "evaluator": 1, "ps": 1, "worker": 3}
     assert not rendered.names("Role")
     assert not rendered.names("RoleBinding")
     spec = rendered.controller_pod()["spec"]

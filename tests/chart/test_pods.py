@@ -43,8 +43,77 @@ def restricted_violations(pod: Object) -> list[str]:
     return found
 
 
+# Every role that there is.
+ALL: Values = {"mode": "coordinator", "evaluator": {"replicas": 1}}
+
+
+@pytest.mark.parametrize(
+    ("mode", "roles"),
+    [
+        ("parameter-server", ["ps", "worker"]),
+        ("coordinator", ["chief", "ps", "worker"]),
+        ("all-reduce", ["worker"]),
+    ],
+)
+def test_each_mode_has_its_roles_and_any_an_evaluator(mode: str, roles: list[str]) -> None:
+    assert render({"mode": mode}).roles() == roles
+    rendered = render({"mode": mode, "evaluator": {"replicas": 1}})
+    assert rendered.roles() == sorted([*roles, "evaluator"])
+    for role in roles:
+        assert rendered.statefulset(role) == render({"mode": mode}).statefulset(role)
+
+
+def test_the_roles_differ_in_what_is_theirs_alone() -> None:
+    rendered = render(ALL)
+    templates = []
+    for role in rendered.roles():
+        stateful_set = rendered.statefulset(role)
+        template = stateful_set["spec"]["template"]
+        assert stateful_set["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"]
+        assert template["metadata"]["labels"].pop("tfrun/role") == role
+        assert environment(template)["TFRUN_ROLE"] == role
+        container(template)["env"] = [
+            variable for variable in container(template)["env"] if variable["name"] != "TFRUN_ROLE"
+        ]
+        del container(template)["resources"]
+        templates.append(template)
+    assert all(template == templates[0] for template in templates)
+
+
+@pytest.mark.parametrize("role", ["chief", "ps", "worker", "evaluator"])
+def test_each_role_has_resources_and_pod_fields_of_its_own(role: str) -> None:
+    own = {"resources": {"limits": {"memory": "7Gi"}}, "pod": {"priorityClassName": "high"}}
+    before, after = render(ALL), render({**ALL, role: {**ALL.get(role, {}), **own}})
+    for other in before.roles():
+        same = before.statefulset(other) == after.statefulset(other)
+        assert same is (other != role)
+    pod = after.task_pod(role)
+    assert container(pod)["resources"]["limits"] == {"memory": "7Gi"}
+    assert pod["spec"]["priorityClassName"] == "high"
+
+
+def test_a_pod_knows_the_template_that_it_was_made_from() -> None:
+    for role in render(ALL).roles():
+        (variable,) = (
+            variable
+            for variable in container(render(ALL).task_pod(role))["env"]
+            if variable["name"] == "TFRUN_REVISION"
+        )
+        # The label has what status.updateRevision of the StatefulSet says.
+        assert variable["valueFrom"] == {
+            "fieldRef": {"fieldPath": "metadata.labels['controller-revision-hash']"}
+        }
+
+
+def test_pods_are_replaced_by_kubernetes_and_made_at_once() -> None:
+    for role in render(ALL).roles():
+        spec = render(ALL).statefulset(role)["spec"]
+        assert spec["updateStrategy"] == {"type": "RollingUpdate"}
+        assert spec["podManagementPolicy"] == "Parallel"
+
+
 def test_every_pod_satisfies_pod_security_restricted() -> None:
-    for pod in render().pods():
+    for pod in render(ALL).pods():
         assert restricted_violations(pod) == []
 
 
@@ -55,9 +124,9 @@ def test_code_from_nfs_is_all_that_pod_security_restricted_refuses() -> None:
     assert restricted_violations(rendered.controller_pod()) == []
 
 
-@pytest.mark.parametrize("role", ["ps", "worker"])
+@pytest.mark.parametrize("role", ["chief", "ps", "worker", "evaluator"])
 def test_task_pods_have_no_api_token(role: str) -> None:
-    rendered = render()
+    rendered = render(ALL)
     spec = rendered.task_pod(role)["spec"]
     assert spec["automountServiceAccountToken"] is False
     account = rendered.one("ServiceAccount", spec["serviceAccountName"])
@@ -71,7 +140,9 @@ UNCHANGED: list[Values] = [
     {"program": {"env": {"LEVEL": 2}, "workingDir": "src"}},
     {"ps": {"replicas": 3}},
     {"worker": {"replicas": 9}},
-    {"restarts": {"limit": 0, "permanentCodes": [1]}},
+    {"restarts": {"limit": 0, "permanentCodes": [1], "refill": 0}},
+    {"success": "Chief", "chiefFirst": False, "checkpoints": "/data"},
+    {"hangTimeout": 300, "deadline": 3600},
     {"cleanup": "Keep"},
     {"run": {"attempt": 2}},
     {"code": {"image": {"path": "/other"}}},
@@ -86,6 +157,7 @@ def test_task_pods_stay_when_these_change(values: Values) -> None:
     assert before.job_json() != after.job_json() or before.objects != after.objects
     assert after.statefulset("ps") == before.statefulset("ps")
     assert after.statefulset("worker") == before.statefulset("worker")
+    assert after.job()["pods"] == before.job()["pods"]
 
 
 CHANGED: list[Values] = [
@@ -104,6 +176,7 @@ CHANGED: list[Values] = [
 @pytest.mark.parametrize("values", CHANGED, ids=str)
 @pytest.mark.parametrize("role", ["ps", "worker"])
 def test_task_pods_are_made_again_when_these_change(values: Values, role: str) -> None:
+    assert render(values).job()["pods"] != render().job()["pods"]
     before, after = render().statefulset(role), render(values).statefulset(role)
     assert after["spec"].pop("template") != before["spec"].pop("template")
     # Kubernetes refuses a change of anything else.

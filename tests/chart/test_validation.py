@@ -111,9 +111,70 @@ RULES = [
         {"worker": {"replicas": 1}},
     ),
     Rule(
+        "there is a ps in mode coordinator",
+        {"mode": "coordinator", "ps": {"replicas": 0}},
+        "ps.replicas must be 1 or more: the variables are kept there; got 0. "
+        "Only mode all-reduce does without.",
+        {"mode": "all-reduce", "ps": {"replicas": 0}},
+    ),
+    Rule(
+        "there is a worker in mode coordinator",
+        {"mode": "coordinator", "worker": {"replicas": 0}},
+        "worker.replicas must be 1 or more: the chief hands its steps to workers; got 0.",
+        {"mode": "coordinator", "worker": {"replicas": 1}},
+    ),
+    Rule(
+        "there is a worker in mode all-reduce",
+        {"mode": "all-reduce", "worker": {"replicas": 0}},
+        "worker.replicas must be 1 or more: workers run the program; got 0.",
+        {"mode": "all-reduce", "worker": {"replicas": 1}},
+    ),
+    *(
+        Rule(
+            f"there are not {count} evaluators",
+            {"evaluator": {"replicas": count}},
+            "evaluator.replicas must be 0 or 1: TensorFlow knows no more than one evaluator; "
+            f"got {count}.",
+            {"evaluator": {"replicas": 1}},
+        )
+        for count in (-1, 2)
+    ),
+    Rule(
+        "the release's name is shorter with an evaluator",
+        {"evaluator": {"replicas": 1}},
+        "the release name must be at most 42 characters: Kubernetes puts the name of the "
+        f"StatefulSet {'n' * 43}-evaluator into a label of its pods; got 43 characters.",
+        {"evaluator": {"replicas": 1}},
+        release="n" * 43,
+        passing_release="n" * 42,
+    ),
+    Rule(
+        "checkpoints is an absolute path",
+        {"checkpoints": "gs://bucket/mnist"},
+        "checkpoints must be an absolute path: the launcher looks at it as a folder of the chief's "
+        'container; got "gs://bucket/mnist". Leave it empty where checkpoints go elsewhere',
+        {"checkpoints": "/data/mnist"},
+    ),
+    *(
+        Rule(
+            f"logs is on a volume, not {logs!r} with {fields}",
+            {"logs": logs, **volume(**fields)},
+            "logs must be inside the mountPath of one of volumes that is not readOnly: anywhere "
+            f'else the output would be lost with its pod; got "{logs}".',
+            {"logs": passes, **volume()},
+        )
+        for logs, fields, passes in [
+            ("logs", {}, "/data"),
+            ("/logs", {}, "/data/logs"),
+            ("/database", {}, "/data/base"),
+            ("/data/../logs", {}, "/data/mnist/../logs/"),
+            ("/data/logs", {"readOnly": True}, "/data/logs"),
+        ]
+    ),
+    Rule(
         "there is a program",
         {"program": {"command": []}},
-        "program.command must be a list of at least one word: it is what every worker runs; "
+        "program.command must be a list of at least one word: it is what trains; "
         "got []. Set it, like [python, train.py].",
         {"program": {"command": ["./train"]}},
     ),
@@ -149,6 +210,7 @@ RULES = [
         for name in (
             "TFRUN_X",
             "TF_CONFIG",
+            "CHIEF_HOSTS",
             "PS_HOSTS",
             "WORKER_HOSTS",
             "JOB_NAME",
@@ -280,7 +342,15 @@ SHAPES = [
         {"worker": {"replica": 3}},
         "at '/worker': additional properties 'replica' not allowed",
     ),
-    ("another mode", {"mode": "mirrored"}, "at '/mode': value must be 'parameter-server'"),
+    (
+        "another mode",
+        {"mode": "mirrored"},
+        "at '/mode': value must be one of 'parameter-server', 'coordinator', 'all-reduce'",
+    ),
+    ("chiefs", {"chief": {"replicas": 2}}, "at '/chief': additional properties 'replicas'"),
+    ("no limit", {"deadline": -1}, "at '/deadline': minimum: got -1, want 0"),
+    ("a word for a flag", {"chiefFirst": "no"}, "at '/chiefFirst': got string, want boolean"),
+    ("success by half", {"success": "Half"}, "at '/success': value must be one of 'AllWorkers'"),
     ("a text for a number", {"grace": "25s"}, "at '/grace': got string, want integer"),
     (
         "half a worker",
@@ -314,12 +384,13 @@ def test_everything_wrong_is_told_at_once(helm: str) -> None:
         for key, value in rule.fails.items():
             if isinstance(value, list):
                 everything[key] = everything[key] + value
-            elif key != "code":
-                everything[key] = {**everything.get(key, {}), **value}
+            elif key not in ("code", "mode"):  # in the first mode alone
+                both = isinstance(value, dict)
+                everything[key] = {**everything.get(key, {}), **value} if both else value
     said = refusal(everything, helm=helm, release="2" * 46, base={})
     for path in ("release", "ps.replicas", "worker.replicas", "program.command", "code must"):
         assert any(path in line for line in said), path
-    for path in ("program.env", "pod must", "controller.pod", "env[1]", "volumes[0]"):
+    for path in ("program.env", "pod must", "controller.pod", "env[1]", "volumes[", "checkpoints"):
         assert any(path in line for line in said), path
     assert len(said) > 20
 
