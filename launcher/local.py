@@ -150,7 +150,7 @@ def _document(values: Mapping[str, Any], code: Path | None, mistakes: list[str])
         "version": JOB_VERSION,
         "release": "local",
         "mode": values.get("mode"),
-        "replicas": {role: (values.get(role) or {}).get("replicas") for role in _roles(values)},
+        "replicas": {role: _replicas(values, role) for role in _roles(values)},
         "addresses": {"host": HOST, "port": 1, "portsPerTask": True},
         "program": {
             **program,
@@ -176,6 +176,11 @@ def _roles(values: Mapping[str, Any]) -> list[str]:
     mode = MODES.get(str(values.get("mode")))
     roles = list(mode.least) if mode else []
     return [*roles, EVALUATOR] if (values.get(EVALUATOR) or {}).get("replicas") else roles
+
+
+def _replicas(values: Mapping[str, Any], role: str) -> Any:
+    """How many tasks; the values need not say that there is one chief."""
+    return 1 if role == "chief" else (values.get(role) or {}).get("replicas")
 
 
 def _text(scalar: Any) -> Any:
