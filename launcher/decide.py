@@ -114,7 +114,10 @@ Effect = Union[Scale, Say, Finish]
 
 @dataclass(frozen=True)
 class Failure:
-    """A child that was lost. `lost` where its launcher went too, or it was ended from outside."""
+    """A child that was lost, `at` this time or, where its launcher went, after it.
+
+    `lost` says that its launcher went too, or that it was ended from outside.
+    """
 
     task: Task
     generation: int
@@ -274,15 +277,15 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
     """What a report says of the task's child: nothing new, done, or lost."""
     task, child = report.task, report.child
     if state.members.get(task, report.incarnation) != report.incarnation:
-        if task in state.done or task not in state.runs:
+        finished = task in state.done
+        if task not in state.runs or (finished and task not in state.forming):
             return state, ()
         state = replace(state, members={**state.members, task: report.incarnation})
-        # Whatever failed since it was last heard may have failed for want of it.
-        charges = tuple(at for at in state.charges if at < lost_after)
-        reason = "its pod or its launcher was started again"
-        generation = state.runs[task]
-        lost = Failure(task, generation, DRAINED, reason, now, lost=True)
-        return _fail(replace(state, charges=charges), lost, now)
+        if not finished:
+            reason = "its pod or its launcher was started again"
+            generation = state.runs[task]
+            lost = Failure(task, generation, DRAINED, reason, lost_after, lost=True)
+            return _fail(state, lost, now)
     if not child or not _member(state, task):
         return state, ()
     if child.up and task == state.job.mode.chief and child.generation == state.runs.get(task):
@@ -323,6 +326,9 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
     if known and (known.lost or not failure.lost):
         return state, ()
     tasks = state.job.tasks
+    if failure.lost and failure.task.role != EVALUATOR:
+        # Whatever failed since then may have failed for want of it.
+        state = replace(state, charges=tuple(at for at in state.charges if at < failure.at))
     reached = state.job.mode.reached([failure.task], tasks)
     if everybody:
         reached |= state.job.mode.reached(tasks, tasks)

@@ -293,6 +293,7 @@ class Simulation:
     def calm(self) -> None:
         self.log("no more faults")
         self.faulty = False
+        self.after(50.0, self.check_charges)
         if self.wish.limit > 10:
             self.poison.clear()  # tried again for ever
         for pod in list(self.pods.values()):
@@ -587,8 +588,10 @@ class Simulation:
             return
         assert controller.waiting is not None
         assert controller.farewell is not None
-        if report.holds and report.holds.action is Action.END and not decide.runs(report):
-            controller.farewell.add(report.task)
+        holds = report.holds
+        if holds and holds.action is Action.END and holds.run == controller.job.run:
+            if not decide.runs(report):
+                controller.farewell.add(report.task)
         self.step(controller, decide.Heard(report))
         if not controller.alive:
             return
@@ -936,9 +939,16 @@ class Simulation:
                 return
             if seat.incarnation != pod.incarnation:
                 return
+            if pod.child and (not seat.child or seat.child.code != pod.child.code):
+                return
         raise Violation(
             "budget", f"{len(state.charges)} are charged, the program failed {self.caused[run]}"
         )
+
+    def check_charges(self) -> None:
+        for controller in self.controllers:
+            if controller.alive:
+                self.check_charge(controller)
 
     def check_end(self, controller: Controller, end: End) -> None:
         job = controller.job
