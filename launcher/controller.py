@@ -369,7 +369,7 @@ def _told(state: decide.State) -> tuple[object, ...]:
         state.forming,
         state.held,
         state.done,
-        decide.programs_stop(state),
+        state.stopping,
     )
 
 

@@ -32,7 +32,7 @@ SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
 # For a task that is no part of the run any more to report: longer than its longest silence.
 LEAVING_SECONDS = 40.0
-CHIEF_SECONDS = 60.0  # for the chief's session to come up before the others start anyway
+CHIEF_SECONDS = 30.0  # for the chief's session to come up before the others start anyway
 LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
 # The launcher's own ends that another try cannot mend.
@@ -134,7 +134,8 @@ class State:
 
     `seats` holds each task's latest report and `heard` its time. `runs` tells the generation
     whose child a task shall run, `members` the launcher that was to run it; `forming` are the
-    tasks that shall start with `generation`, `held` those of them that wait for the chief.
+    tasks that shall start with `generation`, `stopping` those whose program has yet to stop, and
+    `held` those that wait for the chief.
     `dealt` is the latest generation whose child's end was dealt with. `charges` are the times of
     the failures that the restart budget paid for.
     """
@@ -151,6 +152,7 @@ class State:
     members: Mapping[Task, str] = field(default_factory=dict)
     dealt: Mapping[Task, int] = field(default_factory=dict)
     forming: frozenset[Task] = frozenset()
+    stopping: frozenset[Task] = frozenset()
     held: frozenset[Task] = frozenset()
     held_until: float = 0.0
     failures: Mapping[Task, Failure] = field(default_factory=dict)
@@ -168,6 +170,19 @@ Step = tuple[State, tuple[Effect, ...]]
 
 def step(state: State, event: Event, now: float) -> Step:
     """The next state and what must be done, in this order."""
+    before = state
+    state, effects = _step(before, event, now)
+    if state.forming is not before.forming or state.runs is not before.runs:
+        stopping = _stopping(state, state.seats)
+    elif isinstance(event, Heard):
+        task = event.report.task
+        stopping = (state.stopping - {task}) | _stopping(state, [task])
+    else:
+        return state, effects
+    return (state if stopping == state.stopping else replace(state, stopping=stopping)), effects
+
+
+def _step(state: State, event: Event, now: float) -> Step:
     if state.phase in (RunPhase.ENDED, RunPhase.YIELDED):
         return state, ()
     if isinstance(event, Begin):
@@ -214,7 +229,7 @@ def _wanted(state: State, report: Report) -> Directive | None:
     elif task in state.forming or task not in state.runs:
         holds = report.holds
         serving = not mode.runs_program(task) and holds and holds.action is Action.RUN
-        if serving and programs_stop(state):
+        if serving and state.stopping:
             return None  # it keeps the variables until every program could save them
     else:
         generation = state.runs[task]
@@ -546,8 +561,10 @@ def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
     """Whether what a task holds is still what is wanted of it."""
     if holds.program != job.program_digest:
         return False
-    # Where only the chief starts again for other counts, servers keep an older ClusterSpec.
-    keeps = job.mode.resize is Reach.WITH_CHIEF and not job.mode.runs_program(task)
+    # Where only the chief starts again for other counts, servers keep an older ClusterSpec. The
+    # evaluator is in none.
+    servers_keep = job.mode.resize is Reach.WITH_CHIEF and not job.mode.runs_program(task)
+    keeps = servers_keep or task.role == EVALUATOR
     return holds.cluster == job.cluster_digest or keeps
 
 
@@ -557,10 +574,7 @@ def _anew(state: State, held: Mapping[Task, Holds], running: Mapping[Task, int])
     if not held or any(holds.program != job.program_digest for holds in held.values()):
         return frozenset(tasks)
     lost = {task for task in tasks if task not in running or not _current(state, task)}
-    resized: frozenset[Task] = frozenset()
-    if any(holds.cluster != job.cluster_digest for holds in held.values()):
-        resized = job.mode.resized(tasks)
-    return job.mode.reached(lost, tasks) | resized
+    return job.mode.reached(lost, tasks)
 
 
 def _ended_well(seat: Report) -> bool:
@@ -626,14 +640,16 @@ def _should_run(report: Report) -> bool:
     return holds.action is Action.RUN and holds.generation == child.generation
 
 
-def programs_stop(state: State) -> bool:
-    """Whether a program that shall stop still runs."""
-    return any(
-        runs(seat)
-        for task, seat in state.seats.items()
+def _stopping(state: State, tasks: Iterable[Task]) -> frozenset[Task]:
+    """Those of the tasks whose program shall stop and still runs."""
+    return frozenset(
+        task
+        for task in tasks
         if state.job.mode.runs_program(task)
-        and not seat.serving
         and (task in state.forming or task not in state.runs)
+        and (seat := state.seats.get(task))
+        and runs(seat)
+        and not seat.serving
     )
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ROLES = ("chief", "ps", "worker", "evaluator")
 ORDINAL = "(0|[1-9][0-9]{0,5})"
 
 
-@dataclass(frozen=True, order=True)
-class Task:
-    """One task of the ClusterSpec."""
+class Task(NamedTuple):
+    """One task of the ClusterSpec. A tuple, for it is hashed a million times in a large run."""
 
     role: str
-    index: int
+    index: int  # type: ignore[assignment]  # not the method of tuples
 
     def __str__(self) -> str:
         return f"{self.role}-{self.index}"

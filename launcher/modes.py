@@ -61,12 +61,6 @@ class Mode:
                 found |= everybody
         return frozenset(found)
 
-    def resized(self, tasks: Iterable[Task]) -> frozenset[Task]:
-        """The tasks that start again when the counts change; new ones start anyway."""
-        if self.resize is Reach.EVERYBODY:
-            return frozenset(task for task in tasks if task.role != EVALUATOR)
-        return frozenset({self.chief})
-
 
 EVALUATOR = "evaluator"  # beside every mode: fed by checkpoints, in no ClusterSpec
 

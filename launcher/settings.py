@@ -71,7 +71,7 @@ class Source:
 class Restarts:
     """How many failures of the program are forgiven, and the exit codes that never are.
 
-    After `refill` seconds without a failure all are forgiven anew.
+    Each counts for `refill` seconds, or for ever where that is 0.
     """
 
     limit: int

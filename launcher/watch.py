@@ -10,13 +10,16 @@ from pathlib import Path
 # "step 900/2000", "global_step=900", "Step: 900": as programs commonly print it.
 STEP = re.compile(r"step\b[\s:=#]*([0-9]{1,15})(?:\s*(?:/|of)\s*([0-9]{1,15}))?", re.IGNORECASE)
 
+WAITS = "CreateSession still waiting for response from worker"
+
 
 @dataclass
 class Watch:
     """The progress of one child. `line` is called on the thread that reads its output.
 
     A program is up, that is its session trains, at the first step that it tells, when it makes
-    the file `ready`, or when something changes in its checkpoint folder.
+    the file `ready`, or when something changes in its checkpoint folder. A session without device
+    filters comes up only with every other task there: TensorFlow's word that it waits counts too.
     """
 
     ready: Path
@@ -24,6 +27,7 @@ class Watch:
     step: int | None = None
     last_step: int | None = None
     lines: int = 0
+    waits: bool = False
     _before: frozenset[tuple[str, int]] = field(default=frozenset())
     _moved: object = None
     _moved_at: float = field(default_factory=time.monotonic)
@@ -35,6 +39,7 @@ class Watch:
     def line(self, text: str) -> None:
         """Takes one line of output."""
         self.lines += 1
+        self.waits = self.waits or WAITS in text
         found = STEP.search(text)
         if found:
             self.step = int(found.group(1))
@@ -44,6 +49,7 @@ class Watch:
         """Whether its session trains."""
         return (
             self.step is not None
+            or self.waits
             or self.ready.exists()
             or _listing(self.checkpoints) != self._before
         )
