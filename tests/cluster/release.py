@@ -174,7 +174,10 @@ def put_on_nfs(cluster: Cluster, name: str, program: Path) -> Folders:
         run(["rm", "-rf", str(folder)])  # a pod's files may belong to its user
     (folder / "data").mkdir(parents=True)
     run(["cp", "-r", str(program), str(folder / "code")])
-    os.chown(folder / "data", PROGRAM_USER, PROGRAM_USER)
+    try:
+        os.chown(folder / "data", PROGRAM_USER, PROGRAM_USER)
+    except PermissionError:  # only root may give it away
+        (folder / "data").chmod(0o777)
     path = f"{cluster.nfs_path}/{name}"
     return Folders(
         folder / "code",
