@@ -87,12 +87,12 @@ class _Story:
             self.events.put(Directive(Action.RUN, 1, 0, self.settings.job))
         while True:
             self._take(self.events.get())
+            self._step()
             end = self._end()
             if end:
                 if link:
                     link.finish(self._report())
                 return end
-            self._step()
             if link:
                 link.send(self._report())
 
