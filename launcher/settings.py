@@ -310,7 +310,7 @@ def task_settings(
     try:
         task = task_of_pod(pod_name, environ.get("TFRUN_ROLE"))
     except ValueError as error:
-        env.mistakes.append(str(error))
+        env.mistakes += error.args
     controller = env.host_and_port("TFRUN_CONTROLLER") if env.text("TFRUN_CONTROLLER") else None
     job = None
     if controller and (program or flags):

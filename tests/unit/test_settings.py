@@ -194,12 +194,13 @@ def test_a_wrong_variable_is_named(changes: dict[str, str], mistake: str) -> Non
 
 
 def test_every_wrong_variable_is_told_at_once() -> None:
-    wrong = {"TFRUN_ROLE": "boss", "WORKER_REPLICAS": "0", "TFRUN_PORT": "x", "TFRUN_LEAVE": "no"}
-    told = environment_refusal({**ALONE, **wrong})
+    wrong = {"WORKER_REPLICAS": "0", "TFRUN_PORT": "x", "TFRUN_LEAVE": "no"}
+    nobody = {"TFRUN_ROLE": "boss", "TFRUN_POD_NAME": "mnist"}
+    told = environment_refusal({**ALONE, **nobody, **wrong})
     assert [mistake.split()[0] for mistake in told] == [
-        "TFRUN_ROLE", "WORKER_REPLICAS", "a", "TFRUN_PORT", "TFRUN_LEAVE",
+        "TFRUN_ROLE", "the", "WORKER_REPLICAS", "a", "TFRUN_PORT", "TFRUN_LEAVE",
     ]  # fmt: skip
-    assert "a program must follow --" in told[2]
+    assert "a program must follow --" in told[3]
 
 
 def test_a_program_and_a_controller_exclude_each_other() -> None:
