@@ -229,7 +229,7 @@ class _Run:
         self.output = threading.Lock()
 
     def play(self) -> End:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda n, _: self.events.put(n))
         adopt_orphans()
         (self.folder / "job.json").write_text(json.dumps(self.job.document))
