@@ -86,6 +86,7 @@ class _Controller:
         self.effects: asyncio.Queue[decide.Effect] = asyncio.Queue()
         self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.recorded = False  # the end, so that a controller after this one knows of it
+        self.closing = False
         self.waiting: dict[Task, asyncio.Event] = {}
         self.encoded: dict[Holds, bytes] = {}
 
@@ -126,6 +127,9 @@ class _Controller:
             for task in besides:
                 task.cancel()
             server.close()
+            # Before Python 3.12 wait_for may swallow the cancellation of a connection.
+            self.closing = True
+            self._wake()
 
     def _check(self, task: asyncio.Future[Any]) -> None:
         """A part of the controller that fails by itself ends it: nobody waits for a silent one."""
@@ -265,7 +269,7 @@ class _Controller:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while True:
+            while not self.closing:
                 try:
                     request = await asyncio.wait_for(_read_request(reader), IDLE_SECONDS)
                     status, body = 200, await self._answer(request)
@@ -301,7 +305,7 @@ class _Controller:
             superseded.set()
         self._step(decide.Heard(report))
         wanted = self._directive(report)
-        if wanted is None and report.wait:
+        if wanted is None and report.wait and not self.closing:
             changed = self.waiting[task] = asyncio.Event()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(changed.wait(), HOLD_SECONDS)
