@@ -143,7 +143,6 @@ def test_a_task_with_a_controller_knows_no_job() -> None:
     assert settings.job is None
     assert settings.source == Path("/tfrun/source")
     assert settings.work.is_absolute()
-    assert settings.termination_log is None
     assert not settings.leave
 
 

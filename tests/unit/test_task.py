@@ -104,7 +104,9 @@ def test_a_program_that_cannot_start(
     assert message(tmp_path / "end.json")["code"] == code
 
 
-def test_every_mistake_in_the_environment_at_once(start: Start, variables: dict[str, str]) -> None:
+def test_every_mistake_in_the_environment_at_once(
+    start: Start, variables: dict[str, str], tmp_path: Path
+) -> None:
     wrong = {"TFRUN_POD_NAME": "mnist", "TFRUN_ROLE": "boss", "PS_REPLICAS": "0"}
     launcher = start("task", env={**variables, **wrong})
     assert launcher.wait() == 78
@@ -112,6 +114,7 @@ def test_every_mistake_in_the_environment_at_once(start: Start, variables: dict[
     for name in ("TFRUN_ROLE must be", "pod's name must", "PS_REPLICAS must", "a program must"):
         launcher.wait_for(name)
     assert "Traceback" not in launcher.text()
+    assert message(tmp_path / "end.json")["reason"].startswith("4 mistakes in the environment")
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["task", "--no-such-flag"], ["local"]])
