@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import trustme
 
-from launcher import controller, kubernetes
+from launcher import controller, decide, kubernetes
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
 from launcher.kubernetes import END_ANNOTATION, Kubernetes
@@ -267,14 +267,14 @@ def test_a_fault_of_the_controller_ends_it(
     class FaultError(Exception):
         pass
 
-    step = controller.decide.step
+    step = decide.step
 
     def fail(*arguments: Any) -> Any:
-        if part == "decide.step" and not isinstance(arguments[1], controller.decide.Tick):
+        if part == "decide.step" and not isinstance(arguments[1], decide.Tick):
             return step(*arguments)
         raise FaultError
 
-    monkeypatch.setattr(controller.decide, part.partition(".")[2], fail)
+    monkeypatch.setattr(decide, part.partition(".")[2], fail)
     (port,) = free_ports(1)
     settings = ControllerSettings(
         job(), ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
