@@ -131,8 +131,8 @@ def test_a_run_fails_with_its_programs_code_and_last_lines(run: Run) -> None:
 def test_what_another_try_cannot_mend(
     run: Run, changes: dict[str, Any], code: int, words: str
 ) -> None:
-    run.tasks()
-    controller = run.controller(**changes)
+    run.tasks("ps-0", "worker-0")
+    controller = run.controller(**changes, replicas={"ps": 1, "worker": 1})
     assert controller.wait() == code
     assert words in message(run.folder / "end.json")["reason"]
 

@@ -14,7 +14,8 @@ import psutil
 import pytest
 import yaml
 
-from launcher.local import _merge, _text
+from launcher.exits import Code, LauncherError
+from launcher.local import _document, _job, _merge, _text, _values
 from tests.unit.conftest import Start
 from tests.unit.processes import Launcher, lives, wait_until
 
@@ -188,11 +189,16 @@ def test_every_mistake_in_the_values_at_once(local: Local) -> None:
         ("3: 4", "3 must be left out: it is not a known key"),
     ],
 )
-def test_values_that_are_wrong(local: Local, text: str, words: str) -> None:
-    launcher = local(text)
-    assert launcher.wait() == 78
-    launcher.wait_for(re.escape(words))
-    assert "Traceback" not in launcher.text()
+def test_values_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "values.yaml").write_text(text)
+    mistakes: list[str] = []
+    with pytest.raises(LauncherError, match=re.escape(words)) as error:
+        _job(
+            _document(_values([tmp_path / "values.yaml"], mistakes), tmp_path, mistakes),
+            1,
+            mistakes,
+        )
+    assert error.value.code is Code.CONFIGURATION
 
 
 def test_a_file_that_is_not_there(start: Start) -> None:

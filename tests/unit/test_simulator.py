@@ -9,7 +9,7 @@ import pytest
 from launcher.exits import Phase
 from tests.unit.simulator import Simulation, ViolationError, named
 
-SCHEDULES = 400
+SCHEDULES = 200
 BATCHES = 4
 
 
