@@ -18,6 +18,8 @@ READY := $(VENV)/ready
 CONTEXT ?=
 DIST ?= dist
 PYTEST := $(RUN) -m pytest
+# What takes minutes the first time is built before pytest starts: it would hide the progress.
+CLUSTER := $(RUN) -m tests.cluster
 REPORTS := .pytest_cache/reports
 SOURCES := launcher tests examples
 
@@ -45,9 +47,10 @@ unit: $(READY) ## fast tests, under a minute
 	$(PYTEST) tests/unit --junitxml=$(REPORTS)/unit.xml
 
 chart: $(READY) ## render the chart and hold it against the Kubernetes schemas
+	@for tool in "tool helm" "tool helm3" openapi; do $(CLUSTER) $$tool >/dev/null || exit; done
 	$(PYTEST) tests/chart --junitxml=$(REPORTS)/chart.xml
 
-e2e: $(READY) ## real TensorFlow and a real Kubernetes
+e2e: cluster-up ## real TensorFlow and a real Kubernetes
 	TFRUN_CONTEXT=$(CONTEXT) $(PYTEST) tests/e2e --junitxml=$(REPORTS)/e2e.xml
 
 format: $(READY) ## format the sources
@@ -61,14 +64,14 @@ bench: $(READY) ## measure what tfrun costs, beside the same done by hand
 	$(RUN) -m tests.bench
 
 cluster-up: $(READY) ## start the Kubernetes that demo and e2e use
-	$(RUN) -m tests.cluster up $(if $(CONTEXT),--context $(CONTEXT))
+	@$(CLUSTER) up $(if $(CONTEXT),--context $(CONTEXT))
 
 cluster-down: $(READY) ## stop it; nothing of it stays
-	$(RUN) -m tests.cluster down
+	$(CLUSTER) down
 
 package: $(READY) ## the chart and the Python package, in dist/
 	@rm -f $(DIST)/tfrun-*
-	helm=$$($(RUN) -m tests.cluster tool helm) && "$$helm" package charts/tfrun --destination $(DIST)
+	helm=$$($(CLUSTER) tool helm) && "$$helm" package charts/tfrun --destination $(DIST)
 	$(RUN) -m build --outdir $(DIST)
 
 # The virtual environment, named by what is in it.

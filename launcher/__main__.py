@@ -78,20 +78,19 @@ def main(argv: Sequence[str]) -> int:
     """Runs one subcommand and returns the exit code."""
     # Imports belong to their subcommand: a task must start fast, and pods lack local's needs.
     arguments = _parser().parse_args(argv)
-    log: Path | None = None
+    # Known before anything that can be wrong, so that this is told there as well.
+    log = None if arguments.command == "local" else settings.termination_log(os.environ)
     try:
         if arguments.command == "task":
             from launcher import task
 
             task_settings = settings.task_settings(os.environ, arguments.program, arguments.flags)
-            log = task_settings.termination_log
             end = task.run(task_settings, os.environ)
             code = end.code
         elif arguments.command == "controller":
             from launcher import controller
 
             controller_settings = settings.controller_settings(os.environ)
-            log = controller_settings.termination_log
             end = controller.run(controller_settings)
             code = controller.exit_code(end)
         elif arguments.command == "status":

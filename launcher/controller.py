@@ -93,6 +93,7 @@ class _Controller:
         self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.recorded = False  # the end, so that a controller after this one knows of it
         self.farewell: set[Task] = set()  # who has heard of the end, and has stopped
+        self.closing = False
         self.waiting: dict[Task, asyncio.Event] = {}
         self.encoded: dict[Holds, bytes] = {}
 
@@ -133,6 +134,9 @@ class _Controller:
             for task in besides:
                 task.cancel()
             server.close()
+            # Before Python 3.12 wait_for may swallow the cancellation of a connection.
+            self.closing = True
+            self._wake()
 
     def _check(self, task: asyncio.Future[Any]) -> None:
         """A part of the controller that fails by itself ends it: nobody waits for a silent one."""
@@ -281,7 +285,7 @@ class _Controller:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while True:
+            while not self.closing:
                 try:
                     request = await asyncio.wait_for(_read_request(reader), IDLE_SECONDS)
                     code, body = 200, await self._answer(request)
@@ -325,7 +329,7 @@ class _Controller:
             if line:
                 say(line)
         wanted = self._directive(report)
-        if wanted is None and report.wait:
+        if wanted is None and report.wait and not self.closing:
             wanted = await self._hold(report)
         if wanted is None:
             return encode_directive(None)

@@ -31,7 +31,7 @@ def task_of_pod(pod_name: str, role: str | None) -> Task:
     """The task of a StatefulSet's pod `<anything>-<ordinal>`.
 
     Without a role the name must end in `<role>-<ordinal>`, like `mnist-worker-0`.
-    Raises ValueError with every mistake, in the user's words.
+    Raises ValueError, whose arguments are every mistake in the user's words.
     """
     mistakes = []
     if role is not None and role not in ROLES:
@@ -51,5 +51,5 @@ def task_of_pod(pod_name: str, role: str | None) -> Task:
                 f"<role>-<ordinal>; got pod name {pod_name!r}"
             )
     if mistakes or match is None or role is None:
-        raise ValueError("; ".join(mistakes))
+        raise ValueError(*mistakes)
     return Task(role, int(match.group(1)))

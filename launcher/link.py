@@ -25,7 +25,7 @@ from launcher.protocol import (
 )
 
 SAY_SECONDS = 30.0
-LONGEST_BACKOFF = 5.0
+LONGEST_BACKOFF = 2.0  # a new controller is how a change comes: tasks should find it soon
 FINISH_SECONDS = 1.0
 
 

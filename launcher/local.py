@@ -185,10 +185,12 @@ def _replicas(values: Mapping[str, Any], role: str) -> Any:
 
 def _text(scalar: Any) -> Any:
     """A scalar as the chart writes it, by Go's rules for JSON: true, 1 for 1.0, 0.00001."""
-    if isinstance(scalar, float) and 1e-6 <= abs(scalar) < 1e21:
+    if isinstance(scalar, float) and (scalar == 0 or 1e-6 <= abs(scalar) < 1e21):
         text = format(decimal.Decimal(repr(scalar)), "f")
         return text[:-2] if text.endswith(".0") else text
-    if isinstance(scalar, (bool, int, float)):
+    if isinstance(scalar, float):
+        return re.sub("e-0([1-9])$", r"e-\1", repr(scalar))
+    if isinstance(scalar, (bool, int)):
         return json.dumps(scalar)
     return scalar
 
@@ -252,7 +254,7 @@ class _Run:
         self.output = threading.Lock()
 
     def play(self) -> End:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda n, _: self.events.put(n))
         adopt_orphans()
         (self.folder / "job.json").write_text(json.dumps(self.job.document))

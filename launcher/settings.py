@@ -277,7 +277,6 @@ class TaskSettings:
     source: Path | None
     leave: bool
     peers_timeout: float
-    termination_log: Path | None
 
 
 @dataclass(frozen=True)
@@ -296,7 +295,6 @@ class ControllerSettings:
     job: Job
     listen: tuple[str, int]
     kubernetes: KubernetesSettings | None
-    termination_log: Path | None
 
 
 class _Environment:
@@ -336,11 +334,13 @@ class _Environment:
             self.mistakes.append(f"{name} must be true or false; got {value!r}")
         return value == "true"
 
-    def termination_log(self) -> Path | None:
-        given = self.environ.get("TFRUN_TERMINATION_LOG")
-        if given is not None:
-            return Path(given) if given else None
-        return TERMINATION_LOG if TERMINATION_LOG.exists() else None
+
+def termination_log(environ: Mapping[str, str]) -> Path | None:
+    """Where Kubernetes reads how this container ended; None where nobody does."""
+    given = environ.get("TFRUN_TERMINATION_LOG")
+    if given is not None:
+        return Path(given) if given else None
+    return TERMINATION_LOG if TERMINATION_LOG.exists() else None
 
 
 def task_settings(
@@ -356,7 +356,7 @@ def task_settings(
     try:
         task = task_of_pod(pod_name, environ.get("TFRUN_ROLE"))
     except ValueError as error:
-        env.mistakes.append(str(error))
+        env.mistakes += error.args
     controller = env.host_and_port("TFRUN_CONTROLLER") if env.text("TFRUN_CONTROLLER") else None
     job = None
     if controller and (program or flags):
@@ -377,7 +377,6 @@ def task_settings(
         source=Path(source) if source else None,
         leave=env.flag("TFRUN_LEAVE"),
         peers_timeout=env.whole("TFRUN_PEERS_TIMEOUT", 600, 1, 10**6),
-        termination_log=env.termination_log(),
     )
     _fail_with(env.mistakes, "the environment")
     return settings
@@ -468,5 +467,4 @@ def controller_settings(environ: Mapping[str, str]) -> ControllerSettings:
         job=read_job(text),
         listen=listen,
         kubernetes=kubernetes,
-        termination_log=env.termination_log(),
     )

@@ -106,12 +106,12 @@ class _Story:
         while True:
             event = self._next()
             self._take(event)
+            self._step()
             end = self._end()
             if end:
                 if link:
                     link.finish(self._report())
                 return end
-            self._step()
             news = self._observe()
             if link and (news or not isinstance(event, _Wake)):
                 link.send(self._report())

@@ -88,7 +88,11 @@ class Box:
         """Start the box, unless it runs and is well; return what it is."""
         with binaries.locked(self.folder.parent / f".{self.name}.lock"):
             if os.geteuid() != 0:
-                raise ClusterError("the Kubernetes in a box needs root: it makes namespaces")
+                raise ClusterError(
+                    "the Kubernetes in a box needs root, for it makes namespaces: run this as "
+                    "root, or have a Docker engine that answers you (docker info), or name a "
+                    "context of your kubeconfig: make ... CONTEXT=name"
+                )
             packages.require()
             refuse_overlay(binaries.cache())
             tools = tuple(str(binaries.build(group)) for group in TOOLS)

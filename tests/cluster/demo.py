@@ -80,7 +80,7 @@ trained in {seconds:.0f} s from helm install to the Job's completion
 
 try next
   export KUBECONFIG={cluster.kubeconfig}
-  kubectl -n {NAMESPACE} get jobs,statefulsets     # the Job is complete, the pods are gone
+  {cluster.kubectl} -n {NAMESPACE} get job,statefulset  # complete; no pods
   $EDITOR examples/breast-cancer/train.py && make demo     # no image to build
   make cluster-down"""
     )

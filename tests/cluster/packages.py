@@ -21,6 +21,8 @@ NEEDED = {
     "/usr/include/stdlib.h": "libc6-dev",
     "pkg-config": "pkg-config",
     "debootstrap": "debootstrap",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",  # not on Ubuntu
+    "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",  # for Go's downloads
     "mount.nfs": "nfs-common",
     "rpcbind": "rpcbind",
     "ganesha.nfsd": "nfs-ganesha",

@@ -68,13 +68,25 @@ class Release:
         name: str = job["metadata"]["name"]
         return name
 
+    def controllers(self) -> list[str]:
+        """The names of the pods of the controller's Job, the newest last."""
+        return [str(pod["metadata"]["name"]) for pod in self._pods(self.job())]
+
+    def controller(self, after: Sequence[str] = ()) -> str:
+        """The name of a controller's pod that has started, when there is one beside `after`."""
+        path = "{.metadata.name} {.status.containerStatuses[*].state}"
+        others = "|".join(after) or "none"
+        pattern = rf"^(?!(?:{others}) )(\S+) .*\b(running|terminated)\b"
+        return self.wait_for(["pod", "-l", f"{OF_JOB}={self.job()}"], path, pattern, 60)[1]
+
+    def logs(self, pod: str) -> subprocess.Popen[str]:
+        """A process that prints the pod's log from its begin, as it grows, until the pod ends."""
+        command = [*self._kubectl(), "logs", "--follow", pod]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
     def follow(self) -> Iterator[str]:
         """The lines of the controller's log, as they come, until the controller ends."""
-        job = self.job()
-        state = "{.status.containerStatuses[*].state}"
-        self._watch(["pod", "-l", f"{OF_JOB}={job}"], state, {"running", "terminated"}, 60)
-        command = [*self._kubectl(), "logs", "--follow", f"job/{job}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with self.logs(self.controller()) as process:
             assert process.stdout
             try:
                 for line in process.stdout:
@@ -88,28 +100,34 @@ class Release:
         # A Job that is about to fail says FailureTarget first, and SuccessCriteriaMet before
         # Complete.
         types = "{.status.conditions[*].type}"
-        return self._run_end(job, self._watch(["job", job], types, {"Complete", "Failed"}, timeout))
+        ended = self.wait_for(["job", job], types, r"\b(Complete|Failed)\b", timeout)
+        return self._run_end(job, ended[1])
 
-    def _watch(self, what: Sequence[str], path: str, wanted: set[str], timeout: float) -> str:
-        """Waits until a field holds one of some words, and returns that word."""
+    def wait_for(
+        self, what: Sequence[str], path: str, pattern: str, timeout: float
+    ) -> re.Match[str]:
+        """Waits until a field of one of some objects matches. Raises ClusterError if none does."""
         command = [*self._kubectl(), "get", *what, "--watch", "-o", f"jsonpath={path}{{'\\n'}}"]
         command.append(f"--request-timeout={timeout:.0f}s")  # ends the watch by itself
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
             try:
                 for line in process.stdout:
-                    found = wanted & set(re.findall(r"\w+", line))
+                    found = re.search(pattern, line)
                     if found:
-                        return found.pop()
+                        return found
             finally:
                 process.kill()
-        raise ClusterError(f"{' '.join(what)}: none of {sorted(wanted)} within {timeout:.0f} s")
+        raise ClusterError(f"{' '.join(what)}: no {pattern!r} in {path} within {timeout:.0f} s")
+
+    def _pods(self, job: str) -> list[dict[str, Any]]:
+        """The pods of a Job, the newest last."""
+        text = self.kubectl("get", "pod", "-l", f"{OF_JOB}={job}", "-o", "json")
+        pods: list[dict[str, Any]] = json.loads(text)["items"]
+        return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def _run_end(self, job: str, condition: str) -> RunEnd:
-        pods = json.loads(self.kubectl("get", "pod", "-l", f"{OF_JOB}={job}", "-o", "json"))[
-            "items"
-        ]
-        newest = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        newest = self._pods(job)[-1]
         ended = newest["status"]["containerStatuses"][0]["state"]["terminated"]
         try:
             message = json.loads(ended.get("message", ""))
@@ -156,7 +174,10 @@ def put_on_nfs(cluster: Cluster, name: str, program: Path) -> Folders:
         run(["rm", "-rf", str(folder)])  # a pod's files may belong to its user
     (folder / "data").mkdir(parents=True)
     run(["cp", "-r", str(program), str(folder / "code")])
-    os.chown(folder / "data", PROGRAM_USER, PROGRAM_USER)
+    try:
+        os.chown(folder / "data", PROGRAM_USER, PROGRAM_USER)
+    except PermissionError:  # only root may give it away
+        (folder / "data").chmod(0o777)
     path = f"{cluster.nfs_path}/{name}"
     return Folders(
         folder / "code",

@@ -1,0 +1,1 @@
+"""What tfrun costs, beside the same done by hand: `make bench`."""

@@ -1,0 +1,44 @@
+"""Measures what tfrun costs, beside the same done by hand; asserts nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+
+from tests.bench import local, start
+from tests.bench.measure import Comparison, compare, table
+
+COMPARISONS: Mapping[str, Callable[[], Comparison]] = {
+    "start": start.comparison,
+    "local": local.comparison,
+}
+
+
+def main() -> None:
+    """Prints one table of what was asked for, and how to get each part of it again."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    known = ", ".join(COMPARISONS)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {known}; all without one")
+    parser.add_argument("--rounds", type=int, help="how often both sides run")
+    chosen = parser.parse_args()
+    for name in set(chosen.names) - set(COMPARISONS):
+        parser.error(f"there is no {name}; there are {known}")
+    rows, notes = [], []
+    for name in chosen.names or COMPARISONS:
+        comparison = COMPARISONS[name]()
+        rounds = max(1, chosen.rounds or comparison.rounds)
+        print(f"bench: {name}, {rounds} rounds ...", file=sys.stderr, flush=True)
+        rows += compare(comparison, rounds)
+        notes += [
+            f"\n{comparison.name}",
+            f"  by hand  {comparison.hand.command}",
+            f"  tfrun    {comparison.tfrun.command}",
+            f"  again    {sys.executable} -m tests.bench {name} --rounds {rounds}",
+        ]
+    print(table(rows))
+    print("\n".join(notes))
+
+
+if __name__ == "__main__":
+    main()

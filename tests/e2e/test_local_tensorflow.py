@@ -1,0 +1,117 @@
+"""`launcher local` with real TensorFlow: the example and its values, as processes of a machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import EXAMPLE
+from tests.e2e.lines import Lines
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorflow") is None, reason="needs TensorFlow installed"
+    ),
+]
+
+
+def start(data: Path, code: Path, *flags: str, program: str = "train.py") -> Lines:
+    """Starts the example as its README says, with folders of this test in place of volumes."""
+    args = [f"--checkpoint_dir={data / 'checkpoint'}", f"--export_dir={data / 'model'}", *flags]
+    override = data / "values.json"
+    override.write_text(json.dumps({"program": {"command": ["python", program], "args": args}}))
+    values = ["-f", str(EXAMPLE / "values.yaml"), "-f", str(override)]
+    # A session of its own: the Ctrl-C of a terminal reaches all that it has started.
+    return Lines(
+        subprocess.Popen(
+            [sys.executable, "-m", "launcher", "local", *values, "--code", str(code)],
+            env={**os.environ, "E2E_RUN": str(data)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    )
+
+
+def processes(data: Path) -> list[psutil.Process]:
+    """Every process that stems from a test's run: its environment says so."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("E2E_RUN") == str(data):
+                found.append(process)
+        except psutil.Error:  # gone meanwhile, or another user's
+            continue
+    return found
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    """A folder for checkpoints and the model. No process of the run is left when the test ends."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    yield folder
+    left = processes(folder)
+    for process in left:
+        process.kill()
+    assert not left
+
+
+def check_learnt(said: Lines) -> None:
+    found = re.search(r"worker-0 +\| evaluation: .* auc ([01]\.\d+)", str(said))
+    assert found
+    assert float(found[1]) > 0.97
+
+
+def test_trains_on_this_machine(data: Path) -> None:
+    with start(data, EXAMPLE, "--epochs=100") as said:
+        assert said.end() == 0, str(said)
+    check_learnt(said)
+    assert (data / "model" / "saved_model.pb").exists()
+    assert re.search(r"worker-1 +\| start: step ", str(said))
+
+
+def test_a_killed_ps_leads_to_a_new_generation_from_the_checkpoint(data: Path, paced: Path) -> None:
+    brake = data / "slow"
+    brake.touch()
+    flags = ["--checkpoint_secs=1", "--log_every_steps=10", "--epochs=70"]
+    with start(data, paced, *flags, program="paced.py") as said:
+        pid = int(said.wait_for(r"ps-0 .*generation 1: started .*\(process (\d+)\)")[1])
+        said.wait_for(r"worker-0 +\| start: step 0/")
+        said.wait_for(r"worker-0 +\| step \d+/\d+ loss")
+        while not list((data / "checkpoint").glob("model.ckpt-[1-9]*.index")):
+            said.wait_for(r"worker-0 +\| step \d+/\d+ loss", len(said.lines))
+        os.kill(pid, signal.SIGKILL)
+        said.wait_for(r"controller .*generation 1: lost ps-0: killed by SIGKILL")
+        said.wait_for(r"controller .*generation 2: all tasks start")
+        said.wait_for(r"worker-0 +\| start: step [1-9]\d*/")
+        brake.unlink()
+        assert said.end() == 0, str(said)
+    check_learnt(said)
+    assert "generation 3" not in str(said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_control_c_and_a_closed_terminal_leave_no_process(
+    data: Path, paced: Path, number: signal.Signals
+) -> None:
+    (data / "slow").touch()
+    with start(data, paced, "--log_every_steps=10", program="paced.py") as said:
+        said.wait_for(r"worker-0 +\| step \d+/\d+ loss")
+        assert len(processes(data)) >= 8  # this one, the controller, three tasks, their children
+        os.killpg(said.process.pid, number)
+        assert said.end() == 128 + number, str(said)
+        assert processes(data) == []
+    assert "Traceback" not in str(said)

@@ -1,0 +1,461 @@
+"""Runs on the real Kubernetes: what they end with, what they survive and what they leave behind.
+
+Real TensorFlow where the training matters; elsewhere workers run a few words of shell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import yaml
+
+from tests.cluster import ClusterError
+from tests.cluster.release import Folders, Release, RunEnd
+from tests.e2e.conftest import EXAMPLE
+from tests.e2e.lines import Lines
+
+pytestmark = pytest.mark.cluster
+
+CLAIM = EXAMPLE.parent / "nfs-claim.yaml"
+PODS = ("run-ps-0", "run-worker-0", "run-worker-1")
+# A task pod's own grace is 30 s: what is gone sooner did not wait for it.
+PROMPT_SECONDS = 20
+FOR_EVER = "exec sleep 1000000"
+OnNfs = Callable[[Path], Folders]
+# Kills every process of one pod, whatever its own first process thinks of signals.
+KILLER = """
+import os, pathlib, signal, sys
+for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+        if f"HOSTNAME={sys.argv[1]}\\0".encode() in (folder / "environ").read_bytes():
+            os.kill(int(folder.name), signal.SIGKILL)
+    except OSError:
+        pass
+"""
+
+
+# What the tests do.
+
+
+def tiny(script: str) -> dict[str, Any]:
+    """Settings of a run whose workers are a few words of shell: no code to bring, no TensorFlow."""
+    return {"code.image.path": "/tmp", "program.command": ["sh", "-c", script]}  # noqa: S108
+
+
+def only(index: int, script: str) -> str:
+    """A script for one worker; the others wait for ever."""
+    return f"[ $TASK_INDEX = {index} ] || {FOR_EVER}; {script}"
+
+
+def finish(release: Release) -> tuple[RunEnd, str]:
+    """Follows the run to its end; how it ended, and the controller's whole log."""
+    log = "\n".join(release.follow())
+    return release.end(), log
+
+
+def install_paced(release: Release, folders: Folders, steps: int) -> None:
+    """Installs the example with its brake on. It saves every second, so that little is lost."""
+    brake(folders).touch()
+    args = ["--checkpoint_dir=/data/checkpoint", "--export_dir=/data/model"]
+    args += ["--checkpoint_secs=1", "--log_every_steps=10", f"--epochs={steps * 32 // 455}"]
+    program = {"program.command": ["python", "paced.py"], "program.args": args}
+    release.install([EXAMPLE / "values.yaml"], {**folders.settings, **program})
+
+
+def brake(folders: Folders) -> Path:
+    return folders.data / "slow"
+
+
+def wait_for_progress(worker: Lines, folders: Folders, generation: int) -> int:
+    """Waits until a generation has made steps, and saved some; the step of that checkpoint."""
+    worker.wait_for(rf"generation {generation}: started ")
+    (begin,) = (
+        number
+        for number, line in enumerate(worker.lines)
+        if f"generation {generation}: started " in line
+    )
+    start = int(worker.wait_for(r"start: step (\d+)/", begin)[1])
+    while saved_step(folders) <= start:
+        worker.wait_for(r"step \d+/\d+ loss", len(worker.lines))
+    return saved_step(folders)
+
+
+def kill_child(release: Release, pod: str) -> None:
+    """Kills the program in a task's container, as the kernel would for want of memory."""
+    pids = re.findall(r"generation \d+: started .*\(process (\d+)\)", release.kubectl("logs", pod))
+    release.kubectl("exec", pod, "--", "sh", "-c", f"kill -9 {pids[-1]}")
+
+
+def kill_container(release: Release, pod: str) -> None:
+    """Kills a container's first process, as the kernel would for want of memory.
+
+    Nobody inside the container can: the kernel keeps a namespace's first process from them.
+    """
+    (node,) = release.kubectl("get", "pod", pod, "-o", "jsonpath={.spec.nodeName}").split()
+    spec = {
+        "nodeName": node,
+        "hostPID": True,
+        "restartPolicy": "Never",
+        "containers": [
+            {
+                "name": "killer",
+                "image": release.cluster.image,
+                "command": ["python3", "-c", KILLER, pod],
+                "securityContext": {"privileged": True},
+            }
+        ],
+    }
+    image = f"--image={release.cluster.image}"
+    override = f"--overrides={json.dumps({'spec': spec})}"
+    release.kubectl("run", "killer", image, "--restart=Never", override)
+
+
+# What the tests look at.
+
+
+def generations(log: str) -> list[int]:
+    return [int(number) for number in re.findall(r"generation (\d+): all tasks start", log)]
+
+
+def stateful_sets(release: Release) -> list[tuple[str, int, int, dict[str, Any]]]:
+    """Of each StatefulSet its role, its replicas, how often it was changed, and the run's end."""
+    return [
+        (
+            each["metadata"]["labels"]["tfrun/role"],
+            each["spec"]["replicas"],
+            each["metadata"]["generation"],
+            json.loads(each["metadata"].get("annotations", {}).get("tfrun/end", "{}")),
+        )
+        for each in release.get("statefulset")
+    ]
+
+
+def task_pods(release: Release) -> list[dict[str, Any]]:
+    return [
+        pod
+        for pod in release.get("pod")
+        if pod["metadata"]["labels"].get("tfrun/role") in ("ps", "worker")
+    ]
+
+
+def wait_until_tasks_are_gone(release: Release) -> float:
+    """Returns after how many seconds the task pods were gone."""
+    begin = time.monotonic()
+    selector = f"app.kubernetes.io/instance={release.name},tfrun/role in (ps,worker)"
+    release.kubectl("wait", "pod", "-l", selector, "--for=delete", f"--timeout={PROMPT_SECONDS}s")
+    return time.monotonic() - begin
+
+
+def everything(release: Release) -> set[str]:
+    """All that a namespace holds, but the tales of what has been."""
+    kinds = release.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
+    kinds = [kind for kind in kinds if not kind.startswith("events")]
+    return set(release.kubectl("get", ",".join(kinds), "-o", "name").split())
+
+
+def saved_step(folders: Folders) -> int:
+    """The step of the newest checkpoint in the NFS folder; 0 before there is one."""
+    try:
+        state = (folders.data / "checkpoint" / "checkpoint").read_text()
+    except FileNotFoundError:
+        return 0
+    found = re.match(r'model_checkpoint_path: ".*model\.ckpt-(\d+)"', state)
+    return int(found[1]) if found else 0
+
+
+def check_learnt(end: RunEnd) -> None:
+    assert (end.condition, end.exit_code) == ("Complete", 0)
+    message = end.message
+    assert (message["phase"], message["code"], message["task"]) == ("Succeeded", 0, "worker-0")
+    (auc,) = re.findall(r"^evaluation: .* auc ([01]\.\d+)", "\n".join(message["lastLines"]), re.M)
+    assert float(auc) > 0.97
+
+
+def check_failed(release: Release, end: RunEnd, code: int) -> None:
+    assert (end.condition, end.exit_code) == ("Failed", code)
+    assert (end.message["phase"], end.message["code"]) == ("Failed", code)
+    assert len(release.controllers()) == 1  # the end is final: Kubernetes starts no other
+    wait_until_tasks_are_gone(release)
+    assert [(role, pods) for role, pods, _, _ in stateful_sets(release)] == [
+        ("ps", 0),
+        ("worker", 0),
+    ]
+
+
+# Success.
+
+
+@pytest.fixture
+def claimed(release: Release, on_nfs: OnNfs) -> Iterator[Folders]:
+    """A namespace that refuses all but the least rights, and a claim on a folder of the export."""
+    name = release.namespace
+    release.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    folders = on_nfs(EXAMPLE)
+    volume, claim = yaml.safe_load_all(CLAIM.read_text())
+    volume["metadata"]["name"] = claim["spec"]["volumeName"] = name
+    path = f"{release.cluster.nfs_path}/{name}"
+    volume["spec"]["nfs"] = {"server": release.cluster.nfs_server, "path": path}
+    file = folders.data.parent / "claim.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [volume, claim]}))
+    release.kubectl("apply", "-f", str(file))
+    yield folders
+    release.kubectl("delete", "persistentvolume", name, "--wait=false")
+
+
+def test_success_under_restricted_security_is_never_trained_twice(
+    release: Release, claimed: Folders
+) -> None:
+    values = [EXAMPLE / "values.yaml", EXAMPLE / "values-claim.yaml"]
+    args = yaml.safe_load(values[1].read_text())["program"]["args"]
+    settings = {"program.args": [*args, "--epochs=100"]}
+    release.install(values, settings)
+    lines = release.follow()
+    assert any("generation 1: all tasks start" in line for line in lines)
+    for pod in PODS:
+        look = "id -u; ls /var/run/secrets /run/secrets 2>&1; env; true"
+        user, *seen = release.kubectl("exec", pod, "--", "sh", "-c", look).splitlines()
+        assert user == "1000"
+        assert sum("No such file" in line for line in seen) == 2
+        assert not [line for line in seen if "TOKEN" in line.upper()]
+
+    log = "\n".join(lines)
+    end = release.end()
+    check_learnt(end)
+    assert "the run has succeeded: all 2 workers ended with exit code 0" in log
+    assert generations(log) == []  # but the first
+    wait_until_tasks_are_gone(release)
+    assert (claimed.data / "model" / "saved_model.pb").stat().st_size > 0
+    assert saved_step(claimed) >= 1400
+    sets = stateful_sets(release)
+    assert [(role, pods) for role, pods, _, _ in sets] == [("ps", 0), ("worker", 0)]
+    assert [end["phase"] for _, _, _, end in sets] == ["Succeeded", "Succeeded"]
+
+    # Nothing has changed: not even the controller starts again.
+    controllers = release.controllers()
+    release.upgrade(values, settings)
+    assert release.controllers() == controllers
+    assert stateful_sets(release) == sets
+
+    # A change of what does not train: a new controller, that finds the end.
+    release.upgrade(values, {**settings, "restarts.limit": 1})
+    end, log = finish(release)
+    assert (end.condition, end.exit_code) == ("Complete", 0)
+    assert "has ended already: Succeeded" in log
+    assert "raise run.attempt" in log
+    assert stateful_sets(release) == sets
+
+    release.upgrade(values, {**settings, "run.attempt": 2})
+    end, log = finish(release)
+    check_learnt(end)
+    assert generations(log) == [1]
+
+
+# Failure of the program.
+
+FAIL = "echo one; echo the reason >&2; exit 3"
+
+
+@pytest.mark.parametrize(
+    ("settings", "begun", "why"),
+    [
+        ({"restarts.limit": 0}, [1], "and the restart budget of 0 is spent"),
+        ({"restarts.limit": 1}, [1, 2], "and the restart budget of 1 is spent"),
+        ({"restarts.permanentCodes": [3]}, [1], "which another try cannot mend"),
+    ],
+)
+def test_failure_of_the_program_is_the_runs(
+    release: Release, settings: Mapping[str, Any], begun: list[int], why: str
+) -> None:
+    release.install([], {**tiny(only(1, FAIL)), **settings})
+    end, log = finish(release)
+    check_failed(release, end, 3)
+    assert generations(log) == begun
+    assert end.message["task"] == "worker-1"
+    assert end.message["lastLines"] == ["one", "the reason"]
+    assert end.message["reason"] == f"worker-1 failed: exit code 3, {why}"
+    assert end.message["reason"] in log
+
+
+# What is lost in the middle of the training.
+
+
+def test_lost_tasks_lead_to_a_new_generation_from_the_checkpoint(
+    release: Release, on_nfs: OnNfs, paced: Path
+) -> None:
+    folders = on_nfs(paced)
+    install_paced(release, folders, steps=4000)
+    faults: list[tuple[str, Callable[[], object]]] = [
+        ("worker-1: killed by SIGKILL", lambda: kill_child(release, "run-worker-1")),
+        ("worker-0: killed by SIGKILL", lambda: kill_child(release, "run-worker-0")),
+        ("ps-0: killed by SIGKILL", lambda: kill_child(release, "run-ps-0")),
+        ("ps-0: ", lambda: release.kubectl("delete", "pod", "run-ps-0", "--wait=false")),
+    ]
+    with Lines(release.logs(release.controller())) as log:
+        log.wait_for("generation 1: all tasks start")
+        with (
+            Lines(release.logs("run-worker-0")) as chief,
+            Lines(release.logs("run-worker-1")) as worker,
+        ):
+            saved = [wait_for_progress(chief, folders, 1)]
+            worker.wait_for("start: step ")
+            for number, (cause, fault) in enumerate(faults, 1):
+                fault()
+                log.wait_for(f"generation {number}: lost {cause}.*; all tasks stop")
+                log.wait_for(f"generation {number + 1}: all tasks start")
+                saved.append(wait_for_progress(chief, folders, number + 1))
+            for pod in task_pods(release):
+                assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+            brake(folders).unlink()
+            end = release.end()
+            log.end()
+            starts = re.findall(r"start: step (\d+)/", str(chief))
+    check_learnt(end)
+    assert generations(str(log)) == [1, 2, 3, 4, 5]
+    assert re.findall(r"restart (\d) of 3|(not charged)", str(log)) == [
+        ("1", ""),
+        ("2", ""),
+        ("3", ""),
+        ("", "not charged"),
+    ]
+    # No generation began before what the last one was known to have saved.
+    assert all(int(start) >= step for start, step in zip(starts[1:], saved))
+    assert len(starts) == 5
+
+
+def test_a_new_controller_takes_over_what_trains(
+    release: Release, on_nfs: OnNfs, paced: Path
+) -> None:
+    folders = on_nfs(paced)
+    install_paced(release, folders, steps=1500)
+    controllers = [release.controller()]
+    with Lines(release.logs(controllers[0])) as log:
+        log.wait_for("generation 1: all tasks start")
+    with (
+        Lines(release.logs("run-worker-0")) as chief,
+        Lines(release.logs("run-worker-1")) as worker,
+    ):
+        wait_for_progress(chief, folders, 1)
+        for kill in (
+            lambda pod: release.kubectl("delete", "pod", pod, "--wait=false"),
+            lambda pod: kill_container(release, pod),
+        ):
+            kill(controllers[-1])
+            controllers.append(release.controller(after=controllers))
+            with Lines(release.logs(controllers[-1])) as log:
+                log.wait_for("generation 1: found running, and taken over")
+            chief.wait_for(r"step \d+/\d+ loss", len(chief.lines))
+        brake(folders).unlink()
+        check_learnt(release.end())
+    for lines in (chief, worker):
+        assert len(re.findall(r"generation \d+: started ", str(lines))) == 1
+
+
+def test_uninstall_in_the_middle_leaves_nothing(
+    release: Release, on_nfs: OnNfs, paced: Path
+) -> None:
+    release.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt")
+    before = everything(release)
+    folders = on_nfs(paced)
+    install_paced(release, folders, steps=100_000)
+    with Lines(release.logs(release.controller())) as log:
+        log.wait_for("generation 1: all tasks start")
+    with Lines(release.logs("run-worker-0")) as chief:
+        wait_for_progress(chief, folders, 1)
+        assert len(everything(release) - before) > 10
+        begin = time.monotonic()
+        release.uninstall()
+        assert time.monotonic() - begin < PROMPT_SECONDS
+    wait_until_only(release, before)
+
+
+def wait_until_only(release: Release, before: set[str]) -> None:
+    """Nothing is left; what only Kubernetes' own garbage collector removes has some seconds."""
+    left = everything(release) - before
+    if left:
+        release.kubectl("wait", "--for=delete", *sorted(left), "--timeout=10s")
+    assert everything(release) == before
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+def test_both_helms_install_upgrade_and_uninstall(release: Release, helm: str) -> None:
+    cluster = dataclasses.replace(release.cluster, helm=getattr(release.cluster, helm))
+    release = dataclasses.replace(release, cluster=cluster)
+    release.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt")
+    before = everything(release)
+    said = release.install([], tiny(FOR_EVER))
+    assert "kubectl -n" in said
+    with Lines(release.logs(release.controller())) as log:
+        log.wait_for("generation 1: all tasks start")
+    pods = {pod["metadata"]["uid"] for pod in task_pods(release)}
+    assert len(pods) == len(PODS)
+
+    release.upgrade([], {**tiny("echo upgraded"), "restarts.limit": 1})
+    lines = release.follow()
+    assert any("all tasks start" in line for line in lines)
+    assert {pod["metadata"]["uid"] for pod in task_pods(release)} == pods
+    assert any("the run has succeeded" in line for line in lines)
+    assert release.end().message["lastLines"] == ["upgraded"]
+
+    release.uninstall()
+    wait_until_only(release, before)
+
+
+# Bad input.
+
+
+def test_values_that_cannot_work_are_refused_before_anything_is_made(release: Release) -> None:
+    release.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt")
+    before = everything(release)
+    for settings, message in (
+        ({**tiny("true"), "workers": 3}, "workers"),
+        ({**tiny("true"), "worker.replicas": 0}, "worker.replicas must be 1 or more"),
+        ({}, "code must be exactly one source"),
+        ({"code.nfs.server": "nfs", "code.nfs.path": "code"}, "code.nfs.path must be an absolute"),
+    ):
+        with pytest.raises(ClusterError, match=message):
+            release.install([], settings)
+    assert everything(release) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        (["python", "missing.py"], 2, "can't open file '/tmp/missing.py'"),
+        (["no-such-program"], 127, "'no-such-program' is not found"),
+    ],
+)
+def test_a_program_that_is_not_there(
+    release: Release, command: list[str], code: int, message: str
+) -> None:
+    release.install([], {**tiny(""), "program.command": command})
+    end, log = finish(release)
+    check_failed(release, end, code)
+    assert message in log
+    assert generations(log) == [1]
+
+
+def test_nfs_that_cannot_be_mounted_is_said_within_seconds(release: Release) -> None:
+    other = dataclasses.replace(release, name="other")
+    path = f"{release.cluster.nfs_path}/no-such-folder"
+    nfs = {"code.nfs.server": release.cluster.nfs_server, "code.nfs.path": path}
+    begin = time.monotonic()
+    release.install([], nfs)
+    # An address that is kept for documents, where nobody answers.
+    other.install([], {"code.nfs.server": "192.0.2.1", "code.nfs.path": "/code"})
+    with Lines(release.logs(release.controller())) as log:
+        log.wait_for("code.nfs.path .* there is no no-such-folder in")
+        assert time.monotonic() - begin < PROMPT_SECONDS
+        with Lines(other.logs(other.controller())) as other_log:
+            other_log.wait_for("code.nfs.server 192.0.2.1 does not answer on port 2049")
+        assert time.monotonic() - begin < PROMPT_SECONDS
+        other.uninstall()
+        end = release.end()
+    check_failed(release, end, 66)
+    assert "there is no no-such-folder" in end.message["reason"]

@@ -1,0 +1,25 @@
+"""Fixtures of the unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.unit.processes import Launcher
+
+Start = Callable[..., Launcher]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts launchers that end with the test."""
+    with ExitStack() as stack:
+
+        def begin(*arguments: str, **options: object) -> Launcher:
+            launcher = Launcher(*arguments, **options)  # type: ignore[arg-type]
+            stack.callback(launcher.close)
+            return launcher
+
+        yield begin

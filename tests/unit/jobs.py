@@ -1,0 +1,44 @@
+"""A small run for tests, and ways to change it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from launcher.settings import Job, job_of
+
+DOCUMENT: dict[str, Any] = {
+    "version": 1,
+    "release": "mnist",
+    "run": "0123456789ab",
+    "mode": "parameter-server",
+    "replicas": {"ps": 1, "worker": 2},
+    "addresses": {"host": "mnist-{role}-{index}.mnist", "port": 2222},
+    "program": {
+        "command": ["python", "train.py"],
+        "args": ["--steps", "5"],
+        "env": {"LEVEL": "1"},
+        "flags": False,
+        "workingDir": "",
+    },
+    "code": {"image": {"path": "/app"}},
+    "restarts": {"limit": 2, "permanentCodes": [2, 127]},
+    "grace": 1,
+    "cleanup": "Delete",
+}
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """The small run's document; `program__args=...` changes a key of a mapping."""
+    changed = copy.deepcopy(DOCUMENT)
+    for name, value in changes.items():
+        *path, key = name.split("__")
+        at = changed
+        for part in path:
+            at = at[part]
+        at[key] = value
+    return changed
+
+
+def job(**changes: Any) -> Job:
+    return job_of(document(**changes))

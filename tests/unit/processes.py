@@ -1,0 +1,144 @@
+"""Real launcher processes for tests: started, listened to line by line, and never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+STUB = ROOT / "tests" / "unit" / "stub"
+PATIENCE = 30.0  # for any one thing to happen, on a busy machine
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """What every launcher of a test is given: the stub in TensorFlow's place, nothing of ours."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TFRUN_")}
+    return {**inherited, "PYTHONPATH": f"{ROOT}{os.pathsep}{STUB}", **variables}
+
+
+class Launcher:
+    """One `python -m launcher`, in a session of its own."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        env: Mapping[str, str],
+        python: str = sys.executable,
+        prefix: tuple[str, ...] = (),
+        cwd: Path = ROOT,
+    ) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [*prefix, python, "-m", "launcher", *arguments],
+            env=environment(**env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._closed = False
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line.decode(errors="replace").rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait_for(self, pattern: str, after: int = 0) -> re.Match[str]:
+        """The first line, from some index on, in which the pattern is found."""
+
+        def find() -> re.Match[str] | None:
+            found = (re.search(pattern, line) for line in self.lines[after:])
+            return next(filter(None, found), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: find() or self._closed, PATIENCE)
+            match = find()
+        assert match, f"no line with {pattern!r} in:\n" + "\n".join(self.lines)
+        return match
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit code, when its output has been read as well."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def close(self) -> None:
+        with_children = tree(self.pid)
+        for process in with_children:
+            kill(process.pid)
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """For what no line tells: looks until it is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"it never came to pass that {what}"
+        time.sleep(0.02)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def message(path: Path) -> Any:
+    return json.loads(path.read_text())

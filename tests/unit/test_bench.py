@@ -1,0 +1,50 @@
+"""The benchmark's statistics and table; what it measures is measured by `make bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bench.measure import Comparison, Row, Side, compare, duration, table
+
+
+def test_both_sides_run_in_turns_after_one_that_does_not_count() -> None:
+    ran: list[str] = []
+    times: Iterator[int] = iter(range(100, 200))
+
+    def side(name: str) -> Side:
+        def run() -> dict[str, float]:
+            ran.append(name)
+            return {"first": next(times), "last": 1000}
+
+        return Side(name, run)
+
+    rows = compare(Comparison("c", side("a"), side("b"), rounds=9), rounds=3)
+    assert ran == ["a", "b"] * 4
+    assert rows == [
+        Row("c: first", [102, 104, 106], [103, 105, 107]),
+        Row("c: last", [1000] * 3, [1000] * 3),
+    ]
+
+
+def test_rounds_are_compared_within_themselves() -> None:
+    row = Row("r", [1.0, 10.0, 2.0], [2.0, 11.0, 2.5])  # a slow round is slow on both sides
+    assert row.extra == 1.0
+    assert row.ratios == [2.0, 1.1, 1.25]
+
+
+def test_the_table() -> None:
+    rows = [Row("short", [0.010, 0.012], [0.020, 0.024]), Row("a longer run", [10.0], [9.5])]
+    assert table(rows).splitlines() == [
+        "              by hand   tfrun    extra  ratio  lowest..highest  rounds",
+        "short           11 ms   22 ms    11 ms   2.00       2.00..2.00       2",
+        "a longer run  10.00 s  9.50 s  -500 ms   0.95       0.95..0.95       1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0004, "0 ms"), (0.9, "900 ms"), (-0.02, "-20 ms"), (1.5, "1.50 s")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

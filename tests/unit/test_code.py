@@ -1,0 +1,203 @@
+"""The program's code: what is copied, and what its digest says."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launcher.code import Pulled, pull
+from launcher.exits import Code, LauncherError
+from launcher.settings import Source
+
+NFS = Source("nfs", "/exports/app", "nfs.example.com")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    (folder / "lib" / "deep").mkdir(parents=True)
+    (folder / "train.py").write_text("print('hello')\n")
+    (folder / "lib" / "deep" / "data.bin").write_bytes(bytes(range(256)) * 8192)
+    (folder / "run.sh").write_text("#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o755)
+    (folder / "link.py").symlink_to("train.py")
+    (folder / "nowhere").symlink_to("/no/such/thing")
+    (folder / "empty").mkdir()
+    return folder
+
+
+def fetch(source: Path, work: Path) -> Pulled:
+    return pull(NFS, source, work)
+
+
+def test_a_copy_is_the_same(source: Path, tmp_path: Path) -> None:
+    copy = fetch(source, tmp_path / "work").folder
+    assert copy == tmp_path / "work" / "code"
+    subprocess.run(["diff", "-r", "--no-dereference", source, copy], check=True)
+    assert os.readlink(copy / "link.py") == "train.py"
+    assert os.readlink(copy / "nowhere") == "/no/such/thing"
+    assert (copy / "run.sh").stat().st_mode & stat.S_IXUSR
+    assert (copy / "empty").is_dir()
+
+
+def touch(folder: Path) -> None:
+    os.utime(folder / "train.py", (0, 0))
+
+
+def add_git(folder: Path) -> None:
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("ref: refs/heads/main")
+
+
+def add_cache(folder: Path) -> None:
+    (folder / "lib" / "__pycache__").mkdir()
+    (folder / "lib" / "__pycache__" / "x.pyc").write_text("x")
+
+
+def write_byte(folder: Path) -> None:
+    with (folder / "lib" / "deep" / "data.bin").open("r+b") as file:
+        file.seek(2_000_000)
+        file.write(b"!")
+
+
+def rename(folder: Path) -> None:
+    (folder / "train.py").rename(folder / "train2.py")
+
+
+def make_executable(folder: Path) -> None:
+    (folder / "train.py").chmod(0o755)
+
+
+def point_elsewhere(folder: Path) -> None:
+    (folder / "link.py").unlink()
+    (folder / "link.py").symlink_to("run.sh")
+
+
+def make_a_file_of_a_link(folder: Path) -> None:
+    (folder / "link.py").unlink()
+    (folder / "link.py").write_text("train.py")
+
+
+def add_a_folder(folder: Path) -> None:
+    (folder / "empty2").mkdir()
+
+
+def move_into_a_folder(folder: Path) -> None:
+    (folder / "run.sh").rename(folder / "empty" / "run.sh")
+
+
+@pytest.mark.parametrize("change", [touch, add_git, add_cache])
+def test_the_digest_stays(source: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
+    before = fetch(source, tmp_path / "a").digest
+    change(source)
+    after = fetch(source, tmp_path / "b")
+    assert before == after.digest
+    assert not (after.folder / ".git").exists()
+    assert not (after.folder / "lib" / "__pycache__").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        write_byte,
+        rename,
+        make_executable,
+        point_elsewhere,
+        make_a_file_of_a_link,
+        add_a_folder,
+        move_into_a_folder,
+    ],
+)
+def test_the_digest_changes(source: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
+    before = fetch(source, tmp_path / "a").digest
+    change(source)
+    assert fetch(source, tmp_path / "b").digest != before
+
+
+def test_a_second_pull_leaves_nothing_of_the_first(source: Path, tmp_path: Path) -> None:
+    fetch(source, tmp_path)
+    rename(source)
+    copy = fetch(source, tmp_path).folder
+    assert not (copy / "train.py").exists()
+    assert (copy / "train2.py").exists()
+
+
+def test_read_only_files_can_be_pulled_twice(source: Path, tmp_path: Path) -> None:
+    (source / "train.py").chmod(0o444)
+    fetch(source, tmp_path)
+    assert fetch(source, tmp_path).digest
+
+
+def test_code_of_the_image_is_used_where_it_is(source: Path, tmp_path: Path) -> None:
+    pulled = pull(Source("image", str(source)), None, tmp_path / "work")
+    assert pulled == Pulled(source, "")
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("what", ["nothing", "a file", "an empty folder", "only .git"])
+def test_without_code_the_source_is_named(tmp_path: Path, what: str) -> None:
+    origin = tmp_path / "origin"
+    if what == "a file":
+        origin.write_text("x")
+    elif what != "nothing":
+        origin.mkdir()
+    if what == "only .git":
+        add_git(origin)
+    with pytest.raises(LauncherError, match=r"code\.nfs nfs\.example\.com:/exports/app") as error:
+        fetch(origin, tmp_path / "work")
+    assert error.value.code is Code.CODE_MISSING
+
+
+def test_a_mount_that_nobody_named_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(LauncherError, match="TFRUN_SOURCE must say where") as error:
+        pull(NFS, None, tmp_path)
+    assert error.value.code is Code.CONFIGURATION
+
+
+def test_a_work_folder_that_is_a_file_is_named(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(LauncherError, match="cannot be copied: Not a directory") as error:
+        fetch(source, tmp_path / "file")
+    assert error.value.code is Code.IO
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from launcher import code, settings, exits
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    code.pull(settings.Source("nfs", "/e", "s"), Path(sys.argv[1]), Path(sys.argv[2]))
+except exits.LauncherError as error:
+    print(int(error.code), error.reason)
+"""
+
+
+@pytest.mark.parametrize("name", ["train.py", "lib"])
+def test_what_cannot_be_read_is_named(source: Path, tmp_path: Path, name: str) -> None:
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() != "root" or folder == Path("/tmp"):  # noqa: S108
+            break
+        folder.chmod(0o755)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work").chmod(0o777)
+    (source / name).chmod(0)
+    done = subprocess.run(
+        [sys.executable, "-c", UNREADABLE, source, tmp_path / "work", ROOT],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (source / name).chmod(0o755)
+    assert done.stdout == (
+        f"{int(Code.IO)} code.nfs s:/e cannot be copied: Permission denied: {source / name}\n"
+    )

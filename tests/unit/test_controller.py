@@ -1,0 +1,461 @@
+"""A real controller with real tasks on the loopback; only TensorFlow is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.exits import LauncherError
+from launcher.identity import Task
+from launcher.protocol import (
+    PATH,
+    Action,
+    Report,
+    decode_directive,
+    encode_directive,
+    encode_report,
+)
+from launcher.settings import job_of
+from tests.unit.conftest import Start
+from tests.unit.jobs import document
+from tests.unit.processes import Launcher, free_ports, lives, message, wait_until
+
+LOOP = "while :; do sleep 0.02; done"
+
+
+class Run:
+    """The processes of one run, and how to start and find each."""
+
+    def __init__(self, start: Start, folder: Path) -> None:
+        self.start = start
+        self.folder = folder
+        self.code = folder / "source"
+        self.code.mkdir()
+        (self.code / "program").write_text("a program")
+        self.port, self.tasks_port = free_ports(2)
+
+    def controller(self, script: str = LOOP, **changes: Any) -> Launcher:
+        changes = {
+            "program__command": ["sh", "-c", script],
+            "program__args": [],
+            "addresses": {"host": "127.0.0.1", "port": self.tasks_port, "portsPerTask": True},
+            "code": {"folder": {"path": str(self.code)}},
+            **changes,
+        }
+        (self.folder / "job.json").write_text(json.dumps(document(**changes)))
+        return self.start(
+            "controller",
+            env={
+                "TFRUN_JOB": str(self.folder / "job.json"),
+                "TFRUN_LISTEN": f"127.0.0.1:{self.port}",
+                "TFRUN_TERMINATION_LOG": str(self.folder / "end.json"),
+            },
+        )
+
+    def task(self, name: str, **variables: str) -> Launcher:
+        return self.start(
+            "task",
+            env={
+                "TFRUN_POD_NAME": name,
+                "TFRUN_CONTROLLER": f"127.0.0.1:{self.port}",
+                "TFRUN_WORK": str(self.folder / name),
+                "TFRUN_TERMINATION_LOG": str(self.folder / f"{name}.json"),
+                "TFRUN_LEAVE": "true",
+                **variables,
+            },
+        )
+
+    def tasks(self, *names: str) -> list[Launcher]:
+        return [self.task(name) for name in names or ("ps-0", "worker-0", "worker-1")]
+
+
+@pytest.fixture
+def run(start: Start, tmp_path: Path) -> Run:
+    return Run(start, tmp_path)
+
+
+def child(launcher: Launcher, generation: int) -> int:
+    return int(launcher.wait_for(rf"generation {generation}: started .*\(process (\d+)\)")[1])
+
+
+# Ends.
+
+
+def test_a_run_succeeds(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller('echo "hello of $TASK_INDEX"')
+    assert controller.wait() == 0
+    assert message(run.folder / "end.json") == {
+        "phase": "Succeeded",
+        "task": "worker-0",
+        "code": 0,
+        "reason": "all 2 workers ended with exit code 0",
+        "lastLines": ["hello of 0"],
+    }
+    assert [task.wait() for task in tasks] == [0, 0, 0]
+    tasks[0].wait_for("the child ended, as it was told to: killed by SIGTERM")
+
+
+def test_a_run_fails_with_its_programs_code_and_last_lines(run: Run) -> None:
+    tasks = run.tasks()
+    script = "if [ $TASK_INDEX = 1 ]; then echo bad data; exit 42; fi; " + LOOP
+    controller = run.controller(script, restarts__limit=1)
+    assert controller.wait() == 42
+    controller.wait_for("restart 1 of 1")
+    controller.wait_for(
+        r"the run has failed: worker-1 failed: exit code 42, and the restart budget"
+    )
+    controller.wait_for("bad data")
+    end = message(run.folder / "end.json")
+    assert (end["code"], end["task"], end["lastLines"]) == (42, "worker-1", ["bad data"])
+    assert [task.wait() for task in tasks] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"program__command": ["no-such-program"]}, 127, "'no-such-program' is not found"),
+        ({"program__workingDir": "no/such"}, 66, "program.workingDir must be a folder of the"),
+        ({"code": {"folder": {"path": "/no/such"}}}, 66, "code.folder /no/such must be a folder"),
+        ({"code": {"nfs": {"server": "localhost", "path": "/x"}}}, 78, "TFRUN_SOURCE must say"),
+    ],
+)
+def test_what_another_try_cannot_mend(
+    run: Run, changes: dict[str, Any], code: int, words: str
+) -> None:
+    run.tasks("ps-0", "worker-0")
+    controller = run.controller(**changes, replicas={"ps": 1, "worker": 1})
+    assert controller.wait() == code
+    assert words in message(run.folder / "end.json")["reason"]
+
+
+@pytest.mark.parametrize("code", [70, 137, 143])
+def test_a_runs_code_is_never_taken_for_the_controllers_own_trouble(run: Run, code: int) -> None:
+    run.tasks("ps-0", "worker-0")
+    controller = run.controller(f"exit {code}", restarts__limit=0, replicas={"ps": 1, "worker": 1})
+    if code == 143:  # a program that is terminated is never charged
+        controller.wait_for("generation 3: all tasks start")
+        return
+    assert controller.wait() == 1
+    assert message(run.folder / "end.json")["code"] == code
+
+
+def test_a_stopped_controller_says_so_and_leaves_the_tasks_alone(run: Run) -> None:
+    (task, *_) = run.tasks()
+    controller = run.controller()
+    pid = child(task, 1)
+    controller.signal(signal.SIGTERM)
+    assert controller.wait() == 143
+    assert message(run.folder / "end.json")["phase"] == "Stopped"
+    assert lives(pid)
+
+
+# Losses.
+
+
+def test_a_killed_child_leads_to_a_new_generation(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller("[ $TFRUN_GENERATION = 2 ] || sleep 1000")
+    os.kill(child(tasks[2], 1), signal.SIGKILL)
+    assert controller.wait() == 0
+    controller.wait_for("the cause: worker-1: killed by SIGKILL .*; restart 1 of 2")
+
+
+def test_a_killed_launcher_leads_to_a_new_generation_that_is_not_charged(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller("[ $TFRUN_GENERATION = 2 ] || sleep 1000", restarts__limit=0)
+    left = child(tasks[0], 1)
+    tasks[0].signal(signal.SIGKILL)
+    tasks[0].wait()
+    os.kill(left, signal.SIGKILL)  # as a container's end does
+    run.task("ps-0")
+    assert controller.wait() == 0
+    controller.wait_for("its pod or its launcher was started again; not charged")
+
+
+def test_a_drained_task_is_not_charged(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller(
+        "[ $TFRUN_GENERATION = 2 ] || { trap 'exit 0' TERM; echo ready; " + LOOP + "; }",
+        restarts__limit=0,
+    )
+    tasks[2].wait_for("^ready")
+    tasks[2].signal(signal.SIGTERM)
+    assert tasks[2].wait() == 143
+    controller.wait_for("lost worker-1: it was stopped from outside")
+    run.task("worker-1")
+    assert controller.wait() == 0
+
+
+def test_a_deaf_program_holds_up_the_next_generation_until_it_is_killed(run: Run) -> None:
+    tasks = run.tasks()
+    script = f"[ $TFRUN_GENERATION = 2 ] || {{ trap '' TERM; echo ready; {LOOP}; }}"
+    controller = run.controller(script, grace=1)
+    deaf = child(tasks[1], 1)
+    tasks[1].wait_for("^ready")
+    os.kill(child(tasks[0], 1), signal.SIGKILL)
+    controller.wait_for("generation 2: all tasks start")
+    assert not lives(deaf)
+    assert controller.wait() == 0
+
+
+# The line between a task and its controller.
+
+
+def test_a_controller_that_cannot_be_reached_is_named_and_waited_for(run: Run) -> None:
+    task = run.task("worker-0")
+    task.wait_for(rf"the controller 127\.0\.0\.1:{run.port} cannot be reached for \d s, and is")
+    run.controller(replicas={"ps": 1, "worker": 1})
+    task.wait_for(rf"the controller 127\.0\.0\.1:{run.port} answers")
+    task.wait_for("code [0-9a-f]{16} is in ")
+
+
+def test_a_task_with_news_waits_quietly_for_its_controller(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller()
+    pids = [child(task, 1) for task in tasks]
+    controller.signal(signal.SIGKILL)
+    controller.wait()
+    os.kill(pids[1], signal.SIGKILL)
+    tasks[1].wait_for("the child ended: killed by SIGKILL")
+    begin = cpu(tasks[1])
+    tasks[1].wait_for("cannot be reached")
+    assert cpu(tasks[1]) - begin < 1.0, "it must not spin"
+    again = run.controller()
+    again.wait_for("the cause: worker-0: killed by SIGKILL .*; restart 1 of 2")
+    child(tasks[1], 2)
+
+
+def cpu(launcher: Launcher) -> float:
+    import psutil
+
+    times = psutil.Process(launcher.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def test_a_new_controller_takes_over_and_restarts_nothing(run: Run) -> None:
+    tasks = run.tasks()
+    script = f"while [ ! -e {run.folder}/go ]; do sleep 0.02; done"
+    controller = run.controller(script)
+    pids = [child(task, 1) for task in tasks]
+    for _ in range(2):
+        controller.signal(signal.SIGKILL)
+        controller.wait()
+        controller = run.controller(script)
+        controller.wait_for("generation 1: found running, and taken over")
+        assert all(lives(pid) for pid in pids)
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
+    assert [sum("started" in line for line in task.lines) for task in tasks] == [1, 1, 1]
+
+
+def test_new_arguments_reach_the_tasks_through_a_new_controller(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller("echo old; sleep 1000")
+    tasks[1].wait_for("^old")
+    controller.signal(signal.SIGTERM)
+    controller.wait()
+    controller = run.controller("echo new", run="another")
+    assert controller.wait() == 0
+    tasks[1].wait_for("^new")
+
+
+def test_a_finished_worker_that_starts_again_does_not_train_again(run: Run) -> None:
+    tasks = run.tasks()
+    script = f"[ $TASK_INDEX = 0 ] || while [ ! -e {run.folder}/go ]; do sleep 0.02; done"
+    controller = run.controller(script)
+    tasks[1].wait_for("the child ended: exit code 0")
+    child(tasks[2], 1)
+    tasks[1].signal(signal.SIGTERM)  # so that its last report is heard before it goes
+    assert tasks[1].wait() == 143
+    again = run.task("worker-0")
+    again.wait_for("code [0-9a-f]{16} is in ")
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
+    assert again.wait() == 0
+    assert "started" not in again.text()
+
+
+def test_after_the_end_its_tasks_know_that_it_has_ended(run: Run) -> None:
+    tasks = [run.task(name, TFRUN_LEAVE="") for name in ("ps-0", "worker-0", "worker-1")]
+    assert run.controller("exit 0").wait() == 0
+    again = run.controller("exit 0")
+    assert again.wait() == 0
+    assert message(run.folder / "end.json")["reason"].startswith("ended already")
+    assert [sum("started" in line for line in task.lines) for task in tasks] == [1, 1, 1]
+    for task in tasks:
+        task.signal(signal.SIGTERM)
+        assert task.wait() == 143
+
+
+# A controller's mistakes.
+
+
+def test_a_job_of_another_version_is_refused(run: Run) -> None:
+    controller = run.controller(version=2)
+    assert controller.wait() == 78
+    reason = message(run.folder / "end.json")["reason"]
+    assert reason.startswith("job.json has version 2; this launcher reads version 1")
+
+
+def test_a_port_that_is_taken_is_named(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", run.port)):
+        controller = run.controller()
+        assert controller.wait() == 78
+    controller.wait_for(rf"the controller cannot listen on 127\.0\.0\.1:{run.port}: ")
+
+
+# Whoever else speaks to it.
+
+
+def ask(port: int, data: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(data)
+        answer = b""
+        while chunk := client.recv(65536):
+            answer += chunk
+        return answer
+
+
+def post(body: bytes, head: str = "") -> bytes:
+    return f"POST {PATH} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+REPORT = encode_report(Report(Task("worker", 0), "me", 1, "", None, None, False))
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "words"),
+    [
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, b"the request line is wrong"),
+        (b"GET / HTTP/1.1\r\n\r\n", 404, b"there is only /v1/report"),
+        (b"GET /v1/report HTTP/1.1\r\n\r\n", 405, b"takes POST"),
+        (b"POST /v1/report HTTP/1.1\r\nX: " + b"x" * 20_000, 431, b"the header is too long"),
+        (b"POST /v1/report HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n", 413, b"65536"),
+        (b"POST /v1/report HTTP/1.1\r\nContent-Length: 65537\r\n\r\n", 413, b"longer than"),
+        (b"POST /v1/report HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 411, b"Content-Length"),
+        (b"POST /v1/report HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411, b"Content-Le"),
+        (post(b"{"), 400, b"the message is not JSON"),
+        (post(b"[" * 60_000), 400, b"the message is not JSON"),
+        (post(b"{}"), 400, b"version must be 1"),
+        (post(REPORT.replace(b"worker-0", b"boss-0")), 400, b"task must be a role"),
+        (post(b'{"version": 1, "task": "\\ud800"}'), 400, b"task must be a role"),
+    ],
+)
+def test_what_no_task_sends_is_refused_and_harms_nothing(
+    serving: Callable[[], int], data: bytes, status: int, words: bytes
+) -> None:
+    answer = ask(serving(), data)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert words in body
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The port of a controller that everybody abuses; it lives on."""
+    folder = tmp_path_factory.mktemp("serving")
+    launchers: list[Launcher] = []
+
+    def start(*arguments: str, **options: Any) -> Launcher:
+        launchers.append(Launcher(*arguments, **options))
+        return launchers[-1]
+
+    run = Run(start, folder)
+    controller = run.controller()
+    controller.wait_for("^.*run 0123456789ab: ")
+
+    def port() -> int:
+        assert controller.process.poll() is None
+        return run.port
+
+    yield port
+    assert directive_of(port()) is Action.WAIT
+    controller.signal(signal.SIGTERM)
+    assert controller.wait() == 143
+    assert "Traceback" not in controller.text()
+    controller.close()
+
+
+def directive_of(port: int) -> Action:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(post(REPORT))
+        answer = b""
+        while b"\r\n\r\n" not in answer or b'"cleanup"' not in answer:
+            answer += client.recv(65536)
+    directive = decode_directive(answer.partition(b"\r\n\r\n")[2])
+    assert directive
+    return directive.action
+
+
+def test_slow_and_silent_clients_hold_up_nobody(serving: Callable[[], int]) -> None:
+    clients = [socket.create_connection(("127.0.0.1", serving())) for _ in range(200)]
+    for i, client in enumerate(clients):
+        client.sendall(post(REPORT)[: i % 40])
+    begin = time.monotonic()
+    assert directive_of(serving()) is Action.WAIT
+    assert time.monotonic() - begin < 5
+    for client in clients:
+        client.close()
+
+
+def test_clients_that_go_away_leave_no_descriptor(serving: Callable[[], int]) -> None:
+    import psutil
+
+    serving()
+    (controller,) = (
+        p
+        for p in psutil.Process().children()
+        if "controller" in p.cmdline() and str(serving()) in p.environ().get("TFRUN_LISTEN", "")
+    )
+    assert directive_of(serving()) is Action.WAIT
+    before = controller.num_fds()
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", serving())) as client:
+            client.sendall(post(REPORT.replace(b'"wait": false', b'"wait": true')))
+    wait_until(lambda: controller.num_fds() <= before + 5, "the controller closes its sockets")
+
+
+def test_a_directive_from_another_version_is_said_and_not_followed(start: Start) -> None:
+    """The other end is a fake: it answers as a controller of another release would."""
+    answer = json.loads(encode_directive(None))
+    answer["directive"] = {
+        "action": "run",
+        "generation": 1,
+        "charged": 0,
+        "job": document(version=2),
+    }
+    with pytest.raises(LauncherError):
+        job_of(answer["directive"]["job"])
+    body = json.dumps(answer).encode()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
+        task = start(
+            "task",
+            env={
+                "TFRUN_POD_NAME": "worker-0",
+                "TFRUN_CONTROLLER": f"127.0.0.1:{server.getsockname()[1]}",
+                "TFRUN_TERMINATION_LOG": "",
+            },
+        )
+        while not any("job.json has version 2" in line for line in task.lines):
+            assert task.process.poll() is None
+            try:
+                client, _ = server.accept()
+            except TimeoutError:
+                continue
+            with client:
+                client.recv(65536)
+                client.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+                client.sendall(body)
+    assert "started" not in task.text()
+    task.signal(signal.SIGTERM)
+    assert task.wait() == 143

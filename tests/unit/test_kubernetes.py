@@ -1,0 +1,304 @@
+"""The controller's Kubernetes calls against a small HTTPS server of this test: a fake.
+
+It knows two StatefulSets, merges patches as the API server does, checks the token, and fails when
+it is told to. What a real API server says is tested end to end.
+"""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from launcher import controller, decide, kubernetes
+from launcher.exits import Code, End, LauncherError, Phase
+from launcher.identity import Task
+from launcher.kubernetes import END_ANNOTATION, Kubernetes
+from launcher.protocol import PATH, Report, encode_report
+from launcher.settings import ControllerSettings, KubernetesSettings
+from tests.unit.jobs import job
+from tests.unit.processes import free_ports
+
+PREFIX = "/apis/apps/v1/namespaces/research/statefulsets/"
+
+
+class FakeApiServer:
+    """StatefulSets mnist-ps and mnist-worker."""
+
+    def __init__(self, authority: trustme.CA) -> None:
+        self.objects: dict[str, dict[str, Any]] = {
+            f"mnist-{role}": {"metadata": {"name": f"mnist-{role}"}, "spec": {"replicas": 1}}
+            for role in ("ps", "worker")
+        }
+        self.calls: list[tuple[str, str, Any]] = []
+        self.failures: list[tuple[int, bytes]] = []  # the next answers
+        self.token = "first"
+        fake = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer()
+
+            def do_PATCH(self) -> None:
+                self.answer()
+
+            def answer(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = json.loads(self.rfile.read(length)) if length else None
+                fake.calls.append((self.command, self.path, body))
+                status, text = fake.answer(self, body)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.port = int(self.server.server_address[1])
+        self.thread = threading.Thread(target=self.server.serve_forever, args=[0.05])
+        self.thread.start()
+
+    def answer(self, request: http.server.BaseHTTPRequestHandler, body: Any) -> tuple[int, bytes]:
+        if self.failures:
+            return self.failures.pop(0)
+        if request.headers["Authorization"] != f"Bearer {self.token}":
+            return 401, json.dumps({"message": "Unauthorized"}).encode()
+        found = self.objects.get(request.path.removeprefix(PREFIX))
+        if not found:
+            return 404, json.dumps({"message": "statefulsets.apps not found"}).encode()
+        if request.command == "PATCH":
+            assert request.headers["Content-Type"] == "application/merge-patch+json"
+            merge(found, body)
+        return 200, json.dumps(found).encode()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
+    """RFC 7386, as far as it is used."""
+    for key, value in patch.items():
+        if isinstance(value, dict):
+            merge(into.setdefault(key, {}), value)
+        else:
+            into[key] = value
+
+
+@pytest.fixture
+def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the kubelet mounts into a pod."""
+    monkeypatch.setattr(kubernetes, "ACCOUNT", tmp_path)
+    (tmp_path / "token").write_text("first")
+    return tmp_path
+
+
+@pytest.fixture
+def api(account: Path) -> Iterator[FakeApiServer]:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(account / "ca.crt"))
+    server = FakeApiServer(authority)
+    yield server
+    server.close()
+
+
+def client(port: int) -> Kubernetes:
+    return Kubernetes(KubernetesSettings("127.0.0.1", port, "research"), "mnist")
+
+
+def test_the_number_of_pods_is_read_and_written(api: FakeApiServer) -> None:
+    k = client(api.port)
+    assert k.read("worker") == kubernetes.StatefulSet(1, {})
+    k.write("worker", 4, None)
+    assert k.read("worker").replicas == 4
+    assert k.read("ps").replicas == 1
+    assert api.calls[1] == ("PATCH", f"{PREFIX}mnist-worker", {"spec": {"replicas": 4}})
+
+
+def test_the_end_and_the_pods_change_in_one_call(api: FakeApiServer) -> None:
+    k = client(api.port)
+    k.write("ps", 0, {"run": "r", "code": 0})
+    assert k.read("ps") == kubernetes.StatefulSet(0, {"run": "r", "code": 0})
+    ((_, _, body), _) = api.calls
+    assert set(body) == {"spec", "metadata"}
+
+
+def test_the_end_alone_leaves_the_pods(api: FakeApiServer) -> None:
+    client(api.port).write("ps", None, {"run": "r"})
+    ((_, _, body),) = api.calls
+    assert body == {"metadata": {"annotations": {END_ANNOTATION: '{"run": "r"}'}}}
+
+
+@pytest.mark.parametrize("value", ["", "{", "[1]", "3"])
+def test_a_record_that_is_none_is_no_end(api: FakeApiServer, value: str) -> None:
+    api.objects["mnist-ps"]["metadata"]["annotations"] = {END_ANNOTATION: value}
+    assert client(api.port).read("ps").end == {}
+
+
+def test_replicas_that_nobody_set_are_one(api: FakeApiServer) -> None:
+    del api.objects["mnist-ps"]["spec"]["replicas"]
+    assert client(api.port).read("ps").replicas == 1
+
+
+def test_the_token_is_read_each_time(api: FakeApiServer, account: Path) -> None:
+    k = client(api.port)
+    k.read("ps")
+    api.token = "second"
+    (account / "token").write_text("second")
+    k.read("ps")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 422])
+def test_a_refusal_says_what_and_why(api: FakeApiServer, status: int) -> None:
+    api.failures.append((status, json.dumps({"message": 'cannot get "mnist-ps"'}).encode()))
+    with pytest.raises(LauncherError) as error:
+        client(api.port).read("ps")
+    assert error.value.code is Code.CONFIGURATION
+    assert f'role ps ({status}): cannot get "mnist-ps".' in error.value.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(500, b"oops"), (429, b"{}"), (409, b'{"message": "x"}'), (200, b"<html>")]
+)
+def test_what_may_pass_is_not_a_refusal(api: FakeApiServer, status: int, text: bytes) -> None:
+    api.failures.append((status, text))
+    with pytest.raises((OSError, http.client.HTTPException)):
+        client(api.port).read("ps")
+
+
+def test_another_authority_is_not_trusted(api: FakeApiServer, account: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(account / "ca.crt"))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        client(api.port).read("ps")
+    assert api.calls == []
+
+
+# The controller with it, in this process: its tasks are never there.
+
+
+def lead(api_port: int, **changes: Any) -> End:
+    (port,) = free_ports(1)
+    return controller.run(
+        ControllerSettings(
+            job(**changes),
+            ("127.0.0.1", port),
+            KubernetesSettings("127.0.0.1", api_port, "research"),
+        )
+    )
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    ended = {"run": job().run, "phase": "Succeeded", "task": "worker-0", "code": 0, "reason": "ok"}
+    return {"annotations": {END_ANNOTATION: json.dumps({**ended, **changes})}}
+
+
+@pytest.mark.parametrize(
+    ("found", "phase", "code"),
+    [
+        ({}, Phase.SUCCEEDED, 0),
+        ({"phase": "Failed", "code": 42}, Phase.FAILED, 42),
+        ({"phase": "Failed", "code": "x"}, Phase.FAILED, 70),
+    ],
+)
+@pytest.mark.parametrize("role", ["ps", "worker"])
+def test_a_run_that_has_ended_is_not_led_again(
+    api: FakeApiServer, found: dict[str, Any], phase: Phase, code: int, role: str
+) -> None:
+    """Not even where only one of the StatefulSets has got to know it."""
+    api.objects[f"mnist-{role}"]["metadata"].update(record(**found))
+    end = lead(api.port)
+    assert (end.phase, end.code) == (phase, code)
+    for each in api.objects.values():
+        assert each["spec"]["replicas"] == 0
+        assert json.loads(each["metadata"]["annotations"][END_ANNOTATION])["run"] == job().run
+
+
+def test_pods_that_are_kept_are_kept(api: FakeApiServer) -> None:
+    api.objects["mnist-ps"]["metadata"].update(record())
+    lead(api.port, cleanup="Keep")
+    assert [each["spec"]["replicas"] for each in api.objects.values()] == [1, 1]
+
+
+def test_a_server_that_is_away_is_waited_for(
+    api: FakeApiServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    api.objects["mnist-ps"]["metadata"].update(record())
+    api.failures += [(503, b"{}"), (200, b"not JSON")]
+    assert lead(api.port).code == 0
+    assert capfd.readouterr().err.count("Kubernetes does not answer, next try in") == 2
+
+
+def test_a_refusal_passes_where_a_role_was_only_just_made(api: FakeApiServer) -> None:
+    api.objects["mnist-ps"]["metadata"].update(record())
+    api.failures += [(403, b'{"message": "forbidden"}')]
+    assert lead(api.port).code == 0
+
+
+def test_a_refusal_that_stays_ends_the_controller(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "REFUSED_SECONDS", 0.5)
+    api.failures += [(403, b'{"message": "forbidden"}')] * 9
+    with pytest.raises(LauncherError, match="forbidden"):
+        lead(api.port)
+
+
+@pytest.mark.parametrize("part", ["decide.step", "decide.directive"])
+def test_a_fault_of_the_controller_ends_it(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """In its ticks as well as in an answer: nothing may go on half alive."""
+
+    class FaultError(Exception):
+        pass
+
+    step = decide.step
+
+    def fail(*arguments: Any) -> Any:
+        if part == "decide.step" and not isinstance(arguments[1], decide.Tick):
+            return step(*arguments)
+        raise FaultError
+
+    monkeypatch.setattr(decide, part.partition(".")[2], fail)
+    (port,) = free_ports(1)
+    settings = ControllerSettings(
+        job(), ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
+    )
+    knocking = threading.Thread(target=knock, args=[port])
+    if part == "decide.directive":
+        knocking.start()
+    with pytest.raises(FaultError):
+        controller.run(settings)
+    if part == "decide.directive":
+        knocking.join()
+
+
+def knock(port: int) -> None:
+    """Reports once, when there is somebody who listens."""
+    report = encode_report(Report(Task("worker", 0), "me", 1, "", None, None, ready=False))
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("POST", PATH, report)
+            connection.getresponse()
+        except ConnectionRefusedError:
+            time.sleep(0.02)
+        except (http.client.HTTPException, ConnectionError):
+            return
+        finally:
+            connection.close()

@@ -1,0 +1,272 @@
+"""A whole run on this machine, with tiny programs and a stand-in for TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from launcher.exits import Code, LauncherError
+from launcher.local import _document, _job, _merge, _text, _values
+from tests.unit.conftest import Start
+from tests.unit.processes import Launcher, lives, wait_until
+
+LOOP = "while :; do sleep 0.02; done"
+
+
+class Local:
+    """Starts `launcher local` with values, given as mappings or texts."""
+
+    def __init__(self, start: Start, folder: Path) -> None:
+        self.start = start
+        self.folder = folder
+        self.code = folder / "code"
+        self.code.mkdir()
+        (self.code / "program").write_text("x")
+
+    def __call__(self, *values: Mapping[str, Any] | str, flags: tuple[str, ...] = ()) -> Launcher:
+        arguments = []
+        for i, each in enumerate(values):
+            file = self.folder / f"values-{i}.yaml"
+            file.write_text(each if isinstance(each, str) else yaml.safe_dump(dict(each)))
+            arguments += ["-f", str(file)]
+        if "--code" not in flags:
+            arguments += ["--code", str(self.code)]
+        return self.start("local", *arguments, *flags, env={})
+
+
+@pytest.fixture
+def local(start: Start, tmp_path: Path) -> Local:
+    return Local(start, tmp_path)
+
+
+def sh(script: str, **values: Any) -> dict[str, Any]:
+    return {"program": {"command": ["sh", "-c", script]}, "grace": 1, **values}
+
+
+def gone(launcher: Launcher, *pids: int) -> None:
+    """Nothing is left: neither these processes, nor any of the run's folder, nor the folder."""
+    wait_until(lambda: not any(lives(pid) for pid in pids), "all processes are gone")
+    folder = launcher.wait_for(r"code \w+ is in (\S+)/worker-\d/code$")[1]
+    assert not Path(folder).exists()
+    for process in psutil.process_iter(["environ"]):
+        environ = process.info["environ"] or {}
+        assert not any(folder in value for value in environ.values()), process
+
+
+def test_a_run_succeeds_with_prefixed_lines(local: Local) -> None:
+    launcher = local(sh('echo "task $TASK_INDEX of $JOB_NAME"'))
+    assert launcher.wait() == 0
+    for line in ("worker-0   | task 0 of worker", "worker-1   | task 1 of worker"):
+        assert line in launcher.lines
+    launcher.wait_for(r"^controller \| .* the run has succeeded: all 2 workers ended")
+    gone(launcher)
+
+
+def test_a_failing_program_gives_its_code_and_last_lines(local: Local) -> None:
+    launcher = local(sh("echo bad data; exit 42", restarts={"limit": 0}, worker={"replicas": 1}))
+    assert launcher.wait() == 42
+    launcher.wait_for(r"^controller \| .*the run has failed: worker-0 failed: exit code 42")
+    launcher.wait_for(r"^controller \|\s+bad data")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_a_run_that_is_stopped_leaves_nothing(local: Local, number: int, code: int) -> None:
+    deaf = "trap '' TERM INT; (setsid sleep 1000 &); echo $$; " + LOOP
+    launcher = local(sh(deaf))
+    for worker in (0, 1):
+        launcher.wait_for(rf"^worker-{worker} +\| \d+$")
+    mine = [process.pid for process in psutil.Process(launcher.pid).children(recursive=True)]
+    assert len(mine) >= 9
+    launcher.signal(number)
+    assert launcher.wait() == code
+    gone(launcher, *mine)
+
+
+def test_who_asks_twice_waits_for_no_grace(local: Local) -> None:
+    launcher = local(sh(f"trap 'echo asked' TERM; echo ready; {LOOP}", grace=1000))
+    launcher.wait_for("ready$")
+    mine = [process.pid for process in psutil.Process(launcher.pid).children(recursive=True)]
+    launcher.signal(signal.SIGINT)
+    launcher.wait_for("asked$")
+    launcher.signal(signal.SIGINT)
+    assert launcher.wait() == 130
+    gone(launcher, *mine)
+
+
+@pytest.mark.parametrize("role", ["worker-1", "ps-0"])
+def test_a_killed_program_is_started_again(local: Local, role: str) -> None:
+    launcher = local(sh(f"[ $TFRUN_GENERATION = 2 ] || {{ {LOOP}; }}"))
+    pid = int(launcher.wait_for(rf"^{role} .*generation 1: started .*process (\d+)")[1])
+    os.kill(pid, signal.SIGKILL)
+    assert launcher.wait() == 0
+    launcher.wait_for(f"the cause: {role}: killed by SIGKILL")
+
+
+def test_a_killed_launcher_takes_its_program_along(local: Local) -> None:
+    launcher = local(sh(f"[ $TFRUN_GENERATION = 2 ] || {{ {LOOP}; }}"))
+    pid = int(launcher.wait_for(r"^worker-1 .*generation 1: started .*process (\d+)")[1])
+    parent = psutil.Process(pid).ppid()
+    os.kill(parent, signal.SIGKILL)
+    launcher.wait_for("worker-1: its launcher was killed by SIGKILL .*; it is started again")
+    launcher.wait_for("generation 2: all tasks start")
+    assert not lives(pid)
+    assert launcher.wait() == 0
+
+
+def test_a_killed_controller_ends_the_run(local: Local) -> None:
+    launcher = local(sh(LOOP))
+    launcher.wait_for("generation 1: started sh")
+    (controller,) = (
+        p for p in psutil.Process(launcher.pid).children() if p.cmdline()[-1] == "controller"
+    )
+    mine = [process.pid for process in psutil.Process(launcher.pid).children(recursive=True)]
+    controller.kill()
+    assert launcher.wait() == 70
+    gone(launcher, *mine)
+
+
+def test_a_program_that_is_not_there(local: Local) -> None:
+    launcher = local({"program": {"command": ["no-such-program"]}})
+    assert launcher.wait() == 127
+    launcher.wait_for("'no-such-program' is not found")
+
+
+# Values.
+
+
+def test_every_mistake_in_the_values_at_once(local: Local) -> None:
+    launcher = local(
+        {
+            "wroker": {"replicas": 2},
+            "worker": {"replicas": 0, "size": 1},
+            "ps": {"replicas": "two"},
+            "program": {"command": [], "args": "x", "env": {"A B": 1}},
+            "restarts": 5,
+            "mode": "all-reduce",
+            "grace": -1,
+        },
+        flags=("--code", "/no/such/folder"),
+    )
+    assert launcher.wait() == 78
+    for mistake in (
+        "wroker must be left out: it is not a known key in .*values-0.yaml",
+        "worker.size must be left out: it is not a known key",
+        "restarts must be a mapping; got 5",
+        "--code must name a folder; got '/no/such/folder'",
+        "worker.replicas must be a whole number from 1 to 100000; got 0",
+        'ps.replicas must be a whole number from 1 to 100000; got "two"',
+        "program.command must be a list of at least one text",
+        'program.args must be a list of texts; got "x"',
+        "program.env must be a mapping of variables' names to texts",
+        "mode must be one of parameter-server",
+        "grace must be seconds, 0 or more; got -1",
+    ):
+        launcher.wait_for(mistake)
+    assert "Traceback" not in launcher.text()
+    assert "started" not in launcher.text()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "must be a readable YAML file"),
+        ("- a\n- b\n", "must hold a mapping of values"),
+        ("program: train.py", 'program must be a mapping; got "train.py"'),
+        ("program: null", "program.command must be a list"),
+        ("worker: null", "worker.replicas must be a whole number from 1 to 100000; got null"),
+        ("worker: {replicas: null}", "worker.replicas must be a whole number"),
+        ("3: 4", "3 must be left out: it is not a known key"),
+    ],
+)
+def test_values_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "values.yaml").write_text(text)
+    mistakes: list[str] = []
+    with pytest.raises(LauncherError, match=re.escape(words)) as error:
+        _job(
+            _document(_values([tmp_path / "values.yaml"], mistakes), tmp_path, mistakes),
+            1,
+            mistakes,
+        )
+    assert error.value.code is Code.CONFIGURATION
+
+
+def test_a_file_that_is_not_there(start: Start) -> None:
+    launcher = start("local", "-f", "/no/such.yaml", env={})
+    assert launcher.wait() == 78
+    launcher.wait_for("/no/such.yaml must be a readable YAML file")
+
+
+def test_code_that_only_a_cluster_can_mount(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "v.yaml").write_text("code: {nfs: {server: s, path: /p}}")
+    launcher = start("local", "-f", str(tmp_path / "v.yaml"), env={})
+    assert launcher.wait() == 78
+    launcher.wait_for("--code must name the folder of the program: only a cluster mounts code.nfs")
+
+
+def test_ports_that_are_taken_are_named(local: Local) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        launcher = local(sh("true"), flags=("--port", str(port)))
+        assert launcher.wait() == 78
+    launcher.wait_for(f"ports must be free; taken are {port}: name another --port")
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "merged"),
+    [
+        ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
+        ({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}}, {"a": {"x": 1, "y": 3}}),
+        ({"a": {"x": 1, "y": 2}}, {"a": {"y": None}}, {"a": {"x": 1}}),
+        ({"a": {"x": 1}}, {"a": None}, {}),
+        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
+        ({"a": {"x": 1}}, {"a": 5}, {"a": {"x": 1}}),
+        ({"a": 5}, {"a": {"x": 1}}, {"a": {"x": 1}}),
+        ({"a": 1}, {"a": False}, {"a": False}),
+    ],
+)
+def test_values_are_merged_as_helm_does(
+    below: dict[str, Any], above: dict[str, Any], merged: dict[str, Any]
+) -> None:
+    assert _merge(below, above) == merged
+
+
+def test_the_later_file_wins(local: Local) -> None:
+    launcher = local(
+        sh("echo $A $B", worker={"replicas": 1}), {"program": {"env": {"A": 1, "B": "x"}}},
+        {"program": {"env": {"B": True, "A": None}}},
+    )  # fmt: skip
+    assert launcher.wait() == 0
+    assert "worker-0   | true" in launcher.lines
+
+
+@pytest.mark.parametrize(
+    ("scalar", "text"),
+    [
+        (True, "true"),
+        (20, "20"),
+        (-1.5, "-1.5"),
+        (1.0, "1"),
+        (0.001, "0.001"),
+        (0.0, "0"),
+        (1e-05, "0.00001"),
+        (1e-07, "1e-7"),
+        (1.5e21, "1.5e+21"),
+        (1e6, "1000000"),
+        ("1e-5", "1e-5"),
+        (None, None),
+        (["a"], ["a"]),
+    ],
+)
+def test_scalars_are_written_as_the_chart_writes_them(scalar: Any, text: Any) -> None:
+    assert _text(scalar) == text

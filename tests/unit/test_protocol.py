@@ -1,0 +1,162 @@
+"""What tasks and the controller say to each other, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from launcher.exits import LauncherError
+from launcher.identity import Task
+from launcher.protocol import (
+    REPORT_BYTES,
+    Action,
+    ChildReport,
+    Directive,
+    Holds,
+    Report,
+    decode_directive,
+    decode_report,
+    encode_directive,
+    encode_report,
+)
+from tests.unit.jobs import document, job
+
+BARE = Report(Task("worker", 0), "one", 0, "", None, None, ready=False)
+FULL = Report(
+    task=Task("ps", 12),
+    incarnation="two",
+    sequence=7,
+    address="10.1.2.3",
+    holds=Holds(Action.WAIT, 3, 1, "abc", "run"),
+    child=ChildReport(2, 143, True, 1.5, "killed", ("größe", "\0\ud800")),
+    ready=True,
+    wait=True,
+)
+
+
+@pytest.mark.parametrize("report", [BARE, FULL, replace(FULL, child=ChildReport(2))])
+def test_a_report_arrives_as_it_was_sent(report: Report) -> None:
+    assert decode_report(encode_report(report)) == report
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_a_directive_arrives_as_it_was_sent(action: Action) -> None:
+    directive = Directive(action, 3, 1, job())
+    assert decode_directive(encode_directive(directive)) == directive
+    assert directive.holds() == Holds(action, 3, 1, job().digest, job().run)
+
+
+def test_no_news_arrive_as_none() -> None:
+    assert decode_directive(encode_directive(None)) is None
+
+
+@pytest.mark.parametrize("character", ["x", "日", "😀", "\0", "\udcff"])
+def test_a_report_is_never_longer_than_a_controller_takes(character: str) -> None:
+    lines = tuple(f"{i} " + character * 500 for i in range(20))
+    child = ChildReport(1, 1, False, 0.0, character * 60_000, lines)
+    text = encode_report(replace(FULL, child=child))
+    assert len(text) <= REPORT_BYTES
+    told = decode_report(text).child
+    assert told
+    assert told.code == 1
+    assert told.reason
+    assert child.reason.startswith(told.reason)
+    assert told.last_lines == lines[len(lines) - len(told.last_lines) :]
+
+
+def test_what_fits_is_not_cut() -> None:
+    lines = tuple(f"{i} " + "日" * 500 for i in range(20))
+    report = replace(FULL, child=ChildReport(1, 1, False, 0.0, "reason", lines))
+    assert decode_report(encode_report(report)) == report
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"null",
+        b'"text"',
+        b"\xff\xfe",
+        b"[" * 60000,
+        b"1" * 10000,
+        b'{"version": 1}',
+        b'{"version": 1, "task": {}}',
+    ],
+)
+def test_what_is_no_message_is_refused(text: bytes) -> None:
+    with pytest.raises(LauncherError, match="the message is "):
+        decode_report(text)
+    if b"version" not in text:
+        with pytest.raises(LauncherError, match="the message is "):
+            decode_directive(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "mistake"),
+    [
+        ("version", 2, "version must be 1; got 2"),
+        ("task", "chief-0", "task must be a role and an ordinal like worker-0; got 'chief-0'"),
+        ("task", "ps-1234567", "task must be a role and an ordinal"),
+        ("task", None, "task must be a text"),
+        ("incarnation", "", 'incarnation must be a text; got ""'),
+        ("incarnation", 3, "incarnation must be a text; got 3"),
+        ("sequence", -1, "sequence must be a whole number from 0"),
+        ("sequence", 2**53 + 1, "sequence must be a whole number from 0"),
+        ("sequence", 1.5, "sequence must be a whole number from 0"),
+        ("sequence", True, "sequence must be a whole number from 0"),
+        ("address", None, "address must be a text"),
+        ("ready", "yes", "ready must be true or false"),
+        ("wait", 1, "wait must be true or false"),
+        ("holds", [], "holds must be a mapping"),
+        ("holds.action", "explode", "holds.action must be one of wait, run, end"),
+        ("holds.action", {}, "holds.action must be one of wait, run, end"),
+        ("holds.generation", "3", "holds.generation must be a whole number"),
+        ("holds.charged", None, "holds.charged must be a whole number"),
+        ("holds.job", "", "holds.job must be a text"),
+        ("holds.run", None, "holds.run must be a text"),
+        ("child", "x", "child must be a mapping"),
+        ("child.generation", -1, "child.generation must be a whole number"),
+        ("child.code", 256, "child.code must be a whole number from 0 to 255"),
+        ("child.code", -15, "child.code must be a whole number from 0 to 255"),
+        ("child.ago", float("nan"), "child.ago must be seconds"),
+        ("child.ago", float("inf"), "child.ago must be seconds"),
+        ("child.ago", -1, "child.ago must be seconds"),
+        ("child.reason", 5, "child.reason must be a text"),
+        ("child.last_lines", ["a", 1], "child.last_lines must be a list of texts"),
+        ("child.last_lines", "a", "child.last_lines must be a list of texts"),
+    ],
+)
+def test_a_wrong_report_is_refused_by_its_key(path: str, value: Any, mistake: str) -> None:
+    message = json.loads(encode_report(FULL))
+    *parents, key = path.split(".")
+    at = message
+    for parent in parents:
+        at = at[parent]
+    at[key] = value
+    with pytest.raises(LauncherError) as error:
+        decode_report(json.dumps(message).encode())
+    assert mistake in error.value.reason
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "mistake"),
+    [
+        ("action", "sleep", "directive.action must be one of wait, run, end"),
+        ("generation", -1, "directive.generation must be a whole number"),
+        ("charged", None, "directive.charged must be a whole number"),
+        ("job", document(version=2), "job.json has version 2; this launcher reads version 1"),
+        ("job", None, "job.json has version null"),
+        ("job", document(mode="x"), "mode must be one of parameter-server"),
+    ],
+)
+def test_a_wrong_directive_is_refused_by_its_key(key: str, value: Any, mistake: str) -> None:
+    message = json.loads(encode_directive(Directive(Action.RUN, 1, 0, job())))
+    message["directive"][key] = value
+    with pytest.raises(LauncherError) as error:
+        decode_directive(json.dumps(message).encode())
+    assert mistake in error.value.reason

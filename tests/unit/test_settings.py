@@ -1,0 +1,238 @@
+"""The reader of job.json and of the environment: every mistake at once, by its key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.exits import Code, LauncherError
+from launcher.identity import Task
+from launcher.settings import controller_settings, job_of, read_job, task_settings
+from tests.unit.jobs import document, job
+
+MISSING: Any = object()
+
+
+def refusal(changed: Any) -> str:
+    with pytest.raises(LauncherError) as error:
+        job_of(changed)
+    assert error.value.code is Code.CONFIGURATION
+    return error.value.reason
+
+
+def test_a_job_is_read_whole() -> None:
+    read = read_job(json.dumps(document()))
+    assert read.release == "mnist"
+    assert read.tasks == (Task("ps", 0), Task("worker", 0), Task("worker", 1))
+    assert read.program.command == ("python", "train.py")
+    assert read.program.env == {"LEVEL": "1"}
+    assert str(read.source) == "code.image /app"
+    assert read.restarts.permanent_codes == (2, 127)
+    assert read.document == document()
+
+
+def test_the_digest_names_the_text_and_not_the_order_of_its_keys() -> None:
+    turned = dict(reversed(document().items()))
+    assert job().digest == job_of(turned).digest
+    assert job(grace=2).digest != job().digest
+    assert job(program__args=["--steps", "6"]).digest != job().digest
+
+
+def test_an_nfs_source_says_where_it_is() -> None:
+    read = job(code={"nfs": {"server": "nfs.example.com", "path": "/exports/app"}})
+    assert str(read.source) == "code.nfs nfs.example.com:/exports/app"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "mistake"),
+    [
+        ("mode", "all-reduce", 'mode must be one of parameter-server; got "all-reduce"'),
+        ("mode", ["x"], 'mode must be one of parameter-server; got ["x"]'),
+        ("run", "", 'run must be a text; got ""'),
+        ("run", MISSING, "run must be a text; got null"),
+        ("replicas__ps", 0, "replicas.ps must be a whole number from 1 to 100000; got 0"),
+        ("replicas__worker", True, "replicas.worker must be a whole number from 1 to 100000"),
+        ("replicas__worker", "2", 'got "2"'),
+        ("replicas__worker", 2.0, "replicas.worker must be a whole number"),
+        ("replicas__chief", 1, "replicas.chief is not a known key; known are ['ps', 'worker']"),
+        ("addresses__port", 65536, "addresses.port must be a whole number from 1 to 65535"),
+        ("addresses__portsPerTask", "yes", "addresses.portsPerTask must be true or false"),
+        ("program__command", [], "program.command must be a list of at least one text"),
+        ("program__command", "python", "program.command must be a list of at least one text"),
+        ("program__args", ["a", 1], 'program.args must be a list of texts; got ["a", 1]'),
+        ("program__args", ["a\0b"], "program.args must be without NUL characters"),
+        ("program__env", {"A": 1}, "program.env must be a mapping of variables' names to texts"),
+        ("program__env", {"A=B": "1"}, "program.env must be a mapping of variables' names"),
+        ("program__env", {"1A": "1"}, "program.env must be a mapping of variables' names"),
+        ("program__env", {"A": "\0"}, "program.env must be without NUL characters"),
+        ("program__flags", "true", 'program.flags must be true or false; got "true"'),
+        ("program__workingDir", "/src", "program.workingDir must be a folder inside the code"),
+        ("program__workingDir", "a/../..", "program.workingDir must be a folder inside the code"),
+        ("program__extra", 1, "program.extra is not a known key"),
+        ("code", {}, "code must be exactly one source: nfs, image, folder; got []"),
+        ("code__nfs", {"server": "s", "path": "/p"}, 'got ["nfs", "image"]'),
+        ("code__git", {"url": "u"}, "code.git is not a known key"),
+        ("code__image__path", "app", 'code.image.path must be an absolute path; got "app"'),
+        ("code", {"nfs": {"server": "", "path": "/p"}}, "code.nfs.server must be the NFS server"),
+        ("restarts__limit", -1, "restarts.limit must be a whole number from 0 to 1000000; got -1"),
+        ("restarts__permanentCodes", [0], "restarts.permanentCodes must be a list of exit codes"),
+        ("restarts__permanentCodes", [256], "restarts.permanentCodes must be a list of exit codes"),
+        ("grace", -0.1, "grace must be seconds, 0 or more; got -0.1"),
+        ("grace", float("nan"), "grace must be seconds, 0 or more; got NaN"),
+        ("cleanup", "delete", 'cleanup must be one of Delete, Keep; got "delete"'),
+        ("surprise", 1, "surprise is not a known key"),
+    ],
+)
+def test_a_wrong_value_is_named(key: str, value: Any, mistake: str) -> None:
+    changed = document(**{key: value})
+    if value is MISSING:
+        del changed[key]
+    reason = refusal(changed)
+    assert reason.startswith("1 mistake in the values:\n")
+    assert mistake in reason
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    reason = refusal(document(replicas__ps=0, program__command=[], grace="x", cleanup=None, a=1))
+    lines = reason.splitlines()
+    assert lines[0] == "5 mistakes in the values:"
+    assert [line.split()[0] for line in lines[1:]] == [
+        "replicas.ps", "program.command", "grace", "cleanup", "a",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [None, 0, 2, "1", MISSING])
+def test_another_version_is_refused_before_anything_else(version: Any) -> None:
+    changed = document(version=version, mode="unheard of")
+    if version is MISSING:
+        del changed["version"]
+    reason = refusal(changed)
+    told = "null" if version is MISSING else json.dumps(version)
+    assert reason.startswith(f"job.json has version {told}; this launcher reads version 1: ")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '"text"', b"\xff"])
+def test_what_is_no_job_is_refused(text: str | bytes) -> None:
+    with pytest.raises(LauncherError, match=r"job\.json"):
+        read_job(text)
+
+
+# The environment of a task.
+
+POD = {"TFRUN_ROLE": "worker", "TFRUN_POD_NAME": "mnist-worker-1", "TFRUN_TERMINATION_LOG": ""}
+ALONE = {**POD, "PS_REPLICAS": "1", "WORKER_REPLICAS": "2"}
+
+
+def environment_refusal(environ: dict[str, str], *program: str, flags: bool = False) -> list[str]:
+    with pytest.raises(LauncherError) as error:
+        task_settings(environ, program, flags)
+    assert error.value.code is Code.CONFIGURATION
+    count, *mistakes = error.value.reason.splitlines()
+    assert count.split()[0] == str(len(mistakes))
+    return [mistake.strip() for mistake in mistakes]
+
+
+def test_a_task_with_a_controller_knows_no_job() -> None:
+    settings = task_settings(
+        {**POD, "TFRUN_CONTROLLER": "mnist-controller:2220", "TFRUN_SOURCE": "/tfrun/source"}
+    )
+    assert settings.controller == ("mnist-controller", 2220)
+    assert settings.job is None
+    assert settings.source == Path("/tfrun/source")
+    assert settings.work.is_absolute()
+    assert not settings.leave
+
+
+def test_a_task_alone_is_described_by_its_environment() -> None:
+    settings = task_settings({**ALONE, "TFRUN_SERVICE": "mnist"}, ["python", "train.py"], True)
+    assert settings.controller is None
+    assert settings.job
+    assert settings.job.addresses.host == "mnist-{role}-{index}.mnist"
+    assert settings.job.addresses.port == 2222
+    assert settings.job.program.command == ("python", "train.py")
+    assert settings.job.program.flags
+
+
+@pytest.mark.parametrize(
+    ("changes", "host"),
+    [
+        ({}, "mnist-{role}-{index}"),
+        ({"TFRUN_POD_NAME": "worker-1"}, "{role}-{index}"),
+        ({"TFRUN_POD_NAME": "node-1", "TFRUN_SERVICE": "train"}, "{role}-{index}.train"),
+        ({"TFRUN_HOST": "10.0.0.{index}"}, "10.0.0.{index}"),
+    ],
+)
+def test_a_task_alone_guesses_the_others_names(changes: dict[str, str], host: str) -> None:
+    settings = task_settings({**ALONE, **changes}, ["a"])
+    assert settings.job
+    assert settings.job.addresses.host == host
+
+
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"TFRUN_ROLE": "boss"}, "TFRUN_ROLE must be one of ps, worker; got 'boss'"),
+        ({"TFRUN_POD_NAME": "mnist"}, "the pod's name must end in -<ordinal>"),
+        ({"PS_REPLICAS": ""}, "PS_REPLICAS must be a whole number from 1 to 100000; got ''"),
+        ({"PS_REPLICAS": "0"}, "PS_REPLICAS must be a whole number from 1 to 100000; got '0'"),
+        ({"WORKER_REPLICAS": "two"}, "WORKER_REPLICAS must be a whole number"),
+        ({"WORKER_REPLICAS": "1"}, "WORKER_REPLICAS must be more than this task's ordinal"),
+        ({"TFRUN_PORT": "65536"}, "TFRUN_PORT must be a whole number from 1 to 65535"),
+        ({"TFRUN_GRACE": "-1"}, "TFRUN_GRACE must be a whole number from 0"),
+        ({"TFRUN_PEERS_TIMEOUT": "0"}, "TFRUN_PEERS_TIMEOUT must be a whole number from 1"),
+        ({"TFRUN_LEAVE": "yes"}, "TFRUN_LEAVE must be true or false; got 'yes'"),
+        ({"TFRUN_CONTROLLER": "host"}, "TFRUN_CONTROLLER must be host:port; got 'host'"),
+        ({"TFRUN_CONTROLLER": ":1"}, "TFRUN_CONTROLLER must be host:port; got ':1'"),
+    ],
+)
+def test_a_wrong_variable_is_named(changes: dict[str, str], mistake: str) -> None:
+    assert any(mistake in told for told in environment_refusal({**ALONE, **changes}, "a"))
+
+
+def test_every_wrong_variable_is_told_at_once() -> None:
+    wrong = {"WORKER_REPLICAS": "0", "TFRUN_PORT": "x", "TFRUN_LEAVE": "no"}
+    nobody = {"TFRUN_ROLE": "boss", "TFRUN_POD_NAME": "mnist"}
+    told = environment_refusal({**ALONE, **nobody, **wrong})
+    assert [mistake.split()[0] for mistake in told] == [
+        "TFRUN_ROLE", "the", "WORKER_REPLICAS", "a", "TFRUN_PORT", "TFRUN_LEAVE",
+    ]  # fmt: skip
+    assert "a program must follow --" in told[3]
+
+
+def test_a_program_and_a_controller_exclude_each_other() -> None:
+    (told,) = environment_refusal({**POD, "TFRUN_CONTROLLER": "c:1"}, "python")
+    assert told.startswith("a program on the command line must be left out")
+
+
+# The environment of a controller.
+
+
+def test_a_controller_reads_its_job(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(json.dumps(document()))
+    settings = controller_settings(
+        {
+            "TFRUN_JOB": str(tmp_path / "job.json"),
+            "TFRUN_LISTEN": "0.0.0.0:2220",
+            "TFRUN_KUBERNETES": "true",
+            "TFRUN_NAMESPACE": "research",
+            "KUBERNETES_SERVICE_HOST": "fd00::1",
+            "KUBERNETES_SERVICE_PORT": "443",
+        }
+    )
+    assert settings.job == job()
+    assert settings.listen == ("0.0.0.0", 2220)
+    assert settings.kubernetes
+    assert (settings.kubernetes.host, settings.kubernetes.port) == ("fd00::1", 443)
+
+
+def test_a_controllers_mistakes_are_told_at_once() -> None:
+    with pytest.raises(LauncherError) as error:
+        controller_settings({"TFRUN_JOB": "/no/such", "TFRUN_KUBERNETES": "true"})
+    told = error.value.reason
+    assert told.startswith("5 mistakes in the environment:")
+    for name in ("LISTEN", "JOB must name a readable job.json; got '/no/such'", "NAMESPACE"):
+        assert f"TFRUN_{name}" in told
+    assert "KUBERNETES_SERVICE_HOST must be set" in told
