@@ -1,13 +1,8 @@
-"""The ClusterSpec, and how a program is told it."""
+"""The ClusterSpec."""
 
 from __future__ import annotations
 
-import json
-
-import pytest
-
 from launcher import cluster
-from launcher.identity import Task
 from tests.unit.jobs import job
 
 
@@ -24,50 +19,18 @@ def test_on_one_host_every_task_has_a_port() -> None:
         replicas={"ps": 2, "worker": 100},
     )
     spec = cluster.spec(here)
-    assert spec["ps"] == ["127.0.0.1:3000", "127.0.0.1:3001"]
-    assert spec["worker"][:2] == ["127.0.0.1:3100", "127.0.0.1:3101"]
+    assert spec["ps"] == ["127.0.0.1:3100", "127.0.0.1:3101"]
+    assert spec["worker"][:2] == ["127.0.0.1:3200", "127.0.0.1:3201"]
     every = spec["ps"] + spec["worker"]
     assert len(every) == len(set(every))
 
 
-def test_a_program_is_told_in_three_ways() -> None:
-    told = cluster.invocation(job(program__flags=True), Task("worker", 1), 7)
-    workers = "mnist-worker-0.mnist:2222,mnist-worker-1.mnist:2222"
-    assert told.argv == (
-        "python",
-        "train.py",
-        "--steps",
-        "5",
-        "--ps_hosts=mnist-ps-0.mnist:2222",
-        f"--worker_hosts={workers}",
-        "--job_name=worker",
-        "--task_index=1",
-    )
-    assert json.loads(told.env["TF_CONFIG"]) == {
-        "cluster": {"ps": ["mnist-ps-0.mnist:2222"], "worker": workers.split(",")},
-        "task": {"type": "worker", "index": 1},
-    }
-    assert {name: told.env[name] for name in told.env if name != "TF_CONFIG"} == {
-        "LEVEL": "1",
-        "PS_HOSTS": "mnist-ps-0.mnist:2222",
-        "WORKER_HOSTS": workers,
-        "JOB_NAME": "worker",
-        "TASK_INDEX": "1",
-        "TFRUN_RUN": "0123456789ab",
-        "TFRUN_GENERATION": "7",
-    }
+def test_an_evaluator_is_in_no_cluster() -> None:
+    beside = job(mode="all-reduce", replicas={"worker": 1, "evaluator": 1})
+    assert cluster.spec(beside) == {"worker": ["mnist-worker-0.mnist:2222"]}
 
 
-def test_flags_are_given_only_where_they_are_asked_for() -> None:
-    assert cluster.invocation(job(), Task("ps", 0), 1).argv == (
-        "python",
-        "train.py",
-        "--steps",
-        "5",
-    )
-
-
-@pytest.mark.parametrize("name", ["TF_CONFIG", "PS_HOSTS", "TASK_INDEX", "TFRUN_GENERATION"])
-def test_a_programs_own_variables_never_hide_the_cluster(name: str) -> None:
-    told = cluster.invocation(job(program__env={name: "mine"}), Task("worker", 0), 1)
-    assert told.env[name] != "mine"
+def test_a_coordinators_cluster_has_its_chief() -> None:
+    roles = {"chief": 1, "ps": 1, "worker": 1}
+    spec = cluster.spec(job(mode="coordinator", replicas=roles))
+    assert spec == {role: [f"mnist-{role}-0.mnist:2222"] for role in roles}

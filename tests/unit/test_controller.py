@@ -329,14 +329,14 @@ def post(body: bytes, head: str = "") -> bytes:
     return f"POST {PATH} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-REPORT = encode_report(Report(Task("worker", 0), "me", 1, "", None, None, False))
+REPORT = encode_report(Report(Task("worker", 0), "me", 1, "", "", None, None, False))
 
 
 @pytest.mark.parametrize(
     ("data", "status", "words"),
     [
         (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, b"the request line is wrong"),
-        (b"GET / HTTP/1.1\r\n\r\n", 404, b"there is only /v1/report"),
+        (b"GET / HTTP/1.1\r\n\r\n", 404, b"there are /v1/report and /v1/status"),
         (b"GET /v1/report HTTP/1.1\r\n\r\n", 405, b"takes POST"),
         (b"POST /v1/report HTTP/1.1\r\nX: " + b"x" * 20_000, 431, b"the header is too long"),
         (b"POST /v1/report HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n", 413, b"65536"),
@@ -428,6 +428,7 @@ def test_a_directive_from_another_version_is_said_and_not_followed(start: Start)
     """The other end is a fake: it answers as a controller of another release would."""
     answer = json.loads(encode_directive(None))
     answer["directive"] = {
+        "leader": {"number": 1, "id": "another"},
         "action": "run",
         "generation": 1,
         "charged": 0,

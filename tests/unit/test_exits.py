@@ -43,6 +43,7 @@ def test_the_published_codes_do_not_change() -> None:
         "IO": 74,
         "TRY_AGAIN": 75,
         "CONFIGURATION": 78,
+        "DEADLINE": 124,
         "COMMAND_NOT_EXECUTABLE": 126,
         "COMMAND_NOT_FOUND": 127,
     }

@@ -13,6 +13,8 @@ from launcher.identity import Task, parse_task, task_of_pod
         ("worker-0", Task("worker", 0)),
         ("ps-12", Task("ps", 12)),
         ("worker-999999", Task("worker", 999999)),
+        ("chief-0", Task("chief", 0)),
+        ("evaluator-0", Task("evaluator", 0)),
     ],
 )
 def test_a_task_has_a_name(name: str, task: Task) -> None:
@@ -29,7 +31,8 @@ def test_a_task_has_a_name(name: str, task: Task) -> None:
         "worker--1",
         "worker-01",
         "worker-1000000",
-        "chief-0",
+        "boss-0",
+        "chief",
         "ps-1\n",
         "mnist-worker-0",
         "worker-1 ",
@@ -49,6 +52,8 @@ def test_nothing_else_names_a_task(name: str) -> None:
         ("mnist-worker-3", "worker", Task("worker", 3)),
         ("mnist-worker-3", None, Task("worker", 3)),
         ("a-b-ps-0", None, Task("ps", 0)),
+        ("mnist-chief-0", None, Task("chief", 0)),
+        ("mnist-evaluator-0", "evaluator", Task("evaluator", 0)),
         ("ps-0", None, Task("ps", 0)),
         ("trainer-7", "ps", Task("ps", 7)),
         ("worker-1", "ps", Task("ps", 1)),
@@ -65,10 +70,10 @@ def test_a_pods_name_tells_the_task(pod: str, role: str | None, task: Task) -> N
         ("mnist-worker-x", "worker", ["pod's name must end in -<ordinal>"]),
         ("mnist", None, ["pod's name must end in -<ordinal>"]),
         ("mnist-worker-01", "worker", ["pod's name must end in -<ordinal>"]),
-        ("mnist-3", None, ["TFRUN_ROLE must be set (ps or worker)", "'mnist-3'"]),
-        ("mnist-3", "chief", ["TFRUN_ROLE must be one of ps, worker; got 'chief'"]),
-        ("mnist-3", "", ["TFRUN_ROLE must be one of ps, worker; got ''"]),
-        ("mnist", "chief", ["TFRUN_ROLE must be one of", "pod's name must end in -<ordinal>"]),
+        ("mnist-3", None, ["TFRUN_ROLE must be set (chief or ps or worker or evaluator)", "'mnist-3'"]),
+        ("mnist-3", "boss", ["TFRUN_ROLE must be one of chief, ps, worker, evaluator; got 'boss'"]),
+        ("mnist-3", "", ["TFRUN_ROLE must be one of chief, ps, worker, evaluator; got ''"]),
+        ("mnist", "boss", ["TFRUN_ROLE must be one of", "pod's name must end in -<ordinal>"]),
     ],
 )
 def test_every_mistake_is_named(pod: str, role: str | None, mistakes: list[str]) -> None:

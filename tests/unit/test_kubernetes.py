@@ -22,7 +22,7 @@ import trustme
 from launcher import controller, decide, kubernetes
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
-from launcher.kubernetes import END_ANNOTATION, Kubernetes
+from launcher.kubernetes import BEGIN_ANNOTATION, END_ANNOTATION, Kubernetes
 from launcher.protocol import PATH, Report, encode_report
 from launcher.settings import ControllerSettings, KubernetesSettings
 from tests.unit.jobs import job
@@ -36,7 +36,11 @@ class FakeApiServer:
 
     def __init__(self, authority: trustme.CA) -> None:
         self.objects: dict[str, dict[str, Any]] = {
-            f"mnist-{role}": {"metadata": {"name": f"mnist-{role}"}, "spec": {"replicas": 1}}
+            f"mnist-{role}": {
+                "metadata": {"name": f"mnist-{role}", "generation": 3},
+                "spec": {"replicas": 1},
+                "status": {"observedGeneration": 3, "updateRevision": f"mnist-{role}-1"},
+            }
             for role in ("ps", "worker")
         }
         self.calls: list[tuple[str, str, Any]] = []
@@ -123,8 +127,8 @@ def client(port: int) -> Kubernetes:
 
 def test_the_number_of_pods_is_read_and_written(api: FakeApiServer) -> None:
     k = client(api.port)
-    assert k.read("worker") == kubernetes.StatefulSet(1, {})
-    k.write("worker", 4, None)
+    assert k.read("worker") == kubernetes.StatefulSet(1, "mnist-worker-1", {}, {})
+    k.scale("worker", 4)
     assert k.read("worker").replicas == 4
     assert k.read("ps").replicas == 1
     assert api.calls[1] == ("PATCH", f"{PREFIX}mnist-worker", {"spec": {"replicas": 4}})
@@ -132,14 +136,16 @@ def test_the_number_of_pods_is_read_and_written(api: FakeApiServer) -> None:
 
 def test_the_end_and_the_pods_change_in_one_call(api: FakeApiServer) -> None:
     k = client(api.port)
-    k.write("ps", 0, {"run": "r", "code": 0})
-    assert k.read("ps") == kubernetes.StatefulSet(0, {"run": "r", "code": 0})
+    k.end("ps", {"run": "r", "code": 0}, free=True)
+    assert k.read("ps") == kubernetes.StatefulSet(
+        0, "mnist-ps-1", {}, {"run": "r", "code": 0}
+    )
     ((_, _, body), _) = api.calls
     assert set(body) == {"spec", "metadata"}
 
 
 def test_the_end_alone_leaves_the_pods(api: FakeApiServer) -> None:
-    client(api.port).write("ps", None, {"run": "r"})
+    client(api.port).end("ps", {"run": "r"}, free=False)
     ((_, _, body),) = api.calls
     assert body == {"metadata": {"annotations": {END_ANNOTATION: '{"run": "r"}'}}}
 
@@ -148,6 +154,27 @@ def test_the_end_alone_leaves_the_pods(api: FakeApiServer) -> None:
 def test_a_record_that_is_none_is_no_end(api: FakeApiServer, value: str) -> None:
     api.objects["mnist-ps"]["metadata"]["annotations"] = {END_ANNOTATION: value}
     assert client(api.port).read("ps").end == {}
+
+
+def test_the_beginning_is_kept_beside_the_end(api: FakeApiServer) -> None:
+    k = client(api.port)
+    k.begin("ps", {"run": "r", "at": 5.5})
+    k.end("ps", {"run": "r"}, free=False)
+    found = k.read("ps")
+    assert (found.begin, found.end) == ({"run": "r", "at": 5.5}, {"run": "r"})
+    assert found.replicas == 1
+    ((_, _, body), _, _) = api.calls
+    assert body == {"metadata": {"annotations": {BEGIN_ANNOTATION: '{"run": "r", "at": 5.5}'}}}
+
+
+@pytest.mark.parametrize("status", [None, {}, {"observedGeneration": 2, "updateRevision": "old"}])
+def test_a_template_that_kubernetes_has_not_seen_is_waited_for(
+    api: FakeApiServer, status: dict[str, Any] | None
+) -> None:
+    """Its revision would be the last template's, and the pods of that one seem up to date."""
+    api.objects["mnist-ps"]["status"] = status
+    with pytest.raises(http.client.HTTPException, match="of role ps is not yet observed"):
+        client(api.port).read("ps")
 
 
 def test_replicas_that_nobody_set_are_one(api: FakeApiServer) -> None:
@@ -228,6 +255,34 @@ def test_a_run_that_has_ended_is_not_led_again(
         assert json.loads(each["metadata"]["annotations"][END_ANNOTATION])["run"] == job().run
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_deadline_counts_from_when_the_run_began(api: FakeApiServer, keep: bool) -> None:
+    """Not from when this controller did: each one that comes would prolong it."""
+    began = {"run": job().run, "at": time.time() - 3600}
+    api.objects["mnist-ps"]["metadata"]["annotations"] = {BEGIN_ANNOTATION: json.dumps(began)}
+    end = lead(api.port, deadline=3600, cleanup="Keep" if keep else "Delete")
+    assert (end.phase, end.code) == (Phase.FAILED, 124)
+    assert end.reason == "the run has not ended within its deadline of 3600 s"
+    for each in api.objects.values():
+        ended = json.loads(each["metadata"]["annotations"][END_ANNOTATION])
+        assert (ended["run"], ended["code"]) == (job().run, 124)
+        assert each["spec"]["replicas"] == (2 if keep and "worker" in str(each) else int(keep))
+
+
+@pytest.mark.parametrize("before", [{}, {"run": "another", "at": 0}, {"run": "r", "at": "x"}])
+def test_the_first_controller_of_a_run_writes_down_when_it_began(
+    api: FakeApiServer, before: dict[str, Any]
+) -> None:
+    api.objects["mnist-ps"]["metadata"]["annotations"] = {BEGIN_ANNOTATION: json.dumps(before)}
+    at = time.time()
+    assert lead(api.port, deadline=0.5).code == 124
+    annotations = api.objects["mnist-ps"]["metadata"]["annotations"]
+    began = json.loads(annotations[BEGIN_ANNOTATION])
+    assert began["run"] == job().run
+    assert at <= began["at"] <= time.time()
+    assert time.time() - at >= 0.5
+
+
 def test_pods_that_are_kept_are_kept(api: FakeApiServer) -> None:
     api.objects["mnist-ps"]["metadata"].update(record())
     lead(api.port, cleanup="Keep")
@@ -290,7 +345,7 @@ def test_a_fault_of_the_controller_ends_it(
 
 def knock(port: int) -> None:
     """Reports once, when there is somebody who listens."""
-    report = encode_report(Report(Task("worker", 0), "me", 1, "", None, None, ready=False))
+    report = encode_report(Report(Task("worker", 0), "me", 1, "", "", None, None, ready=False))
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         try:

@@ -16,6 +16,7 @@ from launcher.protocol import (
     ChildReport,
     Directive,
     Holds,
+    Leader,
     Report,
     decode_directive,
     decode_report,
@@ -24,15 +25,20 @@ from launcher.protocol import (
 )
 from tests.unit.jobs import document, job
 
-BARE = Report(Task("worker", 0), "one", 0, "", None, None, ready=False)
+BARE = Report(Task("worker", 0), "one", 0, "", "", None, None, ready=False)
+HOLDS = Holds(Leader(4, "me"), Action.WAIT, 3, 1, "run", "abc", "def", "ghi")
 FULL = Report(
     task=Task("ps", 12),
     incarnation="two",
     sequence=7,
     address="10.1.2.3",
-    holds=Holds(Action.WAIT, 3, 1, "abc", "run"),
-    child=ChildReport(2, 143, True, 1.5, "killed", ("größe", "\0\ud800")),
+    revision="mnist-ps-5d4f",
+    holds=HOLDS,
+    child=ChildReport(
+        2, 143, True, 1.5, "killed", ("größe", "\0\ud800"), up=True, hung=True, step=7, last_step=9
+    ),
     ready=True,
+    serving=True,
     wait=True,
 )
 
@@ -44,9 +50,10 @@ def test_a_report_arrives_as_it_was_sent(report: Report) -> None:
 
 @pytest.mark.parametrize("action", list(Action))
 def test_a_directive_arrives_as_it_was_sent(action: Action) -> None:
-    directive = Directive(action, 3, 1, job())
+    directive = Directive(Leader(4, "me"), action, 3, 1, job())
     assert decode_directive(encode_directive(directive)) == directive
-    assert directive.holds() == Holds(action, 3, 1, job().digest, job().run)
+    digests = (job().run, job().digest, job().program_digest, job().cluster_digest)
+    assert directive.holds() == Holds(Leader(4, "me"), action, 3, 1, *digests)
 
 
 def test_no_news_arrive_as_none() -> None:
@@ -100,7 +107,7 @@ def test_what_is_no_message_is_refused(text: bytes) -> None:
     ("path", "value", "mistake"),
     [
         ("version", 2, "version must be 1; got 2"),
-        ("task", "chief-0", "task must be a role and an ordinal like worker-0; got 'chief-0'"),
+        ("task", "boss-0", "task must be a role and an ordinal like worker-0; got 'boss-0'"),
         ("task", "ps-1234567", "task must be a role and an ordinal"),
         ("task", None, "task must be a text"),
         ("incarnation", "", 'incarnation must be a text; got ""'),
@@ -110,15 +117,22 @@ def test_what_is_no_message_is_refused(text: bytes) -> None:
         ("sequence", 1.5, "sequence must be a whole number from 0"),
         ("sequence", True, "sequence must be a whole number from 0"),
         ("address", None, "address must be a text"),
+        ("revision", None, "revision must be a text"),
         ("ready", "yes", "ready must be true or false"),
+        ("serving", None, "serving must be true or false"),
         ("wait", 1, "wait must be true or false"),
         ("holds", [], "holds must be a mapping"),
-        ("holds.action", "explode", "holds.action must be one of wait, run, end"),
-        ("holds.action", {}, "holds.action must be one of wait, run, end"),
+        ("holds.action", "explode", "holds.action must be one of wait, run, serve, end"),
+        ("holds.action", {}, "holds.action must be one of wait, run, serve, end"),
         ("holds.generation", "3", "holds.generation must be a whole number"),
         ("holds.charged", None, "holds.charged must be a whole number"),
         ("holds.job", "", "holds.job must be a text"),
         ("holds.run", None, "holds.run must be a text"),
+        ("holds.program", "", "holds.program must be a text"),
+        ("holds.cluster", 1, "holds.cluster must be a text"),
+        ("holds.leader", None, "holds.leader must be a mapping"),
+        ("holds.leader.number", -1, "holds.leader.number must be a whole number"),
+        ("holds.leader.id", "", "holds.leader.id must be a text"),
         ("child", "x", "child must be a mapping"),
         ("child.generation", -1, "child.generation must be a whole number"),
         ("child.code", 256, "child.code must be a whole number from 0 to 255"),
@@ -126,6 +140,11 @@ def test_what_is_no_message_is_refused(text: bytes) -> None:
         ("child.ago", float("nan"), "child.ago must be seconds"),
         ("child.ago", float("inf"), "child.ago must be seconds"),
         ("child.ago", -1, "child.ago must be seconds"),
+        ("child.up", 1, "child.up must be true or false"),
+        ("child.hung", None, "child.hung must be true or false"),
+        ("child.step", -1, "child.step must be a whole number"),
+        ("child.step", 1.5, "child.step must be a whole number"),
+        ("child.last_step", 2**53 + 1, "child.last_step must be a whole number"),
         ("child.reason", 5, "child.reason must be a text"),
         ("child.last_lines", ["a", 1], "child.last_lines must be a list of texts"),
         ("child.last_lines", "a", "child.last_lines must be a list of texts"),
@@ -146,7 +165,9 @@ def test_a_wrong_report_is_refused_by_its_key(path: str, value: Any, mistake: st
 @pytest.mark.parametrize(
     ("key", "value", "mistake"),
     [
-        ("action", "sleep", "directive.action must be one of wait, run, end"),
+        ("action", "sleep", "directive.action must be one of wait, run, serve, end"),
+        ("leader", "me", "directive.leader must be a mapping"),
+        ("leader", {"number": 1}, "directive.leader.id must be a text"),
         ("generation", -1, "directive.generation must be a whole number"),
         ("charged", None, "directive.charged must be a whole number"),
         ("job", document(version=2), "job.json has version 2; this launcher reads version 1"),
@@ -155,7 +176,7 @@ def test_a_wrong_report_is_refused_by_its_key(path: str, value: Any, mistake: st
     ],
 )
 def test_a_wrong_directive_is_refused_by_its_key(key: str, value: Any, mistake: str) -> None:
-    message = json.loads(encode_directive(Directive(Action.RUN, 1, 0, job())))
+    message = json.loads(encode_directive(Directive(Leader(1, "me"), Action.RUN, 1, 0, job())))
     message["directive"][key] = value
     with pytest.raises(LauncherError) as error:
         decode_directive(json.dumps(message).encode())

@@ -14,6 +14,7 @@ from launcher.settings import controller_settings, job_of, read_job, task_settin
 from tests.unit.jobs import document, job
 
 MISSING: Any = object()
+ALL_MODES = "parameter-server, coordinator, all-reduce"
 
 
 def refusal(changed: Any) -> str:
@@ -41,6 +42,53 @@ def test_the_digest_names_the_text_and_not_the_order_of_its_keys() -> None:
     assert job(program__args=["--steps", "6"]).digest != job().digest
 
 
+PROGRAM, CLUSTER = "program", "cluster"
+
+
+@pytest.mark.parametrize(
+    ("changes", "changed"),
+    [
+        ({"run": "another"}, {PROGRAM}),
+        ({"program__args": ["--steps", "6"]}, {PROGRAM}),
+        ({"code__image__path": "/app2"}, {PROGRAM}),
+        ({"replicas__worker": 3}, {CLUSTER}),
+        ({"addresses__port": 2223}, {CLUSTER}),
+        ({"replicas__evaluator": 1}, set()),
+        ({"grace": 2}, set()),
+        ({"restarts__limit": 9}, set()),
+        ({"success": "Chief"}, set()),
+        ({"hangTimeout": 60}, set()),
+        ({"pods": "another template"}, set()),
+    ],
+)
+def test_a_digest_names_what_a_change_must_restart(
+    changes: dict[str, Any], changed: set[str]
+) -> None:
+    before, after = job(), job(**changes)
+    assert (before.program_digest != after.program_digest) == (PROGRAM in changed)
+    assert (before.cluster_digest != after.cluster_digest) == (CLUSTER in changed)
+    assert before.digest != after.digest
+
+
+@pytest.mark.parametrize(
+    ("mode", "replicas", "tasks"),
+    [
+        ("parameter-server", {"ps": 1, "worker": 1}, "ps-0 worker-0"),
+        ("coordinator", {"chief": 1, "ps": 1, "worker": 2}, "chief-0 ps-0 worker-0 worker-1"),
+        ("all-reduce", {"worker": 2}, "worker-0 worker-1"),
+        ("all-reduce", {"worker": 1, "evaluator": 1}, "worker-0 evaluator-0"),
+        ("all-reduce", {"worker": 1, "evaluator": 0}, "worker-0"),
+    ],
+)
+def test_a_mode_has_its_roles(mode: str, replicas: dict[str, int], tasks: str) -> None:
+    assert [str(task) for task in job(mode=mode, replicas=replicas).tasks] == tasks.split()
+
+
+def test_a_chief_is_one() -> None:
+    reason = refusal(document(mode="coordinator", replicas={"chief": 2, "ps": 1, "worker": 1}))
+    assert "replicas.chief must be a whole number from 1 to 1; got 2" in reason
+
+
 def test_an_nfs_source_says_where_it_is() -> None:
     read = job(code={"nfs": {"server": "nfs.example.com", "path": "/exports/app"}})
     assert str(read.source) == "code.nfs nfs.example.com:/exports/app"
@@ -49,15 +97,17 @@ def test_an_nfs_source_says_where_it_is() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "mistake"),
     [
-        ("mode", "all-reduce", 'mode must be one of parameter-server; got "all-reduce"'),
-        ("mode", ["x"], 'mode must be one of parameter-server; got ["x"]'),
+        ("mode", "ring", f'mode must be one of {ALL_MODES}; got "ring"'),
+        ("mode", ["x"], f'mode must be one of {ALL_MODES}; got ["x"]'),
+        ("mode", "all-reduce", "replicas.ps is not a known key; known are ['evaluator', 'worker']"),
         ("run", "", 'run must be a text; got ""'),
         ("run", MISSING, "run must be a text; got null"),
         ("replicas__ps", 0, "replicas.ps must be a whole number from 1 to 100000; got 0"),
         ("replicas__worker", True, "replicas.worker must be a whole number from 1 to 100000"),
         ("replicas__worker", "2", 'got "2"'),
         ("replicas__worker", 2.0, "replicas.worker must be a whole number"),
-        ("replicas__chief", 1, "replicas.chief is not a known key; known are ['ps', 'worker']"),
+        ("replicas__chief", 1, "replicas.chief is not a known key; known are ['evaluator', 'ps'"),
+        ("replicas__evaluator", 2, "replicas.evaluator must be a whole number from 0 to 1; got 2"),
         ("addresses__port", 65536, "addresses.port must be a whole number from 1 to 65535"),
         ("addresses__portsPerTask", "yes", "addresses.portsPerTask must be true or false"),
         ("program__command", [], "program.command must be a list of at least one text"),
@@ -80,6 +130,14 @@ def test_an_nfs_source_says_where_it_is() -> None:
         ("restarts__limit", -1, "restarts.limit must be a whole number from 0 to 1000000; got -1"),
         ("restarts__permanentCodes", [0], "restarts.permanentCodes must be a list of exit codes"),
         ("restarts__permanentCodes", [256], "restarts.permanentCodes must be a list of exit codes"),
+        ("restarts__refill", -1, "restarts.refill must be seconds, 0 or more; got -1"),
+        ("success", "All", 'success must be one of AllWorkers, Chief; got "All"'),
+        ("chiefFirst", "yes", 'chiefFirst must be true or false; got "yes"'),
+        ("checkpoints", None, "checkpoints must be a text; got null"),
+        ("hangTimeout", "10m", 'hangTimeout must be seconds, 0 or more; got "10m"'),
+        ("deadline", -1, "deadline must be seconds, 0 or more; got -1"),
+        ("deadline", MISSING, "deadline must be seconds, 0 or more; got null"),
+        ("logs", 3, "logs must be a text; got 3"),
         ("grace", -0.1, "grace must be seconds, 0 or more; got -0.1"),
         ("grace", float("nan"), "grace must be seconds, 0 or more; got NaN"),
         ("cleanup", "delete", 'cleanup must be one of Delete, Keep; got "delete"'),
@@ -156,6 +214,14 @@ def test_a_task_alone_is_described_by_its_environment() -> None:
     assert settings.job.program.flags
 
 
+def test_a_task_alone_may_be_of_any_mode() -> None:
+    variables = {**POD, "TFRUN_MODE": "all-reduce", "WORKER_REPLICAS": "2"}
+    settings = task_settings({**variables, "EVALUATOR_REPLICAS": "1"}, ["a"])
+    assert settings.job
+    assert settings.job.mode.name == "all-reduce"
+    assert settings.job.replicas == {"worker": 2, "evaluator": 1}
+
+
 @pytest.mark.parametrize(
     ("changes", "host"),
     [
@@ -174,13 +240,17 @@ def test_a_task_alone_guesses_the_others_names(changes: dict[str, str], host: st
 @pytest.mark.parametrize(
     ("changes", "mistake"),
     [
-        ({"TFRUN_ROLE": "boss"}, "TFRUN_ROLE must be one of ps, worker; got 'boss'"),
+        ({"TFRUN_ROLE": "boss"}, "TFRUN_ROLE must be one of chief, ps, worker, evaluator; got 'boss'"),
         ({"TFRUN_POD_NAME": "mnist"}, "the pod's name must end in -<ordinal>"),
         ({"PS_REPLICAS": ""}, "PS_REPLICAS must be a whole number from 1 to 100000; got ''"),
         ({"PS_REPLICAS": "0"}, "PS_REPLICAS must be a whole number from 1 to 100000; got '0'"),
         ({"WORKER_REPLICAS": "two"}, "WORKER_REPLICAS must be a whole number"),
         ({"WORKER_REPLICAS": "1"}, "WORKER_REPLICAS must be more than this task's ordinal"),
         ({"TFRUN_PORT": "65536"}, "TFRUN_PORT must be a whole number from 1 to 65535"),
+        ({"TFRUN_MODE": "ring"}, f"TFRUN_MODE must be one of {ALL_MODES}"),
+        ({"TFRUN_MODE": "coordinator"}, "CHIEF_REPLICAS must be a whole number from 1"),
+        ({"EVALUATOR_REPLICAS": "2"}, "EVALUATOR_REPLICAS must be a whole number from 0 to 1"),
+        ({"TFRUN_ROLE": "chief"}, "CHIEF_REPLICAS must be more than this task's ordinal: this is"),
         ({"TFRUN_GRACE": "-1"}, "TFRUN_GRACE must be a whole number from 0"),
         ({"TFRUN_PEERS_TIMEOUT": "0"}, "TFRUN_PEERS_TIMEOUT must be a whole number from 1"),
         ({"TFRUN_LEAVE": "yes"}, "TFRUN_LEAVE must be true or false; got 'yes'"),

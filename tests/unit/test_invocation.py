@@ -1,0 +1,151 @@
+"""What a task's child is started with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import invocation
+from launcher.identity import Task
+from launcher.invocation import PACKAGE_PARENT, Invocation
+from tests.unit.jobs import job
+
+CODE = Path("/work/code")
+READY = Path("/work/ready-7")
+WORKERS = "mnist-worker-0.mnist:2222,mnist-worker-1.mnist:2222"
+
+
+def program(
+    task: Task = Task("worker", 1), environ: dict[str, str] | None = None, **changes: Any
+) -> Invocation:
+    return invocation.program(job(**changes), task, 7, CODE, READY, environ or {})
+
+
+def test_a_program_is_told_in_three_ways() -> None:
+    told = program(program__flags=True)
+    assert told.argv == (
+        "python",
+        "train.py",
+        "--steps",
+        "5",
+        "--ps_hosts=mnist-ps-0.mnist:2222",
+        f"--worker_hosts={WORKERS}",
+        "--job_name=worker",
+        "--task_index=1",
+    )
+    assert json.loads(told.env["TF_CONFIG"]) == {
+        "cluster": {"ps": ["mnist-ps-0.mnist:2222"], "worker": WORKERS.split(",")},
+        "task": {"type": "worker", "index": 1},
+    }
+    assert {name: told.env[name] for name in told.env if name != "TF_CONFIG"} == {
+        "LEVEL": "1",
+        "PS_HOSTS": "mnist-ps-0.mnist:2222",
+        "WORKER_HOSTS": WORKERS,
+        "JOB_NAME": "worker",
+        "TASK_INDEX": "1",
+        "TFRUN_RUN": "0123456789ab",
+        "TFRUN_GENERATION": "7",
+        "TFRUN_READY": str(READY),
+        "PYTHONPATH": str(CODE),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def test_flags_are_given_only_where_they_are_asked_for() -> None:
+    assert program().argv == ("python", "train.py", "--steps", "5")
+
+
+def test_flags_name_the_roles_of_the_mode() -> None:
+    told = program(mode="all-reduce", replicas={"worker": 2}, program__flags=True)
+    assert [word.partition("=")[0] for word in told.argv if "=" in word] == [
+        *("--worker_hosts", "--job_name", "--task_index")
+    ]
+
+
+def test_an_evaluator_knows_the_cluster_that_it_is_not_in() -> None:
+    told = program(
+        Task("evaluator", 0), mode="all-reduce", replicas={"worker": 1, "evaluator": 1}
+    )
+    assert json.loads(told.env["TF_CONFIG"]) == {
+        "cluster": {"worker": ["mnist-worker-0.mnist:2222"]},
+        "task": {"type": "evaluator", "index": 0},
+    }
+    assert "EVALUATOR_HOSTS" not in told.env
+
+
+@pytest.mark.parametrize(
+    "name", ["TF_CONFIG", "PS_HOSTS", "TASK_INDEX", "TFRUN_GENERATION", "TFRUN_READY"]
+)
+def test_a_programs_own_variables_never_hide_the_cluster(name: str) -> None:
+    assert program(program__env={name: "mine"}).env[name] != "mine"
+
+
+def test_the_launchers_own_variables_stay_with_it() -> None:
+    told = program(environ={"TFRUN_CONTROLLER": "c:1", "TFRUN_ROLE": "worker", "HOME": "/root"})
+    assert told.env["HOME"] == "/root"
+    assert {name for name in told.env if name.startswith("TFRUN_")} == {
+        *("TFRUN_RUN", "TFRUN_GENERATION", "TFRUN_READY")
+    }
+
+
+@pytest.mark.parametrize(
+    ("inherited", "path"), [({}, "/work/code"), ({"PYTHONPATH": "/a:/b"}, "/work/code:/a:/b")]
+)
+def test_the_code_comes_first_where_python_looks(inherited: dict[str, str], path: str) -> None:
+    assert program(environ=inherited).env["PYTHONPATH"] == path
+
+
+def test_what_the_values_say_comes_before_what_is_inherited() -> None:
+    told = program(environ={"LEVEL": "0", "PYTHONUNBUFFERED": ""})
+    assert (told.env["LEVEL"], told.env["PYTHONUNBUFFERED"]) == ("1", "")
+
+
+def test_a_program_starts_in_its_folder_of_the_code() -> None:
+    assert program().cwd == CODE
+    assert program(program__workingDir="src/a").cwd == CODE / "src/a"
+
+
+# The built-in server.
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "seen"),
+    [
+        (Task("ps", 0), {}, "-1"),
+        (Task("ps", 0), {"CUDA_VISIBLE_DEVICES": "1"}, "1"),
+        (Task("worker", 0), {}, None),
+        (Task("worker", 0), {"CUDA_VISIBLE_DEVICES": "1"}, "1"),
+    ],
+)
+def test_gpus_are_hidden_from_parameter_servers_alone(
+    task: Task, given: dict[str, str], seen: str | None
+) -> None:
+    assert invocation.server(job(), task, given).env.get("CUDA_VISIBLE_DEVICES") == seen
+    assert "CUDA_VISIBLE_DEVICES" not in program(task).env
+
+
+def test_a_server_is_told_its_seat() -> None:
+    told = invocation.server(job(), Task("ps", 0), {"TFRUN_CONTROLLER": "c:1", "A": "b"})
+    assert json.loads(told.env["TF_CONFIG"])["task"] == {"type": "ps", "index": 0}
+    assert (told.env["A"], told.env["LEVEL"]) == ("b", "1")
+    assert "TFRUN_CONTROLLER" not in told.env
+    assert told.cwd == PACKAGE_PARENT
+    assert (PACKAGE_PARENT / "launcher" / "server.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "python"),
+    [
+        ("python", "python"),
+        ("/opt/venv/bin/python3.12", "/opt/venv/bin/python3.12"),
+        ("sh", sys.executable),
+        ("./train", sys.executable),
+    ],
+)
+def test_a_server_runs_with_the_programs_python(command: str, python: str) -> None:
+    told = invocation.server(job(program__command=[command]), Task("ps", 0), {})
+    assert told.argv == (python, "-m", "launcher.server")
