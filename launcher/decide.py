@@ -32,7 +32,7 @@ SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
 # For a task that is no part of the run any more to report: longer than its longest silence.
 LEAVING_SECONDS = 40.0
-CHIEF_SECONDS = 30.0  # for the chief's session to come up before the others start anyway
+CHIEF_SECONDS = 20.0  # for the chief's session to come up before the others start anyway
 LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
 # The launcher's own ends that another try cannot mend.
@@ -487,7 +487,7 @@ def _start(state: State, now: float) -> Step:
     )
     state, scaling = _scale(state, down=True)
     text = f"generation {generation}: {_names(tasks, job.tasks)} start"
-    text += f", {job.mode.chief} first" if held else ""
+    text += f", {job.mode.chief} first" if held & tasks else ""
     return state, (*scaling, Say(text))
 
 

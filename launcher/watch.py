@@ -10,6 +10,8 @@ from pathlib import Path
 # "step 900/2000", "global_step=900", "Step: 900": as programs commonly print it.
 STEP = re.compile(r"step\b[\s:=#]*([0-9]{1,15})(?:\s*(?:/|of)\s*([0-9]{1,15}))?", re.IGNORECASE)
 
+# What programs print while they train; a word too early only lets the others start too early.
+TRAINS = re.compile(r"\b(global_)?(step|epoch|iteration|iter|batch|loss)s?\b.*[0-9]", re.IGNORECASE)
 WAITS = "CreateSession still waiting for response from worker"
 
 
@@ -17,8 +19,8 @@ WAITS = "CreateSession still waiting for response from worker"
 class Watch:
     """The progress of one child. `line` is called on the thread that reads its output.
 
-    A program is up, that is its session trains, at the first step that it tells, when it makes
-    the file `ready`, or when something changes in its checkpoint folder. A session without device
+    A program is up, that is its session trains, at the first line that tells of steps, epochs or
+    a loss, when it makes the file `ready`, or when something changes in its checkpoint folder. A session without device
     filters comes up only with every other task there: TensorFlow's word that it waits counts too.
     """
 
@@ -27,7 +29,7 @@ class Watch:
     step: int | None = None
     last_step: int | None = None
     lines: int = 0
-    waits: bool = False
+    trains: bool = False
     _before: frozenset[tuple[str, int]] = field(default=frozenset())
     _moved: object = None
     _moved_at: float = field(default_factory=time.monotonic)
@@ -39,7 +41,7 @@ class Watch:
     def line(self, text: str) -> None:
         """Takes one line of output."""
         self.lines += 1
-        self.waits = self.waits or WAITS in text
+        self.trains = self.trains or WAITS in text or bool(TRAINS.search(text))
         found = STEP.search(text)
         if found:
             self.step = int(found.group(1))
@@ -47,12 +49,7 @@ class Watch:
 
     def up(self) -> bool:
         """Whether its session trains."""
-        return (
-            self.step is not None
-            or self.waits
-            or self.ready.exists()
-            or _listing(self.checkpoints) != self._before
-        )
+        return self.trains or self.ready.exists() or _listing(self.checkpoints) != self._before
 
     def quiet(self) -> float:
         """Seconds without progress: the step where it tells one, else its output."""
