@@ -346,7 +346,7 @@ class _Controller:
         with contextlib.suppress(asyncio.TimeoutError):
             while wanted is None:
                 await asyncio.wait_for(changed.wait(), until - time.monotonic())
-                if self.waiting.get(task) is not changed:
+                if self.closing or self.waiting.get(task) is not changed:
                     return None  # a newer request of this task has taken its place
                 changed.clear()
                 wanted = self._directive(report)
