@@ -359,9 +359,9 @@ class _Story:
         say(f"generation {generation}: started {words} (process {self.child.pid})")
 
     def _stop_child(self, number: int) -> None:
-        if self.child and self.latest:
+        if self.child:
             grace = self.directive.job.grace if self.directive else 0.0
-            if not self.serving:
+            if self.latest and not self.serving:
                 self.latest = replace(self.latest, stopped=True)
             self.child.stop(grace, number)
 
