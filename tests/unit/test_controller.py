@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,14 @@ class Run:
                 **variables,
             },
         )
+
+    def until_go(self) -> str:
+        """A program that trains until a test says so."""
+        return f"while [ ! -e {self.folder}/go ]; do sleep 0.02; done"
+
+    def status(self) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/status") as answer:  # noqa: S310
+            return json.load(answer)
 
     def tasks(self, *names: str) -> list[Launcher]:
         return [self.task(name) for name in names or ("ps-0", "worker-0", "worker-1")]
@@ -142,7 +151,7 @@ def test_a_runs_code_is_never_taken_for_the_controllers_own_trouble(run: Run, co
     run.tasks("ps-0", "worker-0")
     controller = run.controller(f"exit {code}", restarts__limit=0, replicas={"ps": 1, "worker": 1})
     if code == 143:  # a program that is terminated is never charged
-        controller.wait_for("generation 3: all tasks start")
+        controller.wait_for("generation 3: worker-0 start")
         return
     assert controller.wait() == 1
     assert message(run.folder / "end.json")["code"] == code
@@ -163,10 +172,35 @@ def test_a_stopped_controller_says_so_and_leaves_the_tasks_alone(run: Run) -> No
 
 def test_a_killed_child_leads_to_a_new_generation(run: Run) -> None:
     tasks = run.tasks()
-    controller = run.controller("[ $TFRUN_GENERATION = 2 ] || sleep 1000")
+    controller = run.controller(run.until_go())
+    others = [child(task, 1) for task in tasks[:2]]
     os.kill(child(tasks[2], 1), signal.SIGKILL)
+    child(tasks[2], 2)
+    assert all(lives(pid) for pid in others)
+    (run.folder / "go").touch()
     assert controller.wait() == 0
     controller.wait_for("the cause: worker-1: killed by SIGKILL .*; restart 1 of 2")
+    controller.wait_for("generation 2: worker-1 start")
+
+
+def test_with_a_killed_server_all_start_again(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller("[ $TFRUN_GENERATION = 2 ] || sleep 1000")
+    os.kill(child(tasks[0], 1), signal.SIGKILL)
+    assert controller.wait() == 0
+    controller.wait_for("generation 2: all tasks start")
+
+
+def test_who_fails_again_waits(run: Run) -> None:
+    run.tasks("ps-0", "worker-0")
+    one = {"ps": 1, "worker": 1}
+    controller = run.controller("[ $TFRUN_GENERATION = 3 ] || exit 1", replicas=one)
+    controller.wait_for("restart 1 of 2$")
+    controller.wait_for("restart 2 of 2; next try in 1 s")
+    begin = time.monotonic()
+    controller.wait_for("generation 3: worker-0 start")
+    assert time.monotonic() - begin > 0.9
+    assert controller.wait() == 0
 
 
 def test_a_killed_launcher_leads_to_a_new_generation_that_is_not_charged(run: Run) -> None:
@@ -184,14 +218,15 @@ def test_a_killed_launcher_leads_to_a_new_generation_that_is_not_charged(run: Ru
 def test_a_drained_task_is_not_charged(run: Run) -> None:
     tasks = run.tasks()
     controller = run.controller(
-        "[ $TFRUN_GENERATION = 2 ] || { trap 'exit 0' TERM; echo ready; " + LOOP + "; }",
+        "trap 'exit 0' TERM; echo ready; " + run.until_go(),
         restarts__limit=0,
     )
     tasks[2].wait_for("^ready")
     tasks[2].signal(signal.SIGTERM)
     assert tasks[2].wait() == 143
     controller.wait_for("lost worker-1: it was stopped from outside")
-    run.task("worker-1")
+    child(run.task("worker-1"), 2)
+    (run.folder / "go").touch()
     assert controller.wait() == 0
 
 
@@ -243,7 +278,7 @@ def cpu(launcher: Launcher) -> float:
 
 def test_a_new_controller_takes_over_and_restarts_nothing(run: Run) -> None:
     tasks = run.tasks()
-    script = f"while [ ! -e {run.folder}/go ]; do sleep 0.02; done"
+    script = run.until_go()
     controller = run.controller(script)
     pids = [child(task, 1) for task in tasks]
     for _ in range(2):
@@ -254,7 +289,52 @@ def test_a_new_controller_takes_over_and_restarts_nothing(run: Run) -> None:
         assert all(lives(pid) for pid in pids)
     (run.folder / "go").touch()
     assert controller.wait() == 0
-    assert [sum("started" in line for line in task.lines) for task in tasks] == [1, 1, 1]
+    assert [programs(task) for task in tasks] == [0, 1, 1]
+
+
+def programs(task: Launcher) -> int:
+    """How many times a task has started its program."""
+    return sum(": started sh -c" in line for line in task.lines)
+
+
+def test_another_policy_reaches_the_tasks_and_restarts_nothing(run: Run) -> None:
+    tasks = run.tasks()
+    deaf = f"trap '' TERM; echo ready; {LOOP}"
+    controller = run.controller(deaf, grace=1000)
+    pids = [child(task, 1) for task in tasks]
+    tasks[1].wait_for("^ready")
+    controller.signal(signal.SIGTERM)
+    controller.wait()
+    changes = {"restarts__limit": 7, "grace": 0.1, "logs": str(run.folder / "logs")}
+    controller = run.controller(deaf, **changes, deadline=10_000)
+    controller.wait_for("generation 1: found running, and taken over")
+    wait_until(
+        lambda: all(
+            task["state"] == "running" and task["ago"] == 0 for task in run.status()["tasks"]
+        ),
+        "all have heard of it",
+    )
+    assert run.status()["restartLimit"] == 7
+    assert all(lives(pid) for pid in pids)
+    assert [programs(task) for task in tasks] == [0, 1, 1]
+    os.kill(pids[0], signal.SIGKILL)  # so that all must stop: within the new grace
+    controller.wait_for("generation 2: all tasks start")
+    assert not any(lives(pid) for pid in pids)
+    controller.wait_for("restart 1 of 7")
+
+
+def test_changed_arguments_start_the_program_again_in_the_pods_that_are_there(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller("echo old; sleep 1000")
+    pids = [child(task, 1) for task in tasks]
+    controller.signal(signal.SIGTERM)
+    controller.wait()
+    controller = run.controller("echo new; sleep 1000")
+    controller.wait_for("all tasks stop: generation 2 forms")
+    assert [child(task, 2) for task in tasks] != pids
+    assert not any(lives(pid) for pid in pids)
+    tasks[1].wait_for("^new")
+    assert [task.process.poll() for task in tasks] == [None] * 3
 
 
 def test_new_arguments_reach_the_tasks_through_a_new_controller(run: Run) -> None:
@@ -270,18 +350,147 @@ def test_new_arguments_reach_the_tasks_through_a_new_controller(run: Run) -> Non
 
 def test_a_finished_worker_that_starts_again_does_not_train_again(run: Run) -> None:
     tasks = run.tasks()
-    script = f"[ $TASK_INDEX = 0 ] || while [ ! -e {run.folder}/go ]; do sleep 0.02; done"
+    script = "[ $TASK_INDEX = 0 ] || " + run.until_go()
     controller = run.controller(script)
     tasks[1].wait_for("the child ended: exit code 0")
     child(tasks[2], 1)
     tasks[1].signal(signal.SIGTERM)  # so that its last report is heard before it goes
     assert tasks[1].wait() == 143
     again = run.task("worker-0")
-    again.wait_for("code [0-9a-f]{16} is in ")
+    again.wait_for("^serving grpc://")
     (run.folder / "go").touch()
     assert controller.wait() == 0
     assert again.wait() == 0
-    assert "started" not in again.text()
+    assert programs(again) == 0
+
+
+def test_a_finished_workers_address_stays_answered_while_others_train(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller("[ $TASK_INDEX = 0 ] || " + run.until_go())
+    tasks[1].wait_for("the child ended: exit code 0")
+    tasks[1].wait_for(r"generation 1: started \S*python\S* -m launcher.server")
+    port = int(tasks[1].wait_for(r"^serving grpc://127\.0\.0\.1:(\d+)")[1])
+    socket.create_connection(("127.0.0.1", port)).close()
+    os.kill(child(tasks[2], 1), signal.SIGKILL)  # which is no affair of worker-0's
+    child(tasks[2], 2)
+    socket.create_connection(("127.0.0.1", port)).close()
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
+    assert [task.wait() for task in tasks] == [0, 0, 0]
+    assert programs(tasks[1]) == 1
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+# The chief first, and time.
+
+
+@pytest.mark.parametrize(
+    "sign", ["echo step 1", "touch $TFRUN_READY", "touch $CHECKPOINTS/model-1.index"]
+)
+def test_the_others_start_when_the_chief_is_up(run: Run, sign: str) -> None:
+    tasks = run.tasks()
+    folder = run.folder / "checkpoints"
+    folder.mkdir()
+    (folder / "model-0.index").touch()
+    wait = f"while [ ! -e {run.folder}/up ]; do sleep 0.02; done"
+    script = f"[ $TASK_INDEX = 1 ] && exit; {wait}; {sign}; {run.until_go()}"
+    controller = run.controller(
+        script,
+        chiefFirst=True,
+        checkpoints=str(folder),
+        program__env={"CHECKPOINTS": str(folder)},
+    )
+    controller.wait_for("generation 1: all tasks start, worker-0 first")
+    child(tasks[1], 1)
+    time.sleep(0.5)
+    assert programs(tasks[2]) == 0
+    (run.folder / "up").touch()
+    child(tasks[2], 1)
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
+
+
+def test_a_program_that_hangs_is_started_again(run: Run) -> None:
+    tasks = run.tasks()
+    steps = "i=0; while [ $TASK_INDEX = 0 ]; do i=$((i + 1)); echo step $i; sleep 0.1; done"
+    script = f"[ $TFRUN_GENERATION = 2 ] && exit; {steps}; echo silent; {LOOP}"
+    controller = run.controller(script, hangTimeout=1)
+    tasks[2].wait_for("no progress for 1 s")
+    controller.wait_for("lost worker-1: no progress for 1 s; all tasks stop")
+    assert controller.wait() == 0
+    controller.wait_for("the cause: worker-1: no progress for 1 s; restart 1 of 2")
+    assert programs(tasks[1]) == 2, "a loss of progress is everybody's"
+
+
+def test_a_hang_that_is_once_too_often_fails_the_run(run: Run) -> None:
+    run.tasks("ps-0", "worker-0")
+    one = {"ps": 1, "worker": 1}
+    controller = run.controller(
+        f"echo last words; {LOOP}", hangTimeout=0.3, restarts__limit=0, replicas=one
+    )
+    assert controller.wait() == 124
+    end = message(run.folder / "end.json")
+    assert (end["code"], end["lastLines"]) == (124, ["last words"])
+
+
+def test_a_run_that_takes_too_long_fails(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller(deadline=1)
+    assert controller.wait() == 124
+    reason = "the run has not ended within its deadline of 1 s"
+    assert message(run.folder / "end.json")["reason"] == reason
+    assert [task.wait() for task in tasks] == [0, 0, 0]
+
+
+# What it tells while it trains.
+
+
+def test_status_and_progress_are_told(run: Run) -> None:
+    tasks = run.tasks()
+    script = f"[ $TASK_INDEX = 1 ] || echo step 7 of 9; {run.until_go()}"
+    controller = run.controller(script)
+    controller.wait_for("step 7 of 9$")
+    child(tasks[2], 1)
+    status = run.status()
+    assert (status["phase"], status["mode"], status["restarts"]) == (
+        *("leading", "parameter-server"),
+        0,
+    )
+    ps, chief, worker = status["tasks"]
+    assert (chief["task"], chief["state"]) == ("worker-0", "running")
+    assert (chief["step"], chief["lastStep"]) == (7, 9)
+    assert (ps["step"], worker["step"]) == (None, None)
+    asked = run.start("status", "--address", f"127.0.0.1:{run.port}", env={})
+    assert asked.wait() == 0
+    asked.wait_for(r"^mnist: leading, generation 1, restarts 0 of 2, run 0123456789ab for \d+ s$")
+    asked.wait_for("^  worker-0  running, step 7 of 9$")
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
+    gone = run.start("status", "--address", f"127.0.0.1:{run.port}", env={})
+    assert gone.wait() == 75
+    gone.wait_for("no controller answers at 127")
+
+
+def test_a_copy_of_each_childs_output_outlives_it(run: Run) -> None:
+    run.tasks("ps-0", "worker-0")
+    one = {"ps": 1, "worker": 1}
+    logs = run.folder / "logs"
+    script = "printf 'one\\n\\n\\377two'; [ $TFRUN_GENERATION = 2 ]"
+    controller = run.controller(script, logs=str(logs), replicas=one)
+    assert controller.wait() == 0
+    for generation in (1, 2):
+        copy = logs / "0123456789ab" / f"{generation}-worker-0.log"
+        assert copy.read_bytes() == b"one\n\n\xfftwo"
+    assert (logs / "0123456789ab" / "1-ps-0.log").read_text().startswith("serving grpc://")
+
+
+def test_logs_that_cannot_be_written_stop_nothing(run: Run) -> None:
+    tasks = run.tasks()
+    controller = run.controller("echo hello", logs="/proc/no/such")
+    assert controller.wait() == 0
+    tasks[1].wait_for("logs must name a folder that tasks can write to: ")
+    tasks[1].wait_for("^hello")
 
 
 def test_after_the_end_its_tasks_know_that_it_has_ended(run: Run) -> None:
@@ -290,7 +499,7 @@ def test_after_the_end_its_tasks_know_that_it_has_ended(run: Run) -> None:
     again = run.controller("exit 0")
     assert again.wait() == 0
     assert message(run.folder / "end.json")["reason"].startswith("ended already")
-    assert [sum("started" in line for line in task.lines) for task in tasks] == [1, 1, 1]
+    assert [programs(task) for task in tasks] == [0, 1, 1]
     for task in tasks:
         task.signal(signal.SIGTERM)
         assert task.wait() == 143

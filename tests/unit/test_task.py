@@ -171,6 +171,7 @@ def test_the_program_is_told_who_it_is(
         "TFRUN_GENERATION": "1",
         "JOB_NAME": "worker",
         "TASK_INDEX": "1",
+        "TFRUN_READY": str(tmp_path / "tfrun-work" / "ready-1"),
     }
     assert (cwd, path) == (str(tmp_path), str(tmp_path))
 
