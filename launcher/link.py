@@ -78,7 +78,7 @@ class Link:
         while True:
             try:
                 directive = self._exchange(connection)
-            except (OSError, http.client.HTTPException, LauncherError) as error:
+            except (OSError, UnicodeError, http.client.HTTPException, LauncherError) as error:
                 connection.close()
                 if self._given_up:  # by send(): there is more to say
                     self._given_up = False
