@@ -128,7 +128,14 @@ def main(argv: Sequence[str]) -> int:
 
 def command() -> None:
     """The `tfrun` command of an installed package."""
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            # Nobody reads it any more. What is left must not make Python's exit code 120 of ours.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from launcher.protocol import (
 SAY_SECONDS = 30.0
 LONGEST_BACKOFF = 2.0  # a new controller is how a change comes: tasks should find it soon
 FINISH_SECONDS = 1.0
+CONNECT_SECONDS = 3.0  # name servers may still tell the address of an earlier release, for 30 s
 
 
 class Link:
@@ -71,13 +72,13 @@ class Link:
 
     def _run(self) -> None:
         host, port = self._controller
-        connection = http.client.HTTPConnection(host, port, timeout=HOLD_SECONDS + 10)
+        connection = http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
         failures = 0
         lost_at = said_at = time.monotonic()
         while True:
             try:
                 directive = self._exchange(connection)
-            except (OSError, http.client.HTTPException, LauncherError) as error:
+            except (OSError, UnicodeError, http.client.HTTPException, LauncherError) as error:
                 connection.close()
                 if self._given_up:  # by send(): there is more to say
                     self._given_up = False
@@ -110,6 +111,8 @@ class Link:
     def _exchange(self, connection: http.client.HTTPConnection) -> Directive | None:
         if connection.sock is None:
             connection.connect()
+            assert connection.sock
+            connection.sock.settimeout(HOLD_SECONDS + 10)
         with self._lock:
             report = _aged(self._report, time.monotonic() - self._sent_at)
             self._changed.clear()

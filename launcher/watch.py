@@ -20,8 +20,9 @@ class Watch:
     """The progress of one child. `line` is called on the thread that reads its output.
 
     A program is up, that is its session trains, at the first line that tells of steps, epochs or
-    a loss, when it makes the file `ready`, or when something changes in its checkpoint folder. A session without device
-    filters comes up only with every other task there: TensorFlow's word that it waits counts too.
+    a loss, when it makes the file `ready`, or when something changes in its checkpoint folder. A
+    session without device filters comes up only with every other task there: TensorFlow's word
+    that it waits counts too.
     """
 
     ready: Path

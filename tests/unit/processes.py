@@ -25,7 +25,8 @@ PATIENCE = 30.0  # for any one thing to happen, on a busy machine
 
 def environment(**variables: str) -> dict[str, str]:
     """What every launcher of a test is given: the stub in TensorFlow's place, nothing of ours."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TFRUN_")}
+    ours = ("TFRUN_", "PYTHONUNBUFFERED")
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return {**inherited, "PYTHONPATH": f"{ROOT}{os.pathsep}{STUB}", **variables}
 
 

@@ -253,6 +253,11 @@ def test_a_controller_that_cannot_be_reached_is_named_and_waited_for(run: Run) -
     task.wait_for("code [0-9a-f]{16} is in ")
 
 
+def test_a_controller_whose_name_is_none_is_named(run: Run) -> None:
+    task = run.task("worker-0", TFRUN_CONTROLLER="a..b:1")
+    task.wait_for(r"the controller a\.\.b:1 cannot be reached")
+
+
 def test_a_task_with_news_waits_quietly_for_its_controller(run: Run) -> None:
     tasks = run.tasks()
     controller = run.controller()

@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,17 @@ from launcher import controller, decide, kubernetes
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
 from launcher.kubernetes import BEGIN_ANNOTATION, END_ANNOTATION, Kubernetes
-from launcher.protocol import PATH, Report, encode_report
+from launcher.protocol import (
+    PATH,
+    Action,
+    Directive,
+    Report,
+    decode_directive,
+    encode_report,
+)
 from launcher.settings import ControllerSettings, KubernetesSettings
 from tests.unit.jobs import job
+from tests.unit.play import Pod
 from tests.unit.processes import free_ports
 
 PREFIX = "/apis/apps/v1/namespaces/research/statefulsets/"
@@ -45,6 +54,7 @@ class FakeApiServer:
         }
         self.calls: list[tuple[str, str, Any]] = []
         self.failures: list[tuple[int, bytes]] = []  # the next answers
+        self.records_refused = 0  # how many records of the end fail first
         self.token = "first"
         fake = self
 
@@ -81,6 +91,9 @@ class FakeApiServer:
             return self.failures.pop(0)
         if request.headers["Authorization"] != f"Bearer {self.token}":
             return 401, json.dumps({"message": "Unauthorized"}).encode()
+        if body and "metadata" in body and self.records_refused:
+            self.records_refused -= 1
+            return 503, b"{}"
         found = self.objects.get(request.path.removeprefix(PREFIX))
         if not found:
             return 404, json.dumps({"message": "statefulsets.apps not found"}).encode()
@@ -357,3 +370,53 @@ def knock(port: int) -> None:
             return
         finally:
             connection.close()
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_tasks_hear_of_the_end_when_it_is_on_record(api: FakeApiServer, code: int) -> None:
+    """Who has heard of it never trains again: a controller after this one must know of it too."""
+    small = job(replicas={"ps": 1, "worker": 1})
+    (port,) = free_ports(1)
+    api.records_refused = 2
+    recorded: list[bool] = []
+
+    def play() -> None:
+        pods = [Pod(task, str(task)) for task in small.tasks]
+        while not recorded:
+            for pod in pods:
+                directive = report_of(port, pod.report())
+                if directive and pod.follow(directive) and directive.action is Action.END:
+                    objects = api.objects.values()
+                    recorded.append(
+                        all(END_ANNOTATION in o["metadata"].get("annotations", {}) for o in objects)
+                    )
+                if pod.must_stop():
+                    pod.end(143, stopped=True)
+                if pod.may_start():
+                    pod.start()
+                    if pod.task.role == "worker":
+                        pod.end(code)
+            time.sleep(0.02)
+
+    playing = threading.Thread(target=play)
+    playing.start()
+    end = controller.run(
+        ControllerSettings(
+            small, ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
+        )
+    )
+    playing.join()
+    assert end.code == code
+    assert recorded
+    assert all(recorded)
+
+
+def report_of(port: int, report: Report) -> Directive | None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("POST", PATH, encode_report(replace(report, wait=False)))
+        return decode_directive(connection.getresponse().read())
+    except (ConnectionError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()

@@ -88,8 +88,9 @@ def test_a_run_that_is_stopped_leaves_nothing(local: Local, number: int, code: i
         launcher.wait_for(rf"^worker-{worker} +\| \d+$")
     mine = [process.pid for process in psutil.Process(launcher.pid).children(recursive=True)]
     assert len(mine) >= 9
-    launcher.signal(number)
+    os.killpg(launcher.pid, number)  # as a terminal does
     assert launcher.wait() == code
+    launcher.wait_for("^worker-1 .*the child ended, as it was told to: killed by SIGKILL")
     gone(launcher, *mine)
 
 

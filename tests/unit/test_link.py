@@ -1,0 +1,158 @@
+"""A real task on the line to a controller that is a fake: it says what a test makes it say."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from launcher.protocol import Action, Directive, Report, decode_report, encode_directive
+from launcher.settings import Job
+from tests.unit.conftest import Start
+from tests.unit.jobs import job
+from tests.unit.processes import PATIENCE, Launcher, free_ports, lives
+
+
+class FakeController:
+    """Hands each report to the test, and answers it with what the test gives."""
+
+    def __init__(self, port: int) -> None:
+        reports: queue.Queue[Report] = queue.Queue()
+        answers: queue.Queue[Directive | None] = queue.Queue()
+        self.reports, self.answers = reports, answers
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                reports.put(decode_report(self.rfile.read(length)))
+                body = encode_directive(answers.get())
+                try:
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+                except ConnectionError:
+                    self.close_connection = True  # given up for a newer report
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, args=[0.02])
+        self.thread.start()
+
+    def hear(self) -> Report:
+        return self.reports.get(timeout=PATIENCE)
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def port() -> int:
+    (port,) = free_ports(1)
+    return port
+
+
+@pytest.fixture
+def fake(port: int) -> Iterator[FakeController]:
+    controller = FakeController(port)
+    yield controller
+    controller.close()
+
+
+def worker(start: Start, port: int) -> Launcher:
+    return start(
+        "task",
+        env={
+            "TFRUN_POD_NAME": "worker-0",
+            "TFRUN_CONTROLLER": f"127.0.0.1:{port}",
+            "TFRUN_TERMINATION_LOG": "",
+        },
+    )
+
+
+def here(script: str = "echo ready; sleep 1000") -> Job:
+    return job(
+        program__command=["sh", "-c", script],
+        program__args=[],
+        addresses={"host": "127.0.0.1", "port": 1},
+        code={"image": {"path": "/"}},
+    )
+
+
+def runs(report: Report, generation: int) -> bool:
+    child = report.child
+    return child is not None and child.generation == generation and child.code is None
+
+
+def start_child(fake: FakeController, generation: int, wanted: Job) -> Report:
+    """Answers until the task's child of this generation runs; leaves that report unanswered."""
+    report = fake.hear()
+    while not runs(report, generation):
+        fake.answers.put(Directive(Action.RUN, generation, 0, wanted))
+        report = fake.hear()
+    return report
+
+
+def test_a_report_never_claims_less_than_the_task_was_told(
+    start: Start, fake: FakeController, port: int
+) -> None:
+    worker(start, port)
+    assert fake.hear().holds is None
+    for generation in range(1, 40):
+        directive = Directive(Action.WAIT, generation, 0, here())
+        fake.answers.put(directive)
+        report = fake.hear()
+        assert report.holds == directive.holds()
+        # The code of the image is there at once, and that is another report.
+        while not report.ready:
+            fake.answers.put(None)
+            report = fake.hear()
+
+
+def test_an_older_controller_has_nothing_to_say(
+    start: Start, fake: FakeController, port: int
+) -> None:
+    task = worker(start, port)
+    report = start_child(fake, 5, here())
+    pid = int(task.wait_for(r"\(process (\d+)\)")[1])
+    for action in Action:
+        fake.answers.put(Directive(action, 4, 0, here()))
+        report = fake.hear()
+        assert report.holds
+        assert (report.holds.action, report.holds.generation) == (Action.RUN, 5)
+        assert runs(report, 5)
+    assert lives(pid)
+
+
+def test_a_report_that_waited_for_its_controller_says_how_long(start: Start, port: int) -> None:
+    first = FakeController(port)
+    task = worker(start, port)
+    start_child(first, 1, here())
+    first.answers.put(None)
+    first.hear()
+    first.close()
+    os.kill(int(task.wait_for(r"\(process (\d+)\)")[1]), signal.SIGKILL)
+    task.wait_for("the child ended: killed by SIGKILL")
+    ended = time.monotonic()
+    first.answers.put(None)  # the connection that is left goes as well
+    task.wait_for("cannot be reached")
+    second = FakeController(port)
+    child = second.hear().child
+    second.close()
+    assert child
+    assert child.code == 137
+    assert child.ago >= time.monotonic() - ended - 1.0 > 1.0
