@@ -136,6 +136,7 @@ class State:
     whose child a task shall run, `members` the launcher that was to run it; `forming` are the
     tasks that shall start with `generation`, `stopping` those whose program has yet to stop, and
     `held` those that wait for the chief.
+    `hosts` are the addresses of those without whom the others cannot go on.
     `dealt` is the latest generation whose child's end was dealt with. `charges` are the times of
     the failures that the restart budget paid for.
     """
@@ -160,6 +161,7 @@ class State:
     not_before: float = 0.0
     charges: tuple[float, ...] = ()
     done: frozenset[Task] = frozenset()
+    hosts: Mapping[Task, str] = field(default_factory=dict)
     began_at: float = 0.0
     said_at: float = 0.0
     complete_at: float | None = None  # when a controller that adopts had heard the run's tasks
@@ -241,7 +243,8 @@ def _wanted(state: State, report: Report) -> Directive | None:
             action = Action.SERVE
         elif report.incarnation == state.members[task]:
             action = Action.RUN  # and has; in a pod made again it must not train again
-    return Directive(leader, action, generation, len(state.charges), state.job)
+    charged = len(state.charges)
+    return Directive(leader, action, generation, charged, state.job, state.hosts)
 
 
 def _begin(state: State, event: Begin, now: float) -> Step:
@@ -480,6 +483,7 @@ def _start(state: State, now: float) -> Step:
         # An end of an earlier child that is still being reported has been dealt with.
         dealt={**state.dealt, **dict.fromkeys(tasks, generation - 1)},
         done=state.done - tasks,
+        hosts=_hosts(state),
         forming=frozenset(),
         held=held,
         held_until=now + CHIEF_SECONDS,
@@ -489,6 +493,16 @@ def _start(state: State, now: float) -> Step:
     text = f"generation {generation}: {_names(tasks, job.tasks)} start"
     text += f", {job.mode.chief} first" if held & tasks else ""
     return state, (*scaling, Say(text))
+
+
+def _hosts(state: State) -> dict[Task, str]:
+    """Where tasks are by IP address: those whose loss starts all again who would dial them."""
+    losses = state.job.mode.losses
+    return {
+        task: state.seats[task].address
+        for task in state.job.tasks
+        if losses.get(task.role, Reach.ITSELF) is not Reach.ITSELF and state.seats[task].address
+    }
 
 
 def _end(state: State, end: End) -> Step:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from launcher import cluster
 from launcher.identity import Task
+from launcher.protocol import Directive
 from launcher.settings import Job
 
 # Not resolved: in a pod each file is a link into a folder of the ConfigMap's volume.
@@ -33,10 +34,11 @@ class Invocation:
 
 
 def program(
-    job: Job, task: Task, generation: int, folder: Path, ready: Path, environ: Mapping[str, str]
+    directive: Directive, task: Task, folder: Path, ready: Path, environ: Mapping[str, str]
 ) -> Invocation:
     """The user's program, in the code folder and with it on PYTHONPATH."""
-    variables = _variables(job, task)
+    job = directive.job
+    variables = _variables(directive, task)
     flags = tuple(f"--{name.lower()}={value}" for name, value in variables.items())
     words = job.program
     env = _inherited(environ)
@@ -48,17 +50,18 @@ def program(
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
             **words.env,
             **variables,
-            "TF_CONFIG": _tf_config(job, task),
+            "TF_CONFIG": _tf_config(directive, task),
             "TFRUN_RUN": job.run,
-            "TFRUN_GENERATION": str(generation),
+            "TFRUN_GENERATION": str(directive.generation),
             "TFRUN_READY": str(ready),
         },
         cwd=folder / words.working_dir,
     )
 
 
-def server(job: Job, task: Task, environ: Mapping[str, str]) -> Invocation:
+def server(directive: Directive, task: Task, environ: Mapping[str, str]) -> Invocation:
     """The built-in TensorFlow server for a task's seat in the ClusterSpec."""
+    job = directive.job
     env = _inherited(environ)
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     if task.role == "ps":
@@ -66,20 +69,20 @@ def server(job: Job, task: Task, environ: Mapping[str, str]) -> Invocation:
         env.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     return Invocation(
         argv=(_python(job), "-m", "launcher.server"),
-        env={**env, **job.program.env, "TF_CONFIG": _tf_config(job, task)},
+        env={**env, **job.program.env, "TF_CONFIG": _tf_config(directive, task)},
         cwd=PACKAGE_PARENT,
     )
 
 
-def _variables(job: Job, task: Task) -> dict[str, str]:
-    spec = cluster.spec(job)
+def _variables(directive: Directive, task: Task) -> dict[str, str]:
+    spec = cluster.spec(directive.job, directive.hosts)
     hosts = {f"{role.upper()}_HOSTS": ",".join(addresses) for role, addresses in spec.items()}
     return {**hosts, "JOB_NAME": task.role, "TASK_INDEX": str(task.index)}
 
 
-def _tf_config(job: Job, task: Task) -> str:
-    place = {"type": task.role, "index": task.index}
-    return json.dumps({"cluster": cluster.spec(job), "task": place})
+def _tf_config(directive: Directive, task: Task) -> str:
+    spec = cluster.spec(directive.job, directive.hosts)
+    return json.dumps({"cluster": spec, "task": {"type": task.role, "index": task.index}})
 
 
 def _inherited(environ: Mapping[str, str]) -> dict[str, str]:

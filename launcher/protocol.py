@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import asdict, dataclass, replace
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from launcher.exits import Code, LauncherError
@@ -22,6 +24,7 @@ VERSION = 1
 REPORT_BYTES = 64 * 1024
 DIRECTIVE_BYTES = 2 * 1024 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
 HOLD_SECONDS = 20.0  # how long the controller keeps a request with nothing new to say
+ADDRESS = re.compile(r"[0-9.]{7,15}|[0-9a-fA-F:.]{2,45}")  # IPv4 or IPv6
 MOST = 2**53  # the largest whole number that every JSON reader keeps
 
 
@@ -44,13 +47,18 @@ class Leader:
 
 @dataclass(frozen=True)
 class Directive:
-    """What a task should be part of. `charged` is the restart budget spent so far."""
+    """What a task should be part of.
+
+    `charged` is the restart budget spent so far, `hosts` the addresses of tasks whose names may
+    still mean an older pod.
+    """
 
     leader: Leader
     action: Action
     generation: int
     charged: int
     job: Job
+    hosts: Mapping[Task, str] = field(default_factory=dict)
 
     def holds(self) -> Holds:
         """What a task that follows this directive reports that it holds."""
@@ -153,7 +161,7 @@ def decode_report(text: bytes) -> Report:
         task=Task("worker", 0),
         incarnation=root.text("incarnation"),
         sequence=root.whole("sequence", 0, MOST),
-        address=root.text("address", empty=True),
+        address=root.take("address", "an IP address", lambda v: v == "" or _is_address(v), ""),
         revision=root.text("revision", empty=True),
         holds=holds,
         child=child,
@@ -180,6 +188,7 @@ def encode_directive(directive: Directive | None) -> bytes:
         "generation": directive.generation,
         "charged": directive.charged,
         "job": directive.job.document,
+        "hosts": {str(task): host for task, host in directive.hosts.items()},
     }
     return json.dumps({"version": VERSION, "directive": document}).encode()
 
@@ -195,8 +204,9 @@ def decode_directive(text: bytes) -> Directive | None:
     action = Action(part.choice("action", [a.value for a in Action]))
     generation = part.whole("generation", 0, MOST)
     charged = part.whole("charged", 0, MOST)
+    hosts = _hosts(part.part("hosts"))
     _refuse(mistakes)
-    return Directive(leader, action, generation, charged, job_of(part.document.get("job")))
+    return Directive(leader, action, generation, charged, job_of(part.document.get("job")), hosts)
 
 
 def _root(text: bytes, mistakes: list[str]) -> Reader:
@@ -207,6 +217,21 @@ def _root(text: bytes, mistakes: list[str]) -> Reader:
     root = Reader(document, "", mistakes)
     root.take("version", f"{VERSION}", lambda v: v == VERSION, VERSION)
     return root
+
+
+def _hosts(part: Reader) -> dict[Task, str]:
+    hosts = {}
+    for name in part.document:
+        host = part.take(name, "an IP address", _is_address, "")
+        try:
+            hosts[parse_task(name)] = host
+        except ValueError as error:
+            part.mistakes.append(f"a key of hosts {error}")
+    return hosts
+
+
+def _is_address(value: Any) -> bool:
+    return isinstance(value, str) and ADDRESS.fullmatch(value) is not None
 
 
 def _leader(part: Reader) -> Leader:

@@ -261,7 +261,7 @@ class _Story:
             assert source
             self._prepare(directive, lambda _: pull(source, self.settings.source, work))
         elif runs and self.reached_for != generation:
-            self._prepare(directive, lambda cancelled: self._reach(directive.job, cancelled))
+            self._prepare(directive, lambda cancelled: self._reach(directive, cancelled))
         elif runs:
             self._start_child(directive)
 
@@ -297,13 +297,14 @@ class _Story:
 
         threading.Thread(target=work, daemon=True).start()
 
-    def _reach(self, job: Job, cancelled: threading.Event) -> None:
+    def _reach(self, directive: Directive, cancelled: threading.Event) -> None:
         """A program needs the names of those who serve it; alone, also their ports."""
+        job = directive.job
         if not job.mode.runs_program(self.settings.task):
             return
         servers = [
             address
-            for role, addresses in cluster.spec(job).items()
+            for role, addresses in cluster.spec(job, directive.hosts).items()
             if role not in job.mode.programs
             for address in addresses
         ]
@@ -314,13 +315,13 @@ class _Story:
         job, generation, task = directive.job, directive.generation, self.settings.task
         self.latest = ChildReport(generation)
         if not job.mode.runs_program(task):
-            self._spawn(directive, invocation.server(job, task, self.environ), None)
+            self._spawn(directive, invocation.server(directive, task, self.environ), None)
             return
         assert self.pulled
         ready = self.settings.work / f"ready-{generation}"
         ready.unlink(missing_ok=True)
         checkpoints = Path(job.checkpoints) if job.checkpoints else None
-        started = invocation.program(job, task, generation, self.pulled.folder, ready, self.environ)
+        started = invocation.program(directive, task, self.pulled.folder, ready, self.environ)
         self.watch = Watch(ready, checkpoints)
         self._spawn(directive, started, self.watch)
 
@@ -330,7 +331,7 @@ class _Story:
         self.serving = True
         self._spawn(
             directive,
-            invocation.server(directive.job, self.settings.task, self.environ),
+            invocation.server(directive, self.settings.task, self.environ),
             None,
         )
 
