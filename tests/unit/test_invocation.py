@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from launcher import invocation
 from launcher.identity import Task
 from launcher.invocation import PACKAGE_PARENT, Invocation
+from launcher.protocol import Action, Directive, Leader
 from tests.unit.jobs import job
 
 CODE = Path("/work/code")
@@ -19,10 +21,14 @@ READY = Path("/work/ready-7")
 WORKERS = "mnist-worker-0.mnist:2222,mnist-worker-1.mnist:2222"
 
 
+def directive(hosts: Mapping[Task, str] | None = None, **changes: Any) -> Directive:
+    return Directive(Leader(1, "me"), Action.RUN, 7, 0, job(**changes), hosts or {})
+
+
 def program(
     task: Task = Task("worker", 1), environ: dict[str, str] | None = None, **changes: Any
 ) -> Invocation:
-    return invocation.program(job(**changes), task, 7, CODE, READY, environ or {})
+    return invocation.program(directive(**changes), task, CODE, READY, environ or {})
 
 
 def test_a_program_is_told_in_three_ways() -> None:
@@ -67,9 +73,7 @@ def test_flags_name_the_roles_of_the_mode() -> None:
 
 
 def test_an_evaluator_knows_the_cluster_that_it_is_not_in() -> None:
-    told = program(
-        Task("evaluator", 0), mode="all-reduce", replicas={"worker": 1, "evaluator": 1}
-    )
+    told = program(Task("evaluator", 0), mode="all-reduce", replicas={"worker": 1, "evaluator": 1})
     assert json.loads(told.env["TF_CONFIG"]) == {
         "cluster": {"worker": ["mnist-worker-0.mnist:2222"]},
         "task": {"type": "evaluator", "index": 0},
@@ -124,12 +128,12 @@ def test_a_program_starts_in_its_folder_of_the_code() -> None:
 def test_gpus_are_hidden_from_parameter_servers_alone(
     task: Task, given: dict[str, str], seen: str | None
 ) -> None:
-    assert invocation.server(job(), task, given).env.get("CUDA_VISIBLE_DEVICES") == seen
+    assert invocation.server(directive(), task, given).env.get("CUDA_VISIBLE_DEVICES") == seen
     assert "CUDA_VISIBLE_DEVICES" not in program(task).env
 
 
 def test_a_server_is_told_its_seat() -> None:
-    told = invocation.server(job(), Task("ps", 0), {"TFRUN_CONTROLLER": "c:1", "A": "b"})
+    told = invocation.server(directive(), Task("ps", 0), {"TFRUN_CONTROLLER": "c:1", "A": "b"})
     assert json.loads(told.env["TF_CONFIG"])["task"] == {"type": "ps", "index": 0}
     assert (told.env["A"], told.env["LEVEL"]) == ("b", "1")
     assert "TFRUN_CONTROLLER" not in told.env
@@ -147,5 +151,5 @@ def test_a_server_is_told_its_seat() -> None:
     ],
 )
 def test_a_server_runs_with_the_programs_python(command: str, python: str) -> None:
-    told = invocation.server(job(program__command=[command]), Task("ps", 0), {})
+    told = invocation.server(directive(program__command=[command]), Task("ps", 0), {})
     assert told.argv == (python, "-m", "launcher.server")
