@@ -18,6 +18,7 @@ from tests.unit.jobs import job
 
 CODE = Path("/work/code")
 READY = Path("/work/ready-7")
+WORKER = Task("worker", 1)
 WORKERS = "mnist-worker-0.mnist:2222,mnist-worker-1.mnist:2222"
 
 
@@ -26,7 +27,7 @@ def directive(hosts: Mapping[Task, str] | None = None, **changes: Any) -> Direct
 
 
 def program(
-    task: Task = Task("worker", 1), environ: dict[str, str] | None = None, **changes: Any
+    task: Task = WORKER, environ: dict[str, str] | None = None, **changes: Any
 ) -> Invocation:
     return invocation.program(directive(**changes), task, CODE, READY, environ or {})
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from launcher.protocol import Action, Directive, Report, decode_report, encode_directive
+from launcher.protocol import Action, Directive, Leader, Report, decode_report, encode_directive
 from launcher.settings import Job
 from tests.unit.conftest import Start
 from tests.unit.jobs import job
 from tests.unit.processes import PATIENCE, Launcher, free_ports, lives
+
+LEADER = Leader(1, "me")
 
 
 class FakeController:
@@ -102,7 +104,7 @@ def start_child(fake: FakeController, generation: int, wanted: Job) -> Report:
     """Answers until the task's child of this generation runs; leaves that report unanswered."""
     report = fake.hear()
     while not runs(report, generation):
-        fake.answers.put(Directive(Action.RUN, generation, 0, wanted))
+        fake.answers.put(Directive(LEADER, Action.RUN, generation, 0, wanted))
         report = fake.hear()
     return report
 
@@ -113,7 +115,7 @@ def test_a_report_never_claims_less_than_the_task_was_told(
     worker(start, port)
     assert fake.hear().holds is None
     for generation in range(1, 40):
-        directive = Directive(Action.WAIT, generation, 0, here())
+        directive = Directive(LEADER, Action.WAIT, generation, 0, here())
         fake.answers.put(directive)
         report = fake.hear()
         assert report.holds == directive.holds()
@@ -130,7 +132,7 @@ def test_an_older_controller_has_nothing_to_say(
     report = start_child(fake, 5, here())
     pid = int(task.wait_for(r"\(process (\d+)\)")[1])
     for action in Action:
-        fake.answers.put(Directive(action, 4, 0, here()))
+        fake.answers.put(Directive(LEADER, action, 4, 0, here()))
         report = fake.hear()
         assert report.holds
         assert (report.holds.action, report.holds.generation) == (Action.RUN, 5)
