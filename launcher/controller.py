@@ -94,6 +94,7 @@ class _Controller:
         self.recorded = False  # the end, so that a controller after this one knows of it
         self.farewell: set[Task] = set()  # who has heard of the end, and has stopped
         self.waiting: dict[Task, asyncio.Event] = {}
+        self.over = False  # no request is held any more
         self.encoded: dict[Holds, bytes] = {}
 
     async def lead(self) -> End:
@@ -129,6 +130,9 @@ class _Controller:
             await asyncio.wait([following, self.fault], return_when=asyncio.FIRST_COMPLETED)
             return (following if following.done() else self.fault).result()
         finally:
+            # Before Python 3.12 wait_for() swallows a cancellation that comes together with what
+            # it waits for, so cancelling those who serve a request is not enough.
+            self.over = True
             following.cancel()
             for task in besides:
                 task.cancel()
@@ -281,7 +285,7 @@ class _Controller:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while True:
+            while not self.over:
                 try:
                     request = await asyncio.wait_for(_read_request(reader), IDLE_SECONDS)
                     code, body = 200, await self._answer(request)
@@ -340,7 +344,7 @@ class _Controller:
         changed = self.waiting[task] = asyncio.Event()
         wanted = None
         with contextlib.suppress(asyncio.TimeoutError):
-            while wanted is None:
+            while wanted is None and not self.over:
                 await asyncio.wait_for(changed.wait(), until - time.monotonic())
                 if self.waiting.get(task) is not changed:
                     return None  # a newer request of this task has taken its place
