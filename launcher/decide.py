@@ -222,9 +222,9 @@ def _wanted(state: State, report: Report) -> Directive | None:
         if holds and holds.action is Action.END and holds.run == state.job.run:
             return None
         action = Action.END
-        if holds and holds.leader > leader:
-            # It ended before this controller led; a task must believe it all the same.
-            leader = Leader(holds.leader.number + 1, leader.id)
+        if holds:
+            # It may have ended before this controller led; a task must believe it all the same.
+            leader = max(leader, Leader(holds.leader.number + 1, leader.id))
             generation = max(generation, holds.generation)
     elif task in state.forming or task not in state.runs:
         holds = report.holds
@@ -272,6 +272,9 @@ def _hear(state: State, report: Report, now: float) -> Step:
     lost_after = state.heard.get(task, now)
     seats, heard = {**state.seats, task: report}, {**state.heard, task: now}
     state = replace(state, seats=seats, heard=heard)
+    if before and before.incarnation != report.incarnation:
+        # Nothing of its own has been dealt with; it may fail to prepare as the last one did.
+        state = replace(state, dealt={**state.dealt, task: state.generation - 1})
     if state.phase is RunPhase.STARTING:
         return state, ()
     if state.phase is RunPhase.ADOPTING:
@@ -330,7 +333,7 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
         return state, ()  # others had stopped already, and no failure made them
     else:
         drained, reason = child.code == DRAINED, child.reason
-    at = now - child.ago
+    at = lost_after if drained else now - child.ago
     failure = Failure(task, child.generation, child.code, reason, at, drained, child.last_lines)
     return _fail(state, failure, now)
 
@@ -343,7 +346,7 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
     tasks = state.job.tasks
     if failure.lost and failure.task.role != EVALUATOR:
         # Whatever failed since then may have failed for want of it.
-        state = replace(state, charges=tuple(at for at in state.charges if at < failure.at))
+        state = replace(state, charges=tuple(at for at in state.charges if at <= failure.at))
     reached = state.job.mode.reached([failure.task], tasks)
     if everybody:
         reached |= state.job.mode.reached(tasks, tasks)
@@ -518,6 +521,9 @@ def _adopt(state: State, now: float) -> Step:
         task: held[task] for task in tasks if task in held and _goes_on(job, task, held[task])
     }
     charged = max((holds.charged for holds in goes_on.values()), default=0)
+    begun = {task for task, holds in held.items() if holds.generation}
+    if not begun.issuperset(task for task in tasks if task.role != EVALUATOR):
+        charged = 0  # one that was lost may be what some of it was charged for
     running = {
         task: holds.generation
         for task, holds in goes_on.items()
@@ -526,7 +532,7 @@ def _adopt(state: State, now: float) -> Step:
     state = replace(
         state,
         phase=RunPhase.LEADING,
-        leader=Leader(number + 1, state.leader.id),
+        leader=max(state.leader, Leader(number + 1, state.leader.id)),
         generation=generation,
         charges=(now,) * charged,
         runs=running,
