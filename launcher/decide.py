@@ -28,6 +28,7 @@ from launcher.protocol import Action, Directive, Holds, Leader, Report
 from launcher.settings import Job
 
 SETTLE_SECONDS = 0.5  # what is lost so soon after a failure may have caused it
+LATE_SECONDS = 5.0  # that a report may be old when it is heard
 SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
 # For a task that is no part of the run any more to report: longer than its longest silence.
@@ -346,7 +347,8 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
     tasks = state.job.tasks
     if failure.lost and failure.task.role != EVALUATOR:
         # Whatever failed since then may have failed for want of it.
-        state = replace(state, charges=tuple(at for at in state.charges if at <= failure.at))
+        since = failure.at - LATE_SECONDS
+        state = replace(state, charges=tuple(at for at in state.charges if at < since))
     reached = state.job.mode.reached([failure.task], tasks)
     if everybody:
         reached |= state.job.mode.reached(tasks, tasks)

@@ -429,13 +429,14 @@ class Simulation:
         """What nobody knows any more may happen again."""
         for program, task, generation in list(self.finished):
             pod = self.pods.get(task)
-            knows = pod and pod.holds and pod.holds.generation == generation
-            knows = knows and pod and (pod.child or pod.serving)
+            knows = False
+            if pod and pod.holds and pod.holds.generation == generation:
+                knows = pod.serving or pod.child is not None
             for controller in self.controllers:
                 state = controller.state
                 done = controller.alive and task in state.done
                 done = done and controller.job.program_digest == program
-                knows = knows or (done and state.runs.get(task) == generation)
+                knows |= done and state.runs.get(task) == generation
             if not knows:
                 self.finished.discard((program, task, generation))
 
@@ -591,9 +592,9 @@ class Simulation:
         assert controller.waiting is not None
         assert controller.farewell is not None
         holds = report.holds
-        if holds and holds.action is Action.END and holds.run == controller.job.run:
-            if not decide.runs(report):
-                controller.farewell.add(report.task)
+        ended = holds and holds.action is Action.END and holds.run == controller.job.run
+        if ended and not decide.runs(report):
+            controller.farewell.add(report.task)
         self.step(controller, decide.Heard(report))
         if not controller.alive:
             return
@@ -914,23 +915,16 @@ class Simulation:
                     f"{started.task} starts with {_spec(job)} while {pod.task} runs with "
                     f"{_spec(other)}: {self.describe()}",
                 )
-            assert pod.child or pod.serving
-            if mode.name == "all-reduce" and pod.running and pod.child and started.child:
-                if pod.child.generation != started.child.generation:
-                    raise Violation(
-                        "one generation",
-                        f"{started.task} starts in {started.child.generation} while {pod.task} "
-                        f"runs in {pod.child.generation}",
-                    )
-            if started.task.role == "ps" and pod.running and pod.program:
-                assert pod.child
-                assert started.child
-                if pod.child.generation < started.child.generation:
-                    raise Violation(
-                        "one generation",
-                        f"{started.task} starts while the program of {pod.task} runs in "
-                        f"generation {pod.child.generation}",
-                    )
+            if not pod.running or pod.child is None or started.child is None:
+                continue
+            runs, starts = pod.child.generation, started.child.generation
+            torn = mode.name == "all-reduce" and runs != starts
+            torn |= started.task.role == "ps" and pod.program and runs < starts
+            if torn:
+                raise Violation(
+                    "one generation",
+                    f"{started.task} starts in {starts} while {pod.task} runs in {runs}",
+                )
 
     def check_charge(self, controller: Controller) -> None:
         """Losses that nobody could know of yet are taken back later."""

@@ -37,7 +37,7 @@ RULES = {
         'drained, reason = False, "it was stopped from outside"',
     ),
     "what failed for want of a lost task is taken back": (
-        "tuple(at for at in state.charges if at <= failure.at)",
+        "tuple(at for at in state.charges if at < since)",
         "state.charges",
     ),
     "a failure ends the run only once all have been heard from": (
