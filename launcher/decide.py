@@ -522,7 +522,9 @@ def _adopt(state: State, now: float) -> Step:
     goes_on = {
         task: held[task] for task in tasks if task in held and _goes_on(job, task, held[task])
     }
-    charged = max((holds.charged for holds in goes_on.values()), default=0)
+    # Charges are taken back as well: the newest generation knows best.
+    charges = [(holds.generation, holds.charged) for holds in goes_on.values()]
+    charged = max(charges)[1] if charges else 0
     begun = {task for task, holds in held.items() if holds.generation}
     if not begun.issuperset(task for task in tasks if task.role != EVALUATOR):
         charged = 0  # one that was lost may be what some of it was charged for

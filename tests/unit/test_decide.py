@@ -1,0 +1,855 @@
+"""The decisions about a run, as histories of events."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from launcher import decide
+from launcher.decide import RunPhase
+from launcher.exits import Code, End, Phase
+from launcher.identity import Task
+from launcher.protocol import Action, ChildReport, Leader
+from tests.unit.jobs import job
+from tests.unit.play import Play, Pod
+
+EVERYBODY = ("ps-0", "worker-0", "worker-1")
+
+
+def all_run(generation: int) -> dict[str, int]:
+    return dict.fromkeys(EVERYBODY, generation)
+
+
+@pytest.fixture
+def play() -> Play:
+    """A run whose first generation runs."""
+    return started()
+
+
+def started(**changes: object) -> Play:
+    play = Play(job(**changes))
+    play.settle()
+    assert play.running() == {str(task): 1 for task in play.job.tasks}
+    return play
+
+
+# Forming.
+
+
+def test_nothing_starts_before_everybody_is_there() -> None:
+    play = Play()
+    play.settle("worker-1")
+    assert play.running() == {}
+    play.settle()
+    assert play.running() == all_run(1)
+    assert play.said[0] == "run 0123456789ab: 1 ps, 2 worker"
+    assert play.said[-1] == "generation 1: all tasks start"
+
+
+def test_nothing_starts_before_the_code_is_there() -> None:
+    play = Play()
+    play.pod("worker-1").ready = False
+    play.settle()
+    assert play.running() == {}
+    play.pod("worker-1").ready = True
+    play.settle()
+    assert play.running() == all_run(1)
+
+
+def test_who_is_missing_is_said_now_and_then() -> None:
+    play = Play()
+    play.tick(decide.SAY_SECONDS)
+    everybody = "waiting for ps-0 (not heard from), worker-0 (not heard from), "
+    assert play.said[1:] == [everybody + "worker-1 (not heard from)"]
+    play.settle("worker-1")
+    play.tick(decide.SAY_SECONDS - 0.1)
+    assert len(play.said) == 2
+    play.tick(0.1)
+    assert play.said[2:] == ["waiting for worker-1 (not heard from)"]
+
+
+def test_of_many_who_are_missing_ten_are_named() -> None:
+    play = Play(job(replicas={"ps": 1, "worker": 50}))
+    play.tick(decide.SAY_SECONDS)
+    assert play.said[-1].count("worker-") == 9
+    assert play.said[-1].endswith(" and 41 more")
+
+
+def test_a_pod_that_starts_again_before_the_first_generation_is_no_failure() -> None:
+    play = Play()
+    play.settle("worker-1")
+    play.lose("worker-0")
+    play.settle()
+    assert play.running() == all_run(1)
+    assert play.state.charges == ()
+
+
+def test_the_chief_goes_first_until_its_session_is_up() -> None:
+    play = Play(job(chiefFirst=True))
+    play.settle()
+    assert play.running() == {"ps-0": 1, "worker-0": 1}
+    chief = play.pod("worker-0")
+    assert chief.child
+    chief.child = replace(chief.child, up=True)
+    play.settle()
+    assert play.running() == all_run(1)
+
+
+@pytest.mark.parametrize("how", ["late", "done"])
+def test_nobody_waits_for_a_chief_that_does_not_tell(how: str) -> None:
+    play = Play(job(chiefFirst=True))
+    play.settle()
+    if how == "late":
+        play.tick(decide.CHIEF_SECONDS)
+    else:
+        play.exit("worker-0", 0)
+    play.settle()
+    assert play.pod("worker-1").runs == 1
+
+
+# How far a loss reaches.
+
+
+@pytest.mark.parametrize(
+    ("mode", "lost", "again"),
+    [
+        ("parameter-server", "worker-1", {"worker-1"}),
+        ("parameter-server", "ps-0", {"ps-0", "worker-0", "worker-1"}),
+        ("coordinator", "worker-1", {"worker-1"}),
+        ("coordinator", "chief-0", {"chief-0"}),
+        ("coordinator", "ps-0", {"ps-0", "chief-0"}),
+        ("all-reduce", "worker-1", {"worker-0", "worker-1"}),
+    ],
+)
+@pytest.mark.parametrize("how", ["fails", "is terminated", "is drained", "is made again"])
+def test_a_loss_reaches_as_far_as_the_mode_says(
+    mode: str, lost: str, again: set[str], how: str
+) -> None:
+    play = started(mode=mode)
+    if how == "fails":
+        play.exit(lost, 1)
+    elif how == "is terminated":
+        play.exit(lost, 143)
+    elif how == "is drained":
+        play.drain(lost)
+        play.tell(lost)
+        play.lose(lost)
+    else:
+        play.lose(lost)
+    play.settle()
+    running = play.running()
+    assert {name for name, generation in running.items() if generation == 2} == again
+    assert {name for name, generation in running.items() if generation == 1} == (
+        {str(task) for task in play.job.tasks} - again
+    )
+    assert len(play.state.charges) == (1 if how == "fails" else 0)
+
+
+def test_servers_stop_after_the_programs(play: Play) -> None:
+    """They keep the variables until every program could save them."""
+    play.exit("worker-0", 143)
+    play.lose("ps-0")
+    play.tell("ps-0", "worker-0", "ps-0")
+    play = started(replicas={"ps": 2, "worker": 2})
+    play.exit("ps-0", 1)
+    play.tell("ps-0", "ps-1")
+    assert play.pod("ps-1").runs == 1
+    play.settle()
+    assert set(play.running().values()) == {2}
+
+
+# Success.
+
+
+def test_success_needs_every_worker(play: Play) -> None:
+    play.exit("worker-0", 0, "auc 0.99")
+    play.settle()
+    assert play.end is None
+    assert play.running() == {"ps-0": 1, "worker-1": 1}
+    assert play.pod("worker-0").serving, "its seat is kept"
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end
+    assert (play.end.phase, play.end.code) == (Phase.SUCCEEDED, 0)
+    assert (play.end.task, play.end.last_lines) == ("worker-0", ("auc 0.99",))
+    assert play.running() == {}
+    assert all(pod.holds and pod.holds.action is Action.END for pod in play.pods.values())
+
+
+def test_success_may_need_the_chief_alone() -> None:
+    play = started(success="Chief")
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end is None
+    play.exit("worker-0", 0)
+    play.settle()
+    assert play.end
+    assert play.end.phase is Phase.SUCCEEDED
+    assert play.running() == {}
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_the_evaluator_never_decides_the_end(code: int) -> None:
+    play = started(replicas={"ps": 1, "worker": 2, "evaluator": 1}, restarts__limit=0)
+    play.exit("evaluator-0", code)
+    play.settle()
+    assert play.end is None
+    assert play.state.charges == ()
+    assert play.pod("evaluator-0").runs == (None if code == 0 else 2)
+    assert play.pod("worker-0").runs == 1
+
+
+@pytest.mark.parametrize("mode", ["parameter-server", "all-reduce"])
+def test_a_finished_worker_whose_pod_is_made_again_does_not_train_again(mode: str) -> None:
+    play = started(mode=mode)
+    play.exit("worker-0", 0)
+    play.settle()
+    play.lose("worker-0")
+    play.settle()
+    play.settle()
+    assert play.pod("worker-0").started == []
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end
+    assert play.end.phase is Phase.SUCCEEDED
+    assert play.pod("worker-0").started == []
+
+
+def test_nor_does_it_where_only_its_seat_tells_a_new_controller(play: Play) -> None:
+    play.exit("worker-0", 0)
+    play.settle()
+    play.lose("worker-0")
+    play.settle()
+    play.lead(play.job)
+    play.settle()
+    assert play.pod("worker-0").started == []
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end
+    assert play.end.phase is Phase.SUCCEEDED
+
+
+def test_a_parameter_server_that_ends_is_lost_whatever_its_code(play: Play) -> None:
+    play.exit("ps-0", 0)
+    play.settle()
+    assert play.end is None
+    assert play.running() == all_run(2)
+
+
+@pytest.mark.parametrize("event", ["lost", "failed", "ticked"])
+def test_nothing_starts_after_the_end(play: Play, event: str) -> None:
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 0)
+    play.settle()
+    if event == "lost":
+        play.lose("worker-1")
+    elif event == "failed":
+        pod = play.pod("worker-1")
+        assert pod.child
+        pod.child = replace(pod.child, code=1)
+    play.tick(1000)
+    play.settle()
+    assert play.running() == {}
+    assert play.state.phase is RunPhase.ENDED
+    assert play.pod("worker-1").started in ([], [1])
+
+
+# Failure: the cause, its consequences, the budget.
+
+
+def test_the_budget_ends_the_run_with_the_programs_code(play: Play) -> None:
+    for generation in (1, 2, 3):
+        assert play.end is None
+        assert play.pod("worker-1").runs == generation
+        play.exit("worker-1", 42, "Traceback", "ValueError")
+        play.settle()
+    assert play.end
+    assert (play.end.phase, play.end.code, play.end.task) == (Phase.FAILED, 42, "worker-1")
+    assert play.end.last_lines == ("Traceback", "ValueError")
+    assert play.end.reason == "worker-1 failed: exit code 42, and the restart budget of 2 is spent"
+    assert play.running() == {}
+
+
+def test_the_budget_is_refilled() -> None:
+    play = started(restarts__refill=100)
+    for _ in range(5):
+        play.exit("worker-1", 1)
+        play.settle()
+        play.tick(101)
+        play.settle()
+    assert play.end is None
+    assert len(play.state.charges) == 1
+
+
+@pytest.mark.parametrize("code", [2, 127, Code.CODE_MISSING, Code.CONFIGURATION, Code.USAGE])
+def test_a_permanent_code_is_not_tried_again(play: Play, code: int) -> None:
+    play.exit("worker-0", code)
+    play.settle()
+    assert play.end
+    assert play.end.code == code
+    assert play.end.reason.endswith("which another try cannot mend")
+    assert [pod.started for pod in play.pods.values()] == [[1], [1], [1]]
+
+
+def test_backoff_comes_only_after_a_second_failure_and_is_announced() -> None:
+    play = started(restarts__limit=9)
+    said = []
+    for _ in range(4):
+        play.exit("worker-1", 1)
+        play.settle()
+        said += [line for line in play.said if line.startswith("the cause: ")][-1:]
+    waits = [line.partition("; next try in ")[2] for line in said]
+    assert waits == ["", "1 s", "2 s", "4 s"]
+
+
+@pytest.mark.parametrize("order", [("worker-0", "worker-1"), ("worker-1", "worker-0")])
+def test_the_earliest_failure_is_the_cause_in_whatever_order_it_is_heard(
+    order: tuple[str, str],
+) -> None:
+    play = started(mode="all-reduce")
+    play.now = 100.0
+    for name, ago in (("worker-1", 5.0), ("worker-0", 1.0)):
+        play.exit(name, 3 if name == "worker-1" else 4)
+        pod = play.pod(name)
+        assert pod.child
+        pod.child = replace(pod.child, ago=ago)
+    play.tell(*order)
+    play.settle()
+    assert len(play.state.charges) == 1
+    cause = "the cause: worker-1: exit code 3; restart 1 of 2; followed by worker-0 (exit code 4)"
+    assert cause in play.said
+
+
+@pytest.mark.parametrize("how", ["lost", "drained", "terminated"])
+@pytest.mark.parametrize("when", ["before", "after", "much later"])
+def test_a_peer_that_is_gone_explains_a_failure(play: Play, how: str, when: str) -> None:
+    def be_gone() -> None:
+        if how == "lost":
+            play.lose("ps-0")
+        elif how == "drained":
+            play.drain("ps-0")
+            play.tell("ps-0")
+            play.lose("ps-0")
+        else:
+            play.exit("ps-0", 143)
+
+    if when == "before":
+        be_gone()
+    for name in ("worker-0", "worker-1"):
+        play.exit(name, 1)
+        play.tell(name)
+    if when == "much later":
+        play.settle("ps-0")
+        assert len(play.state.charges) == 1, "so far nothing else is known"
+    if when != "before":
+        be_gone()
+    play.settle()
+    assert set(play.running()) == set(EVERYBODY)
+    assert play.state.charges == ()
+
+
+def test_a_task_that_was_stopped_from_outside_explains_what_was_heard_before(play: Play) -> None:
+    play = started(mode="all-reduce", restarts__limit=0)
+    play.drain("worker-0")
+    play.exit("worker-1", 1)
+    play.tell("worker-1", "worker-0")
+    play.settle()
+    assert play.end is None
+    assert play.state.charges == ()
+    assert play.running() == {"worker-0": 2, "worker-1": 2}
+
+
+def test_a_run_does_not_end_before_all_have_been_heard_from() -> None:
+    play = started(restarts__limit=0)
+    play.exit("worker-1", 1)
+    play.settle("ps-0")
+    play.tick(100)
+    assert play.end is None
+    play.lose("ps-0")
+    play.settle()
+    assert play.end is None
+    assert set(play.running().values()) == {2}
+
+
+def test_losses_are_never_charged_however_many(play: Play) -> None:
+    for generation in range(2, 12):
+        play.lose("worker-1")
+        play.settle()
+        assert play.pod("worker-1").runs == generation
+    assert play.state.charges == ()
+
+
+def test_a_failure_is_charged_once_however_often_it_is_told(play: Play) -> None:
+    play.exit("worker-1", 1)
+    for _ in range(5):
+        play.tell("worker-1")
+    for _ in range(5):
+        play.settle()
+    assert len(play.state.charges) == 1
+    assert play.pod("worker-1").runs == 2
+
+
+def test_what_fails_while_all_stop_for_another_size_is_not_charged() -> None:
+    size = {"mode": "all-reduce", "restarts__limit": 0}
+    play = started(**size, replicas={"worker": 3})
+    play.lead(job(**size, replicas={"worker": 2}), {"worker": 3})
+    play.tell("worker-1", "worker-2", "worker-0")  # worker-0 stops first
+    play.exit("worker-1", 1)  # and worker-1 misses it
+    play.settle()
+    assert play.end is None
+    assert play.state.charges == ()
+    assert play.running() == {"worker-0": 2, "worker-1": 2}
+
+
+def test_a_hang_is_charged_and_starts_everybody_again() -> None:
+    play = started(hangTimeout=60)
+    pod = play.pod("worker-1")
+    assert pod.child
+    pod.child = replace(pod.child, hung=True)
+    play.settle()
+    assert play.running() == all_run(2)
+    assert len(play.state.charges) == 1
+    assert any("no progress for 60 s" in line for line in play.said)
+
+
+@pytest.mark.parametrize("age", [0.0, 60.0])
+def test_a_deadline_ends_the_run(age: float) -> None:
+    play = started(deadline=100)
+    play.lead(play.job, age=age)
+    play.settle()
+    play.tick(99.0 - age)
+    assert play.end is None
+    play.tick(1.0)
+    assert play.end
+    assert (play.end.phase, play.end.code) == (Phase.FAILED, Code.DEADLINE)
+    play.settle()
+    assert play.running() == {}
+
+
+def test_a_deadline_is_heard_of_even_where_not_all_have_been_adopted() -> None:
+    play = started(deadline=100)
+    play.lead(play.job)
+    play.settle("worker-1")
+    play.tick(100)
+    assert play.end
+    play.settle()
+    assert play.running() == {}
+
+
+def fail_to_prepare(play: Play, name: str, code: int) -> None:
+    """What `launcher.task` reports of code or peers that it could not get."""
+    pod = play.pod(name)
+    assert pod.holds
+    pod.child = ChildReport(pod.holds.generation, code, reason="no code")
+
+
+def test_code_that_is_missing_ends_the_run_before_it_starts() -> None:
+    play = Play()
+    play.pod("worker-1").ready = False
+    play.settle()
+    fail_to_prepare(play, "worker-1", Code.CODE_MISSING)
+    play.settle()
+    assert play.end
+    assert (play.end.code, play.end.task) == (66, "worker-1")
+    assert play.running() == {}
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_passing_failure_to_prepare_is_tried_again(made_again: bool) -> None:
+    play = Play()
+    play.pod("worker-1").ready = False
+    for charged in (1, 2):
+        play.settle()
+        fail_to_prepare(play, "worker-1", Code.IO)
+        play.settle()
+        assert play.end is None
+        assert len(play.state.charges) == charged
+        if made_again:
+            play.lose("worker-1")
+            play.pod("worker-1").ready = False
+    play.pod("worker-1").ready = True
+    play.settle()
+    assert play.running() == all_run(play.state.generation)
+
+
+def test_so_it_is_in_a_generation_in_which_it_failed_in_an_earlier_pod(play: Play) -> None:
+    """What the simulator found: the second failure passed for the first."""
+    play = started(mode="all-reduce")
+    play.lose("worker-1")
+    play.pod("worker-1").ready = False
+    play.tell("worker-1", "worker-0", "worker-1")
+    for _ in range(2):
+        fail_to_prepare(play, "worker-1", Code.IO)
+        play.tell("worker-1")
+        play.lose("worker-1")
+        play.pod("worker-1").ready = False
+        play.tell("worker-1")
+    fail_to_prepare(play, "worker-1", Code.IO)
+    play.settle()
+    holds = play.pod("worker-1").holds
+    assert holds
+    assert holds.generation > 2, "it pulls again only for another one"
+
+
+def test_a_finished_task_that_is_formed_anew_may_fail_to_prepare(play: Play) -> None:
+    play = started(mode="all-reduce")
+    play.exit("worker-1", 0)
+    play.settle()
+    play.lose("worker-0")
+    play.lose("worker-1")
+    play.pod("worker-1").ready = False
+    play.settle()
+    fail_to_prepare(play, "worker-1", Code.IO)
+    play.settle()
+    play.pod("worker-1").ready = True
+    play.settle()
+    assert play.running() == {"worker-0": 3, "worker-1": 3}
+
+
+def test_no_code_ends_a_run_of_which_nobody_is_there() -> None:
+    play = Play()
+    play.step(decide.NoCode("there is no app in /exports"))
+    assert play.end
+    assert (play.end.code, play.end.reason) == (66, "there is no app in /exports")
+
+
+def test_no_code_is_not_believed_where_somebody_has_started() -> None:
+    play = Play()
+    play.tell("worker-0")
+    play.step(decide.NoCode("there is no app in /exports"))
+    assert play.end is None
+
+
+# What arrives twice, late, or from strangers.
+
+
+def test_a_report_that_was_overtaken_is_ignored(play: Play) -> None:
+    old = play.pod("worker-1").report()
+    play.exit("worker-1", 1)
+    play.settle()
+    before = play.state
+    play.step(decide.Heard(old))
+    assert play.state == before
+
+
+def test_strangers_change_nothing(play: Play) -> None:
+    stranger = Pod(Task("worker", 7), "stranger")
+    before = play.state
+    report = stranger.report()
+    play.step(decide.Heard(report))
+    assert play.state == before
+    directive = decide.directive(play.state, report)
+    assert directive
+    assert directive.action is Action.WAIT
+
+
+def test_a_stranger_that_trains_is_told_to_stop(play: Play) -> None:
+    play.pods[Task("worker", 7)] = Pod(Task("worker", 7), "stranger")
+    stranger = play.pod("worker-7")
+    stranger.holds = play.pod("worker-0").holds
+    stranger.start()
+    play.settle()
+    assert play.running() == all_run(1)
+
+
+# A new controller.
+
+
+def test_nothing_is_decided_before_the_record_of_the_end_is_read(play: Play) -> None:
+    play.state = decide.State(play.job, Leader(0, "new"))
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 1)
+    play.lose("worker-0")
+    for _ in range(5):
+        play.tell(*EVERYBODY)
+        play.tick(100)
+    assert play.state.phase is RunPhase.STARTING
+    assert all(decide.directive(play.state, pod.report()) is None for pod in play.pods.values())
+
+
+def test_a_new_controller_takes_over_what_runs(play: Play) -> None:
+    play.exit("worker-1", 1)
+    play.settle()
+    play.lead(play.job)
+    play.settle("worker-1")
+    assert play.state.phase is RunPhase.ADOPTING
+    play.settle()
+    assert [pod.started for pod in play.pods.values()] == [[1], [1], [1, 2]]
+    assert len(play.state.charges) == 1, "the budget that was spent stays spent"
+    assert play.said[1:] == ["generation 2: found running, and taken over"]
+
+
+def test_what_failed_while_nobody_led_is_charged(play: Play) -> None:
+    play.exit("worker-1", 1)
+    play.lead(play.job)
+    play.settle()
+    assert play.running() == {"ps-0": 1, "worker-0": 1, "worker-1": 2}
+    assert len(play.state.charges) == 1
+
+
+def test_a_charge_that_was_taken_back_stays_so_for_the_next_controller(play: Play) -> None:
+    """What the simulator found: a task that had not yet heard of it brought it back."""
+    play = started(mode="coordinator")
+    play.exit("chief-0", 1)
+    play.settle("ps-0")
+    assert len(play.state.charges) == 1
+    play.lose("ps-0")
+    play.settle("worker-0", "worker-1")
+    assert play.state.charges == ()
+    play.lead(play.job)
+    play.settle()
+    assert play.state.charges == ()
+
+
+def test_what_finished_while_nobody_led_has_finished(play: Play) -> None:
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 0)
+    play.lead(play.job)
+    play.settle()
+    assert play.end
+    assert play.end.phase is Phase.SUCCEEDED
+    assert play.pod("worker-0").started == [1]
+
+
+@pytest.mark.parametrize("mode", ["parameter-server", "coordinator", "all-reduce"])
+def test_what_failed_for_want_of_what_was_lost_while_nobody_led_is_not_charged(mode: str) -> None:
+    play = started(mode=mode, restarts__limit=0)
+    lost, failed = {
+        "parameter-server": ("ps-0", "worker-0"),
+        "coordinator": ("ps-0", "chief-0"),
+        "all-reduce": ("worker-1", "worker-0"),
+    }[mode]
+    play.lose(lost)
+    play.exit(failed, 1)
+    play.lead(play.job)
+    play.settle()
+    assert play.end is None
+    assert play.state.charges == ()
+    assert play.running()[failed] == 2
+
+
+def test_a_new_controller_in_the_middle_of_stopping_uses_no_generation_twice() -> None:
+    play = started(mode="all-reduce")
+    play.exit("worker-1", 1)
+    play.tell("worker-1")  # it waits for generation 2, worker-0 still trains in 1
+    play.lead(play.job)
+    play.settle()
+    assert play.running() == {"worker-0": 3, "worker-1": 3}
+
+
+def test_other_arguments_are_a_new_generation_with_a_new_budget(play: Play) -> None:
+    play.exit("worker-1", 1)
+    play.settle()
+    play.lead(job(program__args=["--steps", "6"]))
+    play.settle()
+    assert play.running() == all_run(3)
+    assert play.state.charges == ()
+    holds = play.pod("worker-0").holds
+    assert holds
+    assert holds.job == play.job.digest
+
+
+def test_other_policies_start_nothing_again(play: Play) -> None:
+    play.lead(job(restarts__limit=7, cleanup="Keep"))
+    play.settle()
+    assert [pod.started for pod in play.pods.values()] == [[1]] * 3
+    holds = play.pod("worker-0").holds
+    assert holds
+    assert holds.job == play.job.digest
+
+
+def test_the_older_of_two_controllers_yields(play: Play) -> None:
+    older = play.state
+    play.lead(play.job)
+    play.settle()
+    report = play.pod("worker-0").report()
+    state, _ = decide.step(older, decide.Heard(report), play.now)
+    assert state.phase is RunPhase.YIELDED
+    assert decide.directive(state, report) is None
+
+
+def test_the_younger_leads_where_no_task_remembers_the_older(play: Play) -> None:
+    play = Play()
+    play.state = decide.State(play.job, Leader(2000, "young"))
+    play.step(decide.Begin({}, {}))
+    play.settle()
+    assert play.state.leader == Leader(2000, "young")
+
+
+def test_a_generation_that_an_older_controller_used_meanwhile_is_not_used_again(
+    play: Play,
+) -> None:
+    pod = play.pod("worker-1")
+    assert pod.holds
+    pod.holds = replace(pod.holds, action=Action.WAIT, generation=5)
+    pod.end(143, stopped=True)
+    play.settle()
+    assert pod.runs == 6
+    assert play.state.charges == ()
+
+
+# The end, once more.
+
+
+def test_an_end_on_record_is_told_to_tasks_that_are_still_there(play: Play) -> None:
+    end = End(Phase.SUCCEEDED, 0, "ended already")
+    play.lead(play.job, end=end)
+    assert play.end == end
+    play.settle()
+    assert play.running() == {}
+    assert all(pod.holds and pod.holds.action is Action.END for pod in play.pods.values())
+
+
+def test_the_end_is_told_once(play: Play) -> None:
+    play.lead(play.job, end=End(Phase.SUCCEEDED, 0, "ended already"))
+    play.settle()
+    for pod in play.pods.values():
+        assert decide.directive(play.state, pod.report()) is None
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "task"),
+    [({"worker-0": 0, "worker-1": 0}, 0, ""), ({"worker-1": 2}, 2, "worker-1")],
+)
+def test_a_run_whose_end_only_its_tasks_know_is_not_started_again(
+    play: Play, ends: dict[str, int], code: int, task: str
+) -> None:
+    for name, ended in ends.items():
+        play.exit(name, ended)
+    play.settle()
+    assert play.end
+    play.lose("ps-0")
+    # With another size it is the same run.
+    play.lead(job(replicas={"ps": 1, "worker": 3}))
+    play.pods[Task("worker", 2)] = Pod(Task("worker", 2), "new")
+    play.settle()
+    assert play.running() == {}
+    assert play.end
+    assert (play.end.code, play.end.task) == (code, task)
+    assert play.end.reason.startswith("ended already")
+
+
+def test_another_run_is_started_after_the_end(play: Play) -> None:
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 0)
+    play.settle()
+    play.lead(job(run="another"))
+    play.settle()
+    assert play.end is None
+    assert play.running() == all_run(2)
+
+
+# Size.
+
+
+def grow(play: Play, role: str, count: int) -> None:
+    for index in range(count):
+        task = Task(role, index)
+        play.pods.setdefault(task, Pod(task, f"{task} first"))
+
+
+@pytest.mark.parametrize(
+    ("replicas", "scaled"),
+    [
+        ({"ps": 1, "worker": 1}, [("worker", 2)]),
+        ({"ps": 0, "worker": 0}, [("ps", 1), ("worker", 2)]),
+        ({"ps": 1, "worker": 2}, []),
+        ({}, []),  # not ours to scale
+    ],
+)
+def test_pods_are_made_at_the_beginning(
+    replicas: dict[str, int], scaled: list[tuple[str, int]]
+) -> None:
+    play = Play(replicas=replicas)
+    assert play.scaled == scaled
+    play.settle()
+    assert play.scaled == scaled
+    assert play.running() == all_run(1)
+
+
+def test_growth_lets_the_old_size_train_until_the_new_pods_are_there(play: Play) -> None:
+    play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
+    assert play.scaled == [("worker", 3)]
+    play.settle()
+    assert play.running() == all_run(1)
+    grow(play, "worker", 3)
+    play.settle()
+    assert play.running() == {**all_run(2), "worker-2": 2}
+
+
+def test_growth_leaves_the_evaluator_and_a_coordinators_servers_alone() -> None:
+    play = started(mode="coordinator", replicas={"chief": 1, "ps": 1, "worker": 1, "evaluator": 1})
+    bigger = {"chief": 1, "ps": 1, "worker": 2, "evaluator": 1}
+    play.lead(job(mode="coordinator", replicas=bigger))
+    grow(play, "worker", 2)
+    play.settle()
+    assert play.running() == {
+        "chief-0": 2,
+        "ps-0": 1,
+        "worker-0": 1,
+        "worker-1": 2,
+        "evaluator-0": 1,
+    }
+
+
+def test_shrinking_stops_everybody_before_pods_go() -> None:
+    play = started(replicas={"ps": 1, "worker": 3})
+    play.lead(job(), {"ps": 1, "worker": 3})
+    play.settle("worker-2")
+    assert play.scaled == []
+    assert play.running() == {**all_run(1), "worker-2": 1}, "worker-2 has not been heard from"
+    play.settle()
+    assert play.running() == all_run(2)
+    assert play.scaled == [("worker", 2)]
+    assert play.pod("worker-2").started == [1]
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_task_that_leaves_never_ends_the_run(code: int) -> None:
+    play = started(replicas={"ps": 2, "worker": 2}, restarts__limit=0)
+    play.exit("ps-1", code)
+    play.lead(job(restarts__limit=0), {"ps": 2, "worker": 2})
+    play.settle()
+    assert play.end is None
+    assert play.running() == all_run(2)
+    assert play.scaled == [("ps", 1)]
+
+
+def test_a_pod_that_never_came_does_not_hold_up_a_smaller_size() -> None:
+    play = Play(job(replicas={"ps": 1, "worker": 3}))
+    play.settle("worker-2")  # no node has room for it
+    play.lead(job(), {"ps": 1, "worker": 3})
+    play.settle("worker-2")
+    assert play.running() == {}
+    play.tick(decide.LEAVING_SECONDS - 0.1)
+    assert play.state.phase is RunPhase.ADOPTING
+    play.tick(0.1)
+    play.settle("worker-2")
+    assert set(play.running()) == set(EVERYBODY)
+    assert play.scaled == [("worker", 2)]
+
+
+def test_a_scale_down_that_was_interrupted_is_done() -> None:
+    play = started(replicas={"ps": 1, "worker": 3})
+    play.lead(job(), {"ps": 1, "worker": 3})
+    play.settle()
+    play.lead(job(), {"ps": 1, "worker": 3})  # the patch never arrived
+    play.settle()
+    assert play.said[1:] == ["generation 2: found running, and taken over"]
+    assert play.running() == all_run(2)
+    assert play.scaled == [("worker", 2)]
+
+
+def test_a_new_template_is_one_new_generation_of_new_pods(play: Play) -> None:
+    for pod in play.pods.values():
+        pod.revision = "old"
+    play.lead(job(), {"ps": 1, "worker": 2}, {"ps": "new", "worker": "new"})
+    play.settle()
+    assert play.running() == {}
+    for name in EVERYBODY:
+        play.lose(name)
+        play.pod(name).revision = "new"
+        play.settle()
+    assert play.running() == all_run(play.state.generation)
+    assert [pod.started for pod in play.pods.values()] == [[play.state.generation]] * 3
