@@ -344,7 +344,7 @@ class _Controller:
         changed = self.waiting[task] = asyncio.Event()
         wanted = None
         with contextlib.suppress(asyncio.TimeoutError):
-            while wanted is None:
+            while wanted is None and not self.closing:
                 await asyncio.wait_for(changed.wait(), until - time.monotonic())
                 if self.closing or self.waiting.get(task) is not changed:
                     return None  # a newer request of this task has taken its place

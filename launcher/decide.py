@@ -28,6 +28,7 @@ from launcher.protocol import Action, Directive, Holds, Leader, Report
 from launcher.settings import Job
 
 SETTLE_SECONDS = 0.5  # what is lost so soon after a failure may have caused it
+LATE_SECONDS = 5.0  # that a report may be old when it is heard
 SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
 # For a task that is no part of the run any more to report: longer than its longest silence.
@@ -224,9 +225,9 @@ def _wanted(state: State, report: Report) -> Directive | None:
         if holds and holds.action is Action.END and holds.run == state.job.run:
             return None
         action = Action.END
-        if holds and holds.leader > leader:
-            # It ended before this controller led; a task must believe it all the same.
-            leader = Leader(holds.leader.number + 1, leader.id)
+        if holds:
+            # It may have ended before this controller led; a task must believe it all the same.
+            leader = max(leader, Leader(holds.leader.number + 1, leader.id))
             generation = max(generation, holds.generation)
     elif task in state.forming or task not in state.runs:
         holds = report.holds
@@ -275,6 +276,9 @@ def _hear(state: State, report: Report, now: float) -> Step:
     lost_after = state.heard.get(task, now)
     seats, heard = {**state.seats, task: report}, {**state.heard, task: now}
     state = replace(state, seats=seats, heard=heard)
+    if before and before.incarnation != report.incarnation:
+        # Nothing of its own has been dealt with; it may fail to prepare as the last one did.
+        state = replace(state, dealt={**state.dealt, task: state.generation - 1})
     if state.phase is RunPhase.STARTING:
         return state, ()
     if state.phase is RunPhase.ADOPTING:
@@ -333,7 +337,7 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
         return state, ()  # others had stopped already, and no failure made them
     else:
         drained, reason = child.code == DRAINED, child.reason
-    at = now - child.ago
+    at = lost_after if drained else now - child.ago
     failure = Failure(task, child.generation, child.code, reason, at, drained, child.last_lines)
     return _fail(state, failure, now)
 
@@ -346,7 +350,8 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
     tasks = state.job.tasks
     if failure.lost and failure.task.role != EVALUATOR:
         # Whatever failed since then may have failed for want of it.
-        state = replace(state, charges=tuple(at for at in state.charges if at < failure.at))
+        since = failure.at - LATE_SECONDS
+        state = replace(state, charges=tuple(at for at in state.charges if at < since))
     reached = state.job.mode.reached([failure.task], tasks)
     if everybody:
         reached |= state.job.mode.reached(tasks, tasks)
@@ -531,7 +536,12 @@ def _adopt(state: State, now: float) -> Step:
     goes_on = {
         task: held[task] for task in tasks if task in held and _goes_on(job, task, held[task])
     }
-    charged = max((holds.charged for holds in goes_on.values()), default=0)
+    # Charges are taken back as well: the newest generation knows best.
+    charges = [(holds.generation, holds.charged) for holds in goes_on.values()]
+    charged = max(charges)[1] if charges else 0
+    begun = {task for task, holds in held.items() if holds.generation}
+    if not begun.issuperset(task for task in tasks if task.role != EVALUATOR):
+        charged = 0  # one that was lost may be what some of it was charged for
     running = {
         task: holds.generation
         for task, holds in goes_on.items()
@@ -540,7 +550,7 @@ def _adopt(state: State, now: float) -> Step:
     state = replace(
         state,
         phase=RunPhase.LEADING,
-        leader=Leader(number + 1, state.leader.id),
+        leader=max(state.leader, Leader(number + 1, state.leader.id)),
         generation=generation,
         charges=(now,) * charged,
         runs=running,

@@ -22,7 +22,7 @@ DOCUMENT: dict[str, Any] = {
         "workingDir": "",
     },
     "code": {"image": {"path": "/app"}},
-    "restarts": {"limit": 2, "permanentCodes": [2, 127], "refill": 3600},
+    "restarts": {"limit": 2, "permanentCodes": [2, 127], "refill": 0},
     "success": "AllWorkers",
     "chiefFirst": False,
     "checkpoints": "",
@@ -33,10 +33,18 @@ DOCUMENT: dict[str, Any] = {
     "cleanup": "Delete",
 }
 
+REPLICAS = {
+    "parameter-server": {"ps": 1, "worker": 2},
+    "coordinator": {"chief": 1, "ps": 1, "worker": 2},
+    "all-reduce": {"worker": 2},
+}
+
 
 def document(**changes: Any) -> dict[str, Any]:
     """The small run's document; `program__args=...` changes a key of a mapping."""
     changed = copy.deepcopy(DOCUMENT)
+    if "mode" in changes:
+        changed["replicas"] = dict(REPLICAS[changes["mode"]])
     for name, value in changes.items():
         *path, key = name.split("__")
         at = changed

@@ -6,8 +6,8 @@ lets them settle.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from launcher import decide
 from launcher.exits import End, describe
@@ -23,12 +23,12 @@ class Pod:
 
     task: Task
     incarnation: str
-    revision: str = ""
     holds: Holds | None = None
     child: ChildReport | None = None
     sequence: int = 0
     ready: bool = True
     serving: bool = False
+    revision: str = ""
     started: list[int] = field(default_factory=list)  # generations
 
     def report(self) -> Report:
@@ -53,34 +53,32 @@ class Pod:
 
     def follow(self, directive: Directive) -> bool:
         """Takes a directive, unless it is older than the one that it has."""
-        told, holds = directive.holds(), self.holds
-        if holds and (told.leader, told.generation) < (holds.leader, holds.generation):
+        held, new = self.holds, directive.holds()
+        if held and (new.leader, new.generation) < (held.leader, held.generation):
             return False
-        self.holds = told
+        self.holds = new
+        self.serving = new.action is Action.SERVE
         return True
 
-    def act(self) -> None:
-        """Does at once what it holds."""
+    def must_stop(self) -> bool:
         holds = self.holds
-        assert holds
-        wanted = holds.generation if holds.action in (Action.RUN, Action.SERVE) else None
-        if self.runs is not None and self.runs != wanted:
-            self.end(143, stopped=True)
-        self.serving = holds.action is Action.SERVE and self.runs is None
-        latest = self.child.generation if self.child else None
-        if holds.action is Action.RUN and self.ready and latest != wanted:
-            self.start()
+        wanted = holds.generation if holds and holds.action is Action.RUN else None
+        return self.runs is not None and self.runs != wanted
+
+    def may_start(self) -> bool:
+        holds = self.holds
+        return (
+            holds is not None
+            and holds.action is Action.RUN
+            and self.ready
+            and self.runs is None
+            and (self.child is None or self.child.generation != holds.generation)
+        )
 
     def start(self) -> None:
         assert self.holds
         self.started.append(self.holds.generation)
         self.child = ChildReport(self.holds.generation)
-
-    def tell(self, **news: Any) -> None:
-        """Its child's output has told something."""
-        assert self.runs
-        assert self.child
-        self.child = replace(self.child, **news)
 
     def end(self, code: int, stopped: bool = False, lines: tuple[str, ...] = ()) -> None:
         assert self.child
@@ -93,7 +91,7 @@ class Pod:
 class Play:
     """A run in which everything that is asked for happens at once."""
 
-    def __init__(self, job: Job | None = None, replicas: dict[str, int] | None = None) -> None:
+    def __init__(self, job: Job | None = None, replicas: Mapping[str, int] | None = None) -> None:
         self.job = job or small_job()
         self.pods = {task: Pod(task, f"{task} first") for task in self.job.tasks}
         self.now = 0.0
@@ -103,23 +101,19 @@ class Play:
     def lead(
         self,
         job: Job,
-        replicas: dict[str, int] | None = None,
-        revisions: dict[str, str] | None = None,
+        replicas: Mapping[str, int] | None = None,
+        revisions: Mapping[str, str] | None = None,
         age: float = 0.0,
+        end: End | None = None,
     ) -> None:
-        """A new controller comes; `replicas` and `revisions` are what the StatefulSets say."""
+        """A new controller comes; `replicas` is what the StatefulSets say."""
         self.job = job
         self.controllers += 1
         self.state = decide.State(job, Leader(0, f"controller {self.controllers}"))
         self.said: list[str] = []
         self.scaled: list[tuple[str, int]] = []
         self.end: End | None = None
-        self.step(decide.Begin(replicas or {}, revisions or {}, age))
-
-    @property
-    def charged(self) -> int:
-        """The restart budget spent so far."""
-        return len(self.state.charges)
+        self.step(decide.Begin(replicas or {}, revisions or {}, age, end))
 
     def pod(self, name: str) -> Pod:
         return self.pods[parse_task(name)]
@@ -147,33 +141,29 @@ class Play:
             self.step(decide.Heard(report))
             directive = decide.directive(self.state, report)
             if directive and pod.follow(directive):
-                pod.act()
+                if pod.must_stop():
+                    pod.end(143, stopped=True)
+                if pod.may_start():
+                    pod.start()
 
     def settle(self, *silent: str) -> None:
-        """All but the silent tasks talk, and decisions that are due soon are waited for.
-
-        Until nothing is new; a loop that never ends is a bug.
-        """
+        """All but the silent tasks talk until nothing is new; a loop that never ends is a bug."""
         names = [str(task) for task in self.pods if str(task) not in silent]
-        for _ in range(100):
-            before = self._seen()
+        still = 0
+        for _ in range(40):
+            before = self._picture()
             self.tell(*names)
-            if before != self._seen():
-                continue
-            state = self.state
-            due = [state.settled_at] if state.failures else []
-            due += [state.not_before] if state.forming else []
-            due = [at for at in due if at > self.now]
-            if not due:
+            self.tell(*names)  # what one was told may have waited for what another told
+            still = still + 1 if before == self._picture() else 0
+            waits = self.state.failures or self.now < self.state.not_before
+            if still > 3 or (still and not waits):
                 return
-            self.now = min(due)
-            self.step(decide.Tick())
+            if still:  # what follows a failure shows, and the backoff passes
+                self.tick(max(decide.SETTLE_SECONDS, self.state.not_before - self.now))
         raise AssertionError("it never settles")
 
-    def _seen(self) -> list[Any]:
-        state = self.state
-        decided = (state.phase, state.runs, state.forming, state.stopping, state.held)
-        return [(pod.holds, pod.child, pod.serving) for pod in self.pods.values()] + [decided]
+    def _picture(self) -> list[object]:
+        return [(pod.holds, pod.child, pod.serving) for pod in self.pods.values()]
 
     def exit(self, name: str, code: int, *lines: str) -> None:
         self.pod(name).end(code, lines=lines)
@@ -185,12 +175,7 @@ class Play:
     def lose(self, name: str) -> None:
         """The pod is gone, and made again."""
         task = parse_task(name)
-        pod = self.pods[task]
-        self.pods[task] = Pod(task, f"{pod.incarnation}, again", pod.revision)
+        self.pods[task] = Pod(task, f"{self.pods[task].incarnation}, again")
 
     def running(self) -> dict[str, int]:
         return {str(task): pod.runs for task, pod in self.pods.items() if pod.runs is not None}
-
-    def serving(self) -> list[str]:
-        """Who keeps the seat of its program, which has ended."""
-        return [str(task) for task, pod in self.pods.items() if pod.serving]

@@ -27,11 +27,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple
 
 from launcher import decide
-from launcher.decide import RunPhase
 from launcher.exits import Code, End, Phase, describe
 from launcher.identity import Task
 from launcher.modes import EVALUATOR, MODES
-from launcher.protocol import Action, ChildReport, Directive, Holds, Report
+from launcher.protocol import Action, ChildReport, Directive, Holds, Leader, Report
 from launcher.settings import Job, job_of
 
 FAULTS_SECONDS = 90.0
@@ -88,7 +87,7 @@ class Wish(NamedTuple):
     revision: int = 0
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def job_for(wish: Wish) -> Job:
     replicas = {"ps": wish.ps, "worker": wish.worker}
     if wish.mode == "all-reduce":
@@ -161,8 +160,12 @@ def schedule_for(seed: int) -> Schedule:
         keep=dice.random() < 0.3,
     )
     kinds, weights = list(KINDS), list(KINDS.values())
+    begin, end = 0.0, FAULTS_SECONDS
+    if dice.random() < 0.5:  # they come together
+        begin = dice.uniform(0, FAULTS_SECONDS - 25)
+        end = begin + dice.uniform(3, 25)
     faults = sorted(
-        Fault(dice.uniform(0, FAULTS_SECONDS), kind, dice.random(), dice.random())
+        Fault(dice.uniform(begin, end), kind, dice.random(), dice.random())
         for kind in dice.choices(kinds, weights, k=dice.choice([0, 1, 1, 2, 2, 3, 4, 6, 8]))
     )
     return Schedule(seed, wish, tuple(faults))
@@ -216,7 +219,6 @@ class Controller:
     waiting: dict[Task, tuple[Pod, int, int, Report]] | None = None
     effects: list[decide.Effect] | None = None
     busy: bool = False
-    events: list[tuple[decide.Event, float]] | None = None
     farewell: set[Task] | None = None
 
 
@@ -231,7 +233,7 @@ class Simulation:
         self.queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self.history: list[str] | None = [] if tell else None
         self.faulty = True
-        self.wish = schedule.wish
+        self.wish = self.before = schedule.wish
         self.job = job_for(self.wish)
         # Kubernetes.
         self.replicas: dict[str, int] = {}
@@ -250,13 +252,11 @@ class Simulation:
         self.ended: dict[str, float] = {}  # when a run's end was recorded
         self.caused: Counter[str] = Counter()  # failures that the program caused, by run
         self.codes: set[tuple[str, str, int]] = set()
-        self.finished: set[tuple[str, Task, int]] = set()  # and somebody knows
+        self.finished: set[tuple[str, Task, int]] = set()  # of which somebody knows
         self.succeeded: set[tuple[str, Task]] = set()
         self.progress: dict[tuple[str, Task], float] = {}
         self.poison: dict[tuple[str, int], tuple[str, int]] = {}
         self.pull_fails: dict[Task, int] = {}
-        self.steps = 0
-        self.replays: list[tuple[Controller, tuple[decide.Effect, ...]]] = []
 
     # Time.
 
@@ -293,7 +293,6 @@ class Simulation:
     def calm(self) -> None:
         self.log("no more faults")
         self.faulty = False
-        self.after(50.0, self.check_charges)
         if self.wish.limit > 10:
             self.poison.clear()  # tried again for ever
         for pod in list(self.pods.values()):
@@ -320,7 +319,7 @@ class Simulation:
         """A new Job; the old one's controller may be alive for a while."""
         old_revision = self.wish.revision
         changed = job_for(wish) is not self.job or wish.revision != old_revision
-        self.wish, self.job = wish, job_for(wish)
+        self.before, self.wish, self.job = self.wish, wish, job_for(wish)
         for role in self.job.replicas:
             if role not in self.replicas:  # a StatefulSet without replicas has one
                 self.replicas[role] = 1
@@ -428,30 +427,33 @@ class Simulation:
 
     def forget(self) -> None:
         """What nobody knows any more may happen again."""
-        for run, task, generation in list(self.finished):
+        for program, task, generation in list(self.finished):
             pod = self.pods.get(task)
-            knows = pod and pod.holds and pod.holds.generation == generation
-            knows = knows and pod and (pod.child or pod.serving)
+            knows = False
+            if pod and pod.holds and pod.holds.generation == generation:
+                knows = pod.serving or pod.child is not None
             for controller in self.controllers:
                 state = controller.state
-                done = controller.alive and controller.job.run == run and task in state.done
-                knows = knows or (done and state.runs.get(task) == generation)
+                done = controller.alive and task in state.done
+                done = done and controller.job.program_digest == program
+                knows |= done and state.runs.get(task) == generation
             if not knows:
-                self.finished.discard((run, task, generation))
+                self.finished.discard((program, task, generation))
 
     # Controllers.
 
     def start_controller(self, serial: int) -> None:
         if serial != self.newest:
             return
-        controller = Controller(
-            serial, self.job, self.wish, self.random() * 1e6, new_state(self.job, self.random())
-        )
-        controller.waiting, controller.effects, controller.events = {}, [], []
-        controller.farewell = set()
+        controller = Controller(serial, self.job, self.wish, self.random() * 1e6, self.new_state())
+        controller.waiting, controller.effects, controller.farewell = {}, [], set()
         self.controllers.append(controller)
         self.log("a controller {} starts: {}", serial, dict(self.job.replicas))
         self.after(self.random() * 3, self.begin, controller)
+
+    def new_state(self) -> decide.State:
+        # Of two that are alive the younger leads, also where no task remembers the older one.
+        return decide.State(self.job, Leader(int(self.now * 10), f"{self.random():.6f}"))
 
     def begin(self, controller: Controller) -> None:
         """It claims the StatefulSets, and reads them; older controllers write them no more."""
@@ -487,26 +489,25 @@ class Simulation:
             self.after(0.5 + self.random() * 8, self.start_controller, controller.serial)
 
     def step(self, controller: Controller, event: decide.Event) -> None:
-        self.steps += 1
         before = controller.state
         now = self.now + controller.offset
         state, effects = decide.step(before, event, now)
-        assert controller.events is not None
-        controller.events.append((event, now))
         controller.state = state
         if self.history is not None:
             for effect in effects:
                 if isinstance(effect, decide.Say):
                     self.log("[{}] {}", controller.serial, effect.text)
-        if len(state.charges) > len(before.charges) and before.phase is RunPhase.LEADING:
+        if len(state.charges) > len(before.charges) and before.phase is decide.RunPhase.LEADING:
             self.check_charge(controller)
+            for seconds in (5.0, 15.0, 30.0):
+                self.after(seconds, self.check_charges)
         for effect in effects:
             if not isinstance(effect, decide.Say):
                 assert controller.effects is not None
                 controller.effects.append(effect)
         if effects:
             self.follow(controller)
-        if state.phase is RunPhase.YIELDED:
+        if state.phase is decide.RunPhase.YIELDED:
             self.crash(controller)
         elif state is not before:
             self.wake(controller)
@@ -565,7 +566,9 @@ class Simulation:
             return
         heard = controller.farewell
         assert heard is not None
-        if heard.issuperset(controller.job.tasks) or self.now - since > (60.0 if controller.wish.keep else 2.0):
+        if heard.issuperset(controller.job.tasks) or self.now - since > (
+            120.0 if controller.wish.keep else 2.0
+        ):
             controller.alive = False
             if controller.serial == self.newest:
                 self.set_outcome(end)
@@ -589,9 +592,9 @@ class Simulation:
         assert controller.waiting is not None
         assert controller.farewell is not None
         holds = report.holds
-        if holds and holds.action is Action.END and holds.run == controller.job.run:
-            if not decide.runs(report):
-                controller.farewell.add(report.task)
+        ended = holds and holds.action is Action.END and holds.run == controller.job.run
+        if ended and not decide.runs(report):
+            controller.farewell.add(report.task)
         self.step(controller, decide.Heard(report))
         if not controller.alive:
             return
@@ -668,8 +671,10 @@ class Simulation:
         if child and child.code is not None:
             child = replace(child, ago=self.now - pod.ended_at)
         job = pod.job
-        ready = not pod.going and job is not None and (
-            pod.pulled == job.run or not job.mode.runs_program(pod.task)
+        ready = (
+            not pod.going
+            and job is not None
+            and (pod.pulled == job.run or not job.mode.runs_program(pod.task))
         )
         return Report(
             pod.task,
@@ -762,7 +767,7 @@ class Simulation:
         task = pod.task
         if pod.running or pod.serving:
             raise Violation("two children", f"{task} runs one already")
-        if (job.run, task, generation) in self.finished:
+        if (job.program_digest, task, generation) in self.finished:
             raise Violation("again", f"{task} has finished in generation {generation} already")
         pod.child = ChildReport(generation)
         pod.running, pod.stopping, pod.doomed = True, False, ""
@@ -813,8 +818,8 @@ class Simulation:
         if not stopped:
             if code == 0 and pod.program:
                 if task.role != EVALUATOR:
-                    self.finished.add((job.run, task, pod.child.generation))
-                    self.succeeded.add((job.run, task))
+                    self.finished.add((job.program_digest, task, pod.child.generation))
+                    self.succeeded.add((job.program_digest, task))
             else:
                 self.blame(pod, job, code, whose)
         # The others feel it, whatever its reason.
@@ -910,23 +915,16 @@ class Simulation:
                     f"{started.task} starts with {_spec(job)} while {pod.task} runs with "
                     f"{_spec(other)}: {self.describe()}",
                 )
-            assert pod.child or pod.serving
-            if mode.name == "all-reduce" and pod.running and pod.child and started.child:
-                if pod.child.generation != started.child.generation:
-                    raise Violation(
-                        "one generation",
-                        f"{started.task} starts in {started.child.generation} while {pod.task} "
-                        f"runs in {pod.child.generation}",
-                    )
-            if started.task.role == "ps" and pod.running and pod.program:
-                assert pod.child
-                assert started.child
-                if pod.child.generation < started.child.generation:
-                    raise Violation(
-                        "one generation",
-                        f"{started.task} starts while the program of {pod.task} runs in "
-                        f"generation {pod.child.generation}",
-                    )
+            if not pod.running or pod.child is None or started.child is None:
+                continue
+            runs, starts = pod.child.generation, started.child.generation
+            torn = mode.name == "all-reduce" and runs != starts
+            torn |= started.task.role == "ps" and pod.program and runs < starts
+            if torn:
+                raise Violation(
+                    "one generation",
+                    f"{started.task} starts in {starts} while {pod.task} runs in {runs}",
+                )
 
     def check_charge(self, controller: Controller) -> None:
         """Losses that nobody could know of yet are taken back later."""
@@ -953,6 +951,7 @@ class Simulation:
     def check_end(self, controller: Controller, end: End) -> None:
         job = controller.job
         run = job.run
+        self.check_charge(controller)
         if end.reason.startswith("ended already"):
             if run not in self.ended:
                 raise Violation("end", f"it has not: {end}")
@@ -962,7 +961,7 @@ class Simulation:
             if job.success == "Chief":
                 tasks = [job.mode.chief]
             for task in tasks:
-                if (run, task) not in self.succeeded:
+                if (job.program_digest, task) not in self.succeeded:
                     raise Violation("end", f"{task} has not finished: {end}")
             return
         if end.code == Code.DEADLINE and job.deadline and "deadline" in end.reason:
@@ -976,9 +975,6 @@ class Simulation:
         permanent = end.code in (PERMANENT, *decide.PERMANENT)
         if not permanent and self.caused[run] <= job.restarts.limit:
             raise Violation("budget", f"the program failed {self.caused[run]}: {end}")
-
-    def check_replay(self) -> None:
-        """The same events give the same decisions."""
 
     # Faults.
 
@@ -1013,7 +1009,9 @@ class Simulation:
         self.log("fault: {}: {}", pod.task, kind)
         token = pod.child_token
         if kind == "child fails":
-            self.end_child(pod, token, PERMANENT if how < 0.1 else 1 if how < 0.8 else 139, "program")
+            self.end_child(
+                pod, token, PERMANENT if how < 0.1 else 1 if how < 0.8 else 139, "program"
+            )
         elif kind == "child is killed":
             self.end_child(pod, token, 137, "program")
         elif kind == "child is terminated":
@@ -1066,18 +1064,14 @@ class Simulation:
             wish = wish._replace(limit=dice.choice([0, 1, 3]), keep=dice.random() < 0.5)
         elif what < 0.85:
             wish = wish._replace(revision=wish.revision + 1, args=wish.args + 1)
-        elif what < 0.92:
+        elif what < 0.9:
             wish = wish._replace(evaluator=not wish.evaluator)
+        elif what < 0.95:
+            wish = self.before._replace(revision=wish.revision)  # helm rollback
         else:
             wish = wish._replace(attempt=wish.attempt + 1)
         self.log("fault: upgrade to {}", wish)
         self.helm(wish)
-
-
-def new_state(job: Job, chance: float) -> decide.State:
-    from launcher.protocol import Leader
-
-    return decide.State(job, Leader(0, f"{int(chance * 2**32):08x}"))
 
 
 def _holds(holds: Holds | None) -> str:
@@ -1161,12 +1155,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=2000, help="how many schedules")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--tell", action="store_true", help="print each schedule's history")
+    parser.add_argument("--digest", action="store_true", help="print what names all histories")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     options = parser.parse_args(argv)
     seeds = range(options.start, options.start + options.seeds)
     if options.tell:
         for seed in seeds:
             print(tell(schedule_for(seed)))
+        return 0
+    if options.digest:
+        histories = "\n".join(tell(schedule_for(seed)) for seed in seeds)
+        print(hashlib.sha256(histories.encode()).hexdigest())
         return 0
     began = said = time.monotonic()
     played, failed = 0, []

@@ -1,0 +1,299 @@
+"""The examples of modes coordinator and all-reduce, run by `launcher local` with real TensorFlow.
+
+Each goes through the losses that its mode knows, is stopped, and ends well when it is run again.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import importlib.util
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorflow") is None, reason="needs TensorFlow installed"
+    ),
+]
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = REPOSITORY / "examples"
+TIMEOUT = 180  # seconds for any one thing to happen; a busy machine takes its time
+FOR_EVER = 1_000_000_000
+LINE = re.compile(r"(\S+) *\| (.*)")
+STARTED = re.compile(r"\S+ tfrun: generation (\d+): started .* \(process (\d+)\)")
+STEP = r"step (\d+)/\d+ loss"
+
+
+class Local:
+    """A run of an example by `launcher local`; its output is read as it comes."""
+
+    def __init__(self, example: str, folder: Path, steps: int, **counts: int) -> None:
+        self.mark = uuid.uuid4().hex  # of the processes that belong to it
+        self.lines: list[tuple[str, str]] = []  # who said what
+        program = {
+            "args": [
+                f"--checkpoint_dir={folder / 'checkpoint'}",
+                "--checkpoint_secs=1",
+                "--log_every_steps=50",
+                f"--epochs={math.ceil(steps * 32 / 455)}",
+            ],
+            "env": {"TEST_MODES_LOCAL": self.mark},
+        }
+        values = folder / f"{self.mark}.yaml"
+        replicas = {role: {"replicas": count} for role, count in counts.items()}
+        values.write_text(yaml.safe_dump({"program": program, **replicas}))
+        code = EXAMPLES / example
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "launcher", "local"),
+                *("-f", code / "values.yaml", "-f", values, "--code", code),
+            ],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._ended = False
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        with self.process.stdout as output:
+            for text in output:
+                found = LINE.match(text)
+                with self._changed:
+                    self.lines.append((found[1], found[2]) if found else ("local", text.rstrip()))
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait_for(self, who: str, pattern: str, after: int = 0) -> re.Match[str]:
+        """The first line of a task, from index `after` on, that starts with the pattern."""
+
+        def find() -> re.Match[str] | None:
+            said = (text for task, text in self.lines[after:] if task == who)
+            return next(filter(None, (re.match(pattern, text) for text in said)), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: find() or self._ended, TIMEOUT)
+            found = find()
+        lines = "\n".join(f"{task}: {text}" for task, text in self.lines)
+        assert found, f"no line {pattern!r} of {who} in:\n{lines}"
+        return found
+
+    def wait_for_steps(self, who: str) -> None:
+        """Three more lines of progress."""
+        for _ in range(3):
+            self.wait_for(who, STEP, after=len(self.lines))
+
+    def children(self) -> dict[str, list[int]]:
+        """The processes that each task has started, in order."""
+        found: dict[str, list[int]] = collections.defaultdict(list)
+        for task, text in self.lines.copy():
+            started = STARTED.match(text)
+            if started:
+                found[task].append(int(started[2]))
+        return found
+
+    def kill_child(self, task: str) -> int:
+        """Kill what a task runs now; the index of the lines that follow."""
+        after = len(self.lines)
+        os.kill(self.children()[task][-1], signal.SIGKILL)
+        self.wait_for(task, r"\S+ tfrun: .*the child ended: killed by SIGKILL", after)
+        return after
+
+    def wait(self) -> int:
+        code = self.process.wait(TIMEOUT)
+        self._reader.join(TIMEOUT)
+        return code
+
+    def stop(self) -> None:
+        self.process.terminate()
+        assert self.wait() == 128 + signal.SIGTERM
+
+    def left(self) -> list[psutil.Process]:
+        """Its processes that are alive."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("TEST_MODES_LOCAL") == self.mark:
+                    found.append(process)
+        return found
+
+
+@contextlib.contextmanager
+def run(example: str, folder: Path, steps: int, **counts: int) -> Iterator[Local]:
+    """A run that has ended, and left nothing, when the context does."""
+    local = Local(example, folder, steps, **counts)
+    try:
+        yield local
+        assert local.process.poll() is not None
+        assert local.left() == []
+    finally:
+        if local.process.poll() is None:
+            local.process.terminate()
+            local.wait()
+
+
+def find_saved_step(folder: Path) -> int:
+    """The step of the newest checkpoint; 0 before there is one."""
+    try:
+        state = (folder / "checkpoint" / "checkpoint").read_text()
+    except FileNotFoundError:
+        return 0
+    found = re.match(r'model_checkpoint_path: "ckpt-(\d+)"', state)
+    return int(found[1]) if found else 0
+
+
+def wait_for_saved_step(local: Local, chief: str, folder: Path) -> int:
+    """The step of a checkpoint of some progress; some more was made after it."""
+    while not find_saved_step(folder):
+        local.wait_for_steps(chief)
+    saved = find_saved_step(folder)
+    local.wait_for_steps(chief)
+    return saved
+
+
+def check_end(local: Local, chief: str, folder: Path, least_step: int) -> None:
+    """The run ended well, with a model that has learnt."""
+    assert local.wait() == 0
+    accuracy, auc, step = local.wait_for(
+        chief, r"evaluation: accuracy (\S+) auc (\S+) rows 114 step (\d+)$"
+    ).groups()
+    assert float(accuracy) > 0.9
+    assert float(auc) > 0.97
+    assert int(step) >= least_step
+    local.wait_for(chief, f"model: {folder / 'checkpoint' / 'model'}$")
+    assert (folder / "checkpoint" / "model" / "saved_model.pb").exists()
+    assert find_saved_step(folder) == int(step)
+    assert not list((folder / "checkpoint").glob(".*"))
+
+
+def test_each_example_has_the_same_data() -> None:
+    copies = {path.read_bytes() for path in EXAMPLES.glob("*/breast_cancer.csv")}
+    assert len(copies) == 1
+    assert {path.parent.name for path in EXAMPLES.glob("*/train.py")} == {
+        path.parent.name for path in EXAMPLES.glob("*/breast_cancer.csv")
+    }
+
+
+def test_coordinator_restarts_only_whom_a_loss_reaches(tmp_path: Path) -> None:
+    everybody = ("chief-0", "ps-0", "worker-0", "worker-1")
+    with run("coordinator", tmp_path, FOR_EVER) as local:
+        for server in everybody[1:]:
+            local.wait_for(server, "serving ")
+        local.wait_for("chief-0", r"start: step 0/")
+        local.wait_for_steps("chief-0")
+        first = local.children()
+        assert {task: len(pids) for task, pids in first.items()} == dict.fromkeys(everybody, 1)
+
+        # A worker: the chief goes on without it, and with it again.
+        after = local.kill_child("worker-1")
+        local.wait_for("worker-1", "serving ", after)
+        local.wait_for_steps("chief-0")
+        second = local.children()
+        assert len(second["worker-1"]) == 2
+        assert {**second, "worker-1": first["worker-1"]} == first
+
+        # The chief: it alone starts again, from its checkpoint.
+        saved = wait_for_saved_step(local, "chief-0", tmp_path)
+        after = local.kill_child("chief-0")
+        assert int(local.wait_for("chief-0", r"start: step (\d+)/", after)[1]) >= saved
+        local.wait_for_steps("chief-0")
+        third = local.children()
+        assert len(third["chief-0"]) == 2
+        assert {**third, "chief-0": first["chief-0"]} == second
+
+        # The ps: the variables are lost, so the chief starts again too; the workers do not.
+        saved = wait_for_saved_step(local, "chief-0", tmp_path)
+        after = local.kill_child("ps-0")
+        assert int(local.wait_for("chief-0", r"start: step (\d+)/", after)[1]) >= saved
+        local.wait_for_steps("chief-0")
+        counts = {task: len(pids) for task, pids in local.children().items()}
+        assert counts == {"chief-0": 3, "ps-0": 2, "worker-0": 1, "worker-1": 2}
+
+        saved = find_saved_step(tmp_path)
+        local.stop()
+
+    target = max(1000, saved + 200)
+    with run("coordinator", tmp_path, target, worker=1) as local:
+        assert int(local.wait_for("chief-0", r"start: step (\d+)/")[1]) >= saved
+        check_end(local, "chief-0", tmp_path, target)
+
+
+def test_all_reduce_restarts_everybody_at_any_size(tmp_path: Path) -> None:
+    both = ("worker-0", "worker-1")
+    with run("all-reduce", tmp_path, FOR_EVER) as local:
+        for worker in both:
+            local.wait_for(worker, "start: step 0/")
+        for generation, lost in enumerate(("worker-1", "worker-0"), start=2):
+            saved = wait_for_saved_step(local, "worker-0", tmp_path)
+            after = local.kill_child(lost)
+            starts = [int(local.wait_for(w, r"start: step (\d+)/", after)[1]) for w in both]
+            assert starts[0] == starts[1] >= saved
+            local.wait_for_steps("worker-1")  # both go on
+            counts = {task: len(pids) for task, pids in local.children().items()}
+            assert counts == dict.fromkeys(both, generation)
+
+        # One of them is asked to stop: all do after the same step, and go on from there.
+        after = len(local.lines)
+        os.kill(local.children()["worker-1"][-1], signal.SIGTERM)
+        stopped = {
+            int(local.wait_for(w, r"stopped: step (\d+), saved in ", after)[1]) for w in both
+        }
+        starts = [int(local.wait_for(w, r"start: step (\d+)/", after)[1]) for w in both]
+        assert stopped == set(starts)
+        local.wait_for("controller", ".*; not charged to the restart budget", after)
+        local.wait_for_steps("worker-1")
+        first_losses = dict(find_losses(local))
+
+        # All are asked to stop.
+        after = len(local.lines)
+        local.stop()
+        stopped = {
+            int(local.wait_for(w, r"stopped: step (\d+), saved in ", after)[1]) for w in both
+        }
+        assert stopped == {find_saved_step(tmp_path)}
+
+    step = find_saved_step(tmp_path)
+    target = max(1000, step + 200)
+    with run("all-reduce", tmp_path, target, worker=3) as local:
+        for worker in (*both, "worker-2"):
+            assert int(local.wait_for(worker, r"start: step (\d+)/")[1]) == step
+        check_end(local, "worker-0", tmp_path, target)
+
+    # One worker alone takes the same steps as two and three together.
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    with run("all-reduce", alone, target, worker=1) as local:
+        check_end(local, "worker-0", alone, target)
+        losses = dict(find_losses(local))
+    assert first_losses
+    for step, loss in first_losses.items():
+        assert losses.get(step, loss) == pytest.approx(loss, abs=0.005)
+
+
+def find_losses(local: Local) -> Iterator[tuple[int, float]]:
+    """The loss of each step that worker 0 has told."""
+    for task, text in local.lines.copy():
+        found = re.match(r"step (\d+)/\d+ loss (\S+) ", text)
+        if task == "worker-0" and found:
+            yield int(found[1]), float(found[2])

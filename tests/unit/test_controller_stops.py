@@ -1,0 +1,37 @@
+"""A controller that is stopped while its tasks talk to it goes at once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROGRAM = 'import time; print("trains", flush=True); time.sleep(600)'
+VALUES = "{mode: all-reduce, program: {command: [python, train.py]}, worker: {replicas: 3}}"
+HELD = 10  # seconds; less than a request may be held
+
+
+def test_all_are_stopped_at_the_same_moment(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "train.py").write_text(PROGRAM)
+    values = tmp_path / "values.yaml"
+    values.write_text(VALUES)
+    for _ in range(5):  # half of the time it held a request for 20 s, before
+        with subprocess.Popen(
+            [sys.executable, "-m", "launcher", "local", "-f", values, "--code", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as local:
+            assert local.stdout
+            trains = (line for line in local.stdout if line.endswith("| trains\n"))
+            for _ in range(3):
+                next(trains)
+            begin = time.monotonic()
+            local.terminate()
+            assert not list(trains)
+            assert local.wait() == 128 + signal.SIGTERM
+            assert time.monotonic() - begin < HELD

@@ -1,0 +1,139 @@
+"""Seeded schedules of faults against the decisions; and broken decisions, which it must notice."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from launcher import decide
+from tests.unit import simulator
+
+SCHEDULES = 2000
+BATCHES = 4
+MOST = 4000  # schedules until a broken rule is noticed
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_every_schedule_keeps_the_promises_and_ends(batch: int) -> None:
+    for seed in range(batch, SCHEDULES, BATCHES):
+        if simulator.play(simulator.schedule_for(seed)):
+            pytest.fail(simulator.explain(seed), pytrace=False)
+
+
+# Each is a rule of decide.py: as it stands there, and broken.
+RULES = {
+    "a drained task is never charged": (
+        "drained, reason = child.code == DRAINED, child.reason",
+        "drained, reason = False, child.reason",
+    ),
+    "a task that was stopped from outside is never charged": (
+        'drained, reason = True, "it was stopped from outside"',
+        'drained, reason = False, "it was stopped from outside"',
+    ),
+    "what failed for want of a lost task is taken back": (
+        "tuple(at for at in state.charges if at < since)",
+        "state.charges",
+    ),
+    "a failure ends the run only once all have been heard from": (
+        "if why and not state.forming >= everybody:",
+        "if False:",
+    ),
+    "a new controller does not forget the generation": (
+        "generation = max((holds.generation for holds in held.values()), default=0)",
+        "generation = 0",
+    ),
+    "every start is a new generation": (
+        "generation = state.generation if state.forming else state.generation + 1",
+        "generation = max(1, state.generation)",
+    ),
+    "a new controller waits for all": (
+        "if not all(task in state.seats for task in tasks):",
+        "tasks = tuple(task for task in tasks if task in state.seats)\n    if not tasks:",
+    ),
+    "a new controller waits for those who leave": (
+        "now - state.complete_at < LEAVING_SECONDS",
+        "now < state.complete_at",
+    ),
+    "nothing starts while a child still runs": (
+        "if runs(seat):",
+        "if False:",
+    ),
+    "other counts are a new generation": (
+        "return holds.cluster == job.cluster_digest or keeps",
+        "return True",
+    ),
+    "success needs every worker": (
+        "if not state.done.issuperset(workers):",
+        "if not state.done.intersection(workers):",
+    ),
+    "a finished task does not train again": (
+        "elif report.incarnation == state.members[task]:",
+        "else:",
+    ),
+    "an end on record is the end": (
+        "if event.end:",
+        "if False:",
+    ),
+    "an end is believed by tasks that an older controller led": (
+        "generation = max(generation, holds.generation)",
+        "pass",
+    ),
+    "a failure is dealt with once": (
+        "if child.generation <= state.dealt.get(task, 0):",
+        "if False:",
+    ),
+    "who could not prepare prepares again": (
+        "if any(child and child.generation == state.generation for child in children):",
+        "if False:",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_it_notices_a_broken_rule(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stands, broken = RULES[rule]
+    source = inspect.getsource(decide)
+    assert source.count(stands) == 1, "decide.py says it otherwise now: so must this test"
+    module = types.ModuleType("broken")
+    monkeypatch.setitem(sys.modules, "broken", module)  # dataclasses look their module up
+    exec(source.replace(stands, broken), module.__dict__)  # noqa: S102
+    monkeypatch.setattr(simulator, "decide", module)
+    assert any(simulator.play(simulator.schedule_for(seed)) for seed in range(MOST)), rule
+
+
+def test_the_same_events_give_the_same_decisions() -> None:
+    """In another process too, where sets are in another order."""
+
+    def digest(seed: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "tests.unit.simulator", "--seeds", "60", "--digest"],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert digest("1") == digest("2") != ""
+
+
+def test_a_schedule_that_fails_is_shrunk_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decide, "DRAINED", 0)
+    for seed in range(MOST):
+        schedule = simulator.schedule_for(seed)
+        violation = simulator.play(schedule)
+        if violation and len(schedule.faults) > 3:
+            break
+    else:
+        pytest.fail("none fails")
+    smaller = simulator.shrink(schedule, violation.rule)
+    assert len(smaller.faults) < len(schedule.faults)
+    told = simulator.tell(smaller)
+    assert told.startswith(f"seed {seed}: ")
+    assert f"Violation: {violation.rule}: " in told.splitlines()[-1]
