@@ -196,11 +196,11 @@ class _Story:
             self.reached_for = event.directive.generation
 
     def _take_ended(self, event: Ended) -> None:
-        assert self.latest
         self.child = None
         if self.serving:
             self.serving = False
             return
+        assert self.latest
         if self.watch:
             step, last_step = self.watch.step, self.watch.last_step
             self.latest = replace(self.latest, step=step, last_step=last_step)
