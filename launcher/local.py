@@ -173,8 +173,9 @@ def _texts(value: Any) -> Any:
 
 def _roles(values: Mapping[str, Any]) -> list[str]:
     """The roles that the mode has, and the evaluator where there is one."""
-    mode = MODES.get(str(values.get("mode")))
-    roles = list(mode.least) if mode else []
+    # Of a mode that there is not job_of thinks as of the first, and names what else is wrong.
+    mode = MODES.get(str(values.get("mode")), next(iter(MODES.values())))
+    roles = list(mode.least)
     return [*roles, EVALUATOR] if (values.get(EVALUATOR) or {}).get("replicas") else roles
 
 
