@@ -1,0 +1,102 @@
+"""What a child's output tells: its step, whether it trains, whether it hangs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from launcher.watch import WAITS, Watch
+
+
+@pytest.mark.parametrize(
+    ("line", "step", "last_step"),
+    [
+        ("step 900", 900, None),
+        ("step 900/2000 loss 0.1", 900, 2000),
+        ("INFO: Step: 900 of 2000", 900, 2000),
+        ("global_step=900, loss=0.25", 900, None),
+        ("step #12", 12, None),
+        ("STEP 7 / 9", 7, 9),
+        ("took one step in 0.5 s", None, None),
+        ("steps 5", None, None),
+        ("step", None, None),
+        ("epoch 3", None, None),
+        ("step " + "9" * 15, 999_999_999_999_999, None),
+    ],
+)
+def test_a_step_is_read_as_programs_print_it(
+    tmp_path: Path, line: str, step: int | None, last_step: int | None
+) -> None:
+    watch = Watch(tmp_path / "ready", None)
+    watch.line(line)
+    assert (watch.step, watch.last_step) == (step, last_step)
+
+
+def test_the_last_step_is_remembered(tmp_path: Path) -> None:
+    watch = Watch(tmp_path / "ready", None)
+    for line in ("step 1 of 9", "loss 0.5", "step 2"):
+        watch.line(line)
+    assert (watch.step, watch.last_step) == (2, 9)
+
+
+@pytest.mark.parametrize(
+    ("line", "up"),
+    [
+        ("step 1", True),
+        ("Epoch 1/5", True),
+        ("loss: 0.31", True),
+        (f"I0000 {WAITS}: /job:worker/replica:0/task:1", True),
+        ("loading 500 images", False),
+        ("model with 3 layers", False),
+        ("epoch", False),
+    ],
+)
+def test_a_program_is_up_once_it_tells_of_training(tmp_path: Path, line: str, up: bool) -> None:
+    watch = Watch(tmp_path / "ready", None)
+    assert not watch.up()
+    watch.line(line)
+    assert watch.up() == up
+
+
+def test_a_program_may_say_that_it_is_up(tmp_path: Path) -> None:
+    watch = Watch(tmp_path / "ready", None)
+    (tmp_path / "ready").touch()
+    assert watch.up()
+
+
+@pytest.mark.parametrize("change", ["new", "written again", "gone", "first"])
+def test_a_change_in_the_checkpoints_tells_that_it_is_up(tmp_path: Path, change: str) -> None:
+    folder = tmp_path / "checkpoints"
+    if change != "first":
+        folder.mkdir()
+        (folder / "model-1").write_text("1")
+    watch = Watch(tmp_path / "ready", folder)
+    assert not watch.up(), "what was there before is not its own"
+    if change == "new":
+        (folder / "model-2").touch()
+    elif change == "gone":
+        (folder / "model-1").unlink()
+    elif change == "first":
+        folder.mkdir()
+        (folder / "model-1").touch()
+    else:
+        time.sleep(0.02)
+        (folder / "model-1").write_text("2")
+    assert watch.up()
+
+
+def test_quiet_is_without_a_line_or_where_steps_are_told_without_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watch = Watch(tmp_path / "ready", None)
+    quiet = []
+    for line in ("", "hello", "", "step 1", "", "still here", "step 1", "step 2", ""):
+        now += 1
+        if line:
+            watch.line(line)
+        quiet.append(watch.quiet())
+    assert quiet == [0, 0, 1, 0, 1, 2, 3, 0, 1]
