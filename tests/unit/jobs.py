@@ -43,7 +43,7 @@ REPLICAS = {
 def document(**changes: Any) -> dict[str, Any]:
     """The small run's document; `program__args=...` changes a key of a mapping."""
     changed = copy.deepcopy(DOCUMENT)
-    if "mode" in changes:
+    if str(changes.get("mode")) in REPLICAS:
         changed["replicas"] = dict(REPLICAS[changes["mode"]])
     for name, value in changes.items():
         *path, key = name.split("__")

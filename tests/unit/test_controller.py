@@ -79,7 +79,7 @@ class Run:
         return f"while [ ! -e {self.folder}/go ]; do sleep 0.02; done"
 
     def status(self) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/status") as answer:  # noqa: S310
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/status") as answer:
             return json.load(answer)
 
     def tasks(self, *names: str) -> list[Launcher]:

@@ -70,7 +70,11 @@ def test_a_pods_name_tells_the_task(pod: str, role: str | None, task: Task) -> N
         ("mnist-worker-x", "worker", ["pod's name must end in -<ordinal>"]),
         ("mnist", None, ["pod's name must end in -<ordinal>"]),
         ("mnist-worker-01", "worker", ["pod's name must end in -<ordinal>"]),
-        ("mnist-3", None, ["TFRUN_ROLE must be set (chief or ps or worker or evaluator)", "'mnist-3'"]),
+        (
+            "mnist-3",
+            None,
+            ["TFRUN_ROLE must be set (chief or ps or worker or evaluator)", "'mnist-3'"],
+        ),
         ("mnist-3", "boss", ["TFRUN_ROLE must be one of chief, ps, worker, evaluator; got 'boss'"]),
         ("mnist-3", "", ["TFRUN_ROLE must be one of chief, ps, worker, evaluator; got ''"]),
         ("mnist", "boss", ["TFRUN_ROLE must be one of", "pod's name must end in -<ordinal>"]),

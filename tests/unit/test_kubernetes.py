@@ -150,9 +150,7 @@ def test_the_number_of_pods_is_read_and_written(api: FakeApiServer) -> None:
 def test_the_end_and_the_pods_change_in_one_call(api: FakeApiServer) -> None:
     k = client(api.port)
     k.end("ps", {"run": "r", "code": 0}, free=True)
-    assert k.read("ps") == kubernetes.StatefulSet(
-        0, "mnist-ps-1", {}, {"run": "r", "code": 0}
-    )
+    assert k.read("ps") == kubernetes.StatefulSet(0, "mnist-ps-1", {}, {"run": "r", "code": 0})
     ((_, _, body), _) = api.calls
     assert set(body) == {"spec", "metadata"}
 

@@ -14,12 +14,18 @@ import psutil
 import pytest
 import yaml
 
+from launcher.cluster import PORTS_PER_ROLE
 from launcher.exits import Code, LauncherError
 from launcher.local import _document, _job, _merge, _text, _values
 from tests.unit.conftest import Start
 from tests.unit.processes import Launcher, lives, wait_until
 
 LOOP = "while :; do sleep 0.02; done"
+# The tasks of a run share a folder: the one that holds each one's work.
+GO = "../../go"
+UNTIL_GENERATION_2 = (
+    f"[ $TFRUN_GENERATION = 2 ] && touch {GO}; while [ ! -e {GO} ]; do sleep 0.02; done"
+)
 
 
 class Local:
@@ -49,7 +55,9 @@ def local(start: Start, tmp_path: Path) -> Local:
 
 
 def sh(script: str, **values: Any) -> dict[str, Any]:
-    return {"program": {"command": ["sh", "-c", script]}, "grace": 1, **values}
+    """Values of a job whose program tells nothing: nobody waits for the chief to train."""
+    program = {"command": ["sh", "-c", script]}
+    return {"program": program, "grace": 1, "chiefFirst": False, **values}
 
 
 def gone(launcher: Launcher, *pids: int) -> None:
@@ -107,7 +115,7 @@ def test_who_asks_twice_waits_for_no_grace(local: Local) -> None:
 
 @pytest.mark.parametrize("role", ["worker-1", "ps-0"])
 def test_a_killed_program_is_started_again(local: Local, role: str) -> None:
-    launcher = local(sh(f"[ $TFRUN_GENERATION = 2 ] || {{ {LOOP}; }}"))
+    launcher = local(sh(UNTIL_GENERATION_2))
     pid = int(launcher.wait_for(rf"^{role} .*generation 1: started .*process (\d+)")[1])
     os.kill(pid, signal.SIGKILL)
     assert launcher.wait() == 0
@@ -115,12 +123,12 @@ def test_a_killed_program_is_started_again(local: Local, role: str) -> None:
 
 
 def test_a_killed_launcher_takes_its_program_along(local: Local) -> None:
-    launcher = local(sh(f"[ $TFRUN_GENERATION = 2 ] || {{ {LOOP}; }}"))
+    launcher = local(sh(UNTIL_GENERATION_2))
     pid = int(launcher.wait_for(r"^worker-1 .*generation 1: started .*process (\d+)")[1])
     parent = psutil.Process(pid).ppid()
     os.kill(parent, signal.SIGKILL)
     launcher.wait_for("worker-1: its launcher was killed by SIGKILL .*; it is started again")
-    launcher.wait_for("generation 2: all tasks start")
+    launcher.wait_for("generation 2: worker-1 start")
     assert not lives(pid)
     assert launcher.wait() == 0
 
@@ -154,7 +162,8 @@ def test_every_mistake_in_the_values_at_once(local: Local) -> None:
             "ps": {"replicas": "two"},
             "program": {"command": [], "args": "x", "env": {"A B": 1}},
             "restarts": 5,
-            "mode": "all-reduce",
+            "mode": "ring",
+            "success": "Both",
             "grace": -1,
         },
         flags=("--code", "/no/such/folder"),
@@ -170,7 +179,8 @@ def test_every_mistake_in_the_values_at_once(local: Local) -> None:
         "program.command must be a list of at least one text",
         'program.args must be a list of texts; got "x"',
         "program.env must be a mapping of variables' names to texts",
-        "mode must be one of parameter-server",
+        'mode must be one of parameter-server, coordinator, all-reduce; got "ring"',
+        "success must be one of AllWorkers, Chief",
         "grace must be seconds, 0 or more; got -1",
     ):
         launcher.wait_for(mistake)
@@ -185,6 +195,8 @@ def test_every_mistake_in_the_values_at_once(local: Local) -> None:
         ("- a\n- b\n", "must hold a mapping of values"),
         ("program: train.py", 'program must be a mapping; got "train.py"'),
         ("program: null", "program.command must be a list"),
+        ("mode: ring", "1 mistake in the values:\n  mode must be one of parameter-server"),
+        ("{mode: all-reduce, evaluator: {replicas: 2}}", "evaluator.replicas must be a whole"),
         ("worker: null", "worker.replicas must be a whole number from 1 to 100000; got null"),
         ("worker: {replicas: null}", "worker.replicas must be a whole number"),
         ("3: 4", "3 must be left out: it is not a known key"),
@@ -218,7 +230,7 @@ def test_code_that_only_a_cluster_can_mount(start: Start, tmp_path: Path) -> Non
 def test_ports_that_are_taken_are_named(local: Local) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        launcher = local(sh("true"), flags=("--port", str(port)))
+        launcher = local(sh("true"), flags=("--port", str(port - PORTS_PER_ROLE)))
         assert launcher.wait() == 78
     launcher.wait_for(f"ports must be free; taken are {port}: name another --port")
 

@@ -116,7 +116,7 @@ def test_what_is_no_message_is_refused(text: bytes) -> None:
         ("sequence", 2**53 + 1, "sequence must be a whole number from 0"),
         ("sequence", 1.5, "sequence must be a whole number from 0"),
         ("sequence", True, "sequence must be a whole number from 0"),
-        ("address", None, "address must be a text"),
+        ("address", None, "address must be an IP address"),
         ("revision", None, "revision must be a text"),
         ("ready", "yes", "ready must be true or false"),
         ("serving", None, "serving must be true or false"),

@@ -84,6 +84,11 @@ def test_a_mode_has_its_roles(mode: str, replicas: dict[str, int], tasks: str) -
     assert [str(task) for task in job(mode=mode, replicas=replicas).tasks] == tasks.split()
 
 
+def test_a_role_of_another_mode_is_no_key() -> None:
+    reason = refusal(document(mode="all-reduce", replicas={"ps": 1, "worker": 2}))
+    assert "replicas.ps is not a known key; known are ['evaluator', 'worker']" in reason
+
+
 def test_a_chief_is_one() -> None:
     reason = refusal(document(mode="coordinator", replicas={"chief": 2, "ps": 1, "worker": 1}))
     assert "replicas.chief must be a whole number from 1 to 1; got 2" in reason
@@ -99,7 +104,6 @@ def test_an_nfs_source_says_where_it_is() -> None:
     [
         ("mode", "ring", f'mode must be one of {ALL_MODES}; got "ring"'),
         ("mode", ["x"], f'mode must be one of {ALL_MODES}; got ["x"]'),
-        ("mode", "all-reduce", "replicas.ps is not a known key; known are ['evaluator', 'worker']"),
         ("run", "", 'run must be a text; got ""'),
         ("run", MISSING, "run must be a text; got null"),
         ("replicas__ps", 0, "replicas.ps must be a whole number from 1 to 100000; got 0"),
@@ -240,7 +244,10 @@ def test_a_task_alone_guesses_the_others_names(changes: dict[str, str], host: st
 @pytest.mark.parametrize(
     ("changes", "mistake"),
     [
-        ({"TFRUN_ROLE": "boss"}, "TFRUN_ROLE must be one of chief, ps, worker, evaluator; got 'boss'"),
+        (
+            {"TFRUN_ROLE": "boss"},
+            "TFRUN_ROLE must be one of chief, ps, worker, evaluator; got 'boss'",
+        ),
         ({"TFRUN_POD_NAME": "mnist"}, "the pod's name must end in -<ordinal>"),
         ({"PS_REPLICAS": ""}, "PS_REPLICAS must be a whole number from 1 to 100000; got ''"),
         ({"PS_REPLICAS": "0"}, "PS_REPLICAS must be a whole number from 1 to 100000; got '0'"),
