@@ -199,14 +199,16 @@ def decode_directive(text: bytes) -> Directive | None:
     root = _root(text, mistakes)
     if not mistakes and root.document.get("directive") is None:
         return None
+    _refuse(mistakes)
     part = root.part("directive")
+    job = job_of(part.document.get("job"))  # another version's job explains all else
     leader = _leader(part.part("leader"))
     action = Action(part.choice("action", [a.value for a in Action]))
     generation = part.whole("generation", 0, MOST)
     charged = part.whole("charged", 0, MOST)
     hosts = _hosts(part.part("hosts"))
     _refuse(mistakes)
-    return Directive(leader, action, generation, charged, job_of(part.document.get("job")), hosts)
+    return Directive(leader, action, generation, charged, job, hosts)
 
 
 def _root(text: bytes, mistakes: list[str]) -> Reader:
