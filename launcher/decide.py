@@ -232,22 +232,30 @@ def _wanted(state: State, report: Report) -> Directive | None:
         serving = not mode.runs_program(task) and holds and holds.action is Action.RUN
         if serving and state.stopping:
             return None  # it keeps the variables until every program could save them
-    else:
+        if holds and not _member(state, task):
+            generation = max(generation, holds.generation)  # it only has to stop
+    elif task not in state.done:
         generation = state.runs[task]
-        if task in state.held:
-            action = Action.WAIT
-        elif task not in state.done:
-            action = Action.RUN
-        elif mode.seats and mode.decides_success(task):
-            action = Action.SERVE
-        elif report.incarnation == state.members[task]:
-            action = Action.RUN  # and has; in a pod made again it must not train again
+        action = Action.WAIT if task in state.held else Action.RUN
+    else:
+        # It must not train again. What an older controller told it since is no going back.
+        generation = state.runs[task]
+        later = report.holds.generation if report.holds else 0
+        if mode.seats and mode.decides_success(task):
+            action, generation = Action.SERVE, max(generation, later)
+        elif report.incarnation == state.members[task] and later <= generation:
+            action = Action.RUN  # and has
+        else:
+            generation = max(generation, later)
     return Directive(leader, action, generation, len(state.charges), state.job)
 
 
 def _begin(state: State, event: Begin, now: float) -> Step:
     if event.end:
-        return _end(state, event.end)  # tasks that are still there may not know yet
+        # Tasks that are still there may not know yet, and nobody waits for those that leave.
+        state, effects = _scale(replace(state, replicas=event.replicas), down=True, up=False)
+        state, more = _end(state, event.end)
+        return state, (*effects, *more)
     state = replace(
         state,
         phase=RunPhase.ADOPTING,
@@ -284,12 +292,25 @@ def _hear(state: State, report: Report, now: float) -> Step:
     if holds and holds.leader > state.leader:
         text = "a younger controller leads this run now; this one yields"
         return replace(state, phase=RunPhase.YIELDED), (Say(text),)
-    if holds and holds.generation > state.generation:
+    if holds and _misled(state, task, holds):
         # An older controller led a while longer; no generation is used twice.
-        state = replace(state, generation=holds.generation + 1, forming=state.forming | {task})
+        later = holds.generation + (1 if state.forming else 0)
+        state = replace(state, generation=max(state.generation, later))
+        if task not in state.done or task in state.forming:
+            reached = state.job.mode.reached([task], state.job.tasks)
+            state = _form_with(state, reached | state.forming)
     state, effects = _take(state, report, lost_after, now)
     state, more = _go_on(state, now)
     return state, (*effects, *more)
+
+
+def _misled(state: State, task: Task, holds: Holds) -> bool:
+    """Whether another controller has told a task of a later generation than this one knows."""
+    if holds.leader == state.leader:
+        return False
+    if task in state.forming or task not in state.runs:
+        return holds.generation >= state.generation
+    return holds.generation > state.runs[task]
 
 
 def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
@@ -315,7 +336,7 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
             hang = Failure(
                 task, child.generation, Code.DEADLINE, reason, now, last_lines=child.last_lines
             )
-            return _fail(state, hang, now, everybody=True)
+            return _fail(state, hang, now, everybody=task.role != EVALUATOR)
         return state, ()
     if child.generation <= state.dealt.get(task, 0):
         return state, ()
@@ -526,7 +547,7 @@ def _adopt(state: State, now: float) -> Step:
     charges = [(holds.generation, holds.charged) for holds in goes_on.values()]
     charged = max(charges)[1] if charges else 0
     begun = {task for task, holds in held.items() if holds.generation}
-    if not begun.issuperset(task for task in tasks if task.role != EVALUATOR):
+    if not begun.issuperset((*(t for t in tasks if t.role != EVALUATOR), *_leaving(state))):
         charged = 0  # one that was lost may be what some of it was charged for
     running = {
         task: holds.generation
@@ -708,12 +729,12 @@ def _names(tasks: Iterable[Task], everybody: Iterable[Task]) -> str:
     return ", ".join(named[:SAY_TASKS]) + more
 
 
-def _scale(state: State, down: bool) -> Step:
+def _scale(state: State, down: bool, up: bool = True) -> Step:
     """Pods are made before they are needed, and go when nothing of theirs runs any more."""
     effects = tuple(
         Scale(role, wanted)
         for role, wanted in state.job.replicas.items()
-        if state.replicas.get(role, wanted) < wanted
+        if (up and state.replicas.get(role, wanted) < wanted)
         or (down and state.replicas.get(role, wanted) > wanted)
     )
     replicas = {**state.replicas, **{effect.role: effect.replicas for effect in effects}}

@@ -463,7 +463,8 @@ class Simulation:
         run = controller.job.run
         if self.record and self.record[0] == run:
             self.log("the record says that {} has ended", run)
-            self.step(controller, decide.Begin({}, {}, end=self.record[1]))
+            there = {role: self.replicas.get(role, 0) for role in controller.job.replicas}
+            self.step(controller, decide.Begin(there, {}, end=self.record[1]))
             return
         began_at = self.run_began.setdefault(run, self.now)
         controller.began = True

@@ -73,8 +73,8 @@ RULES = {
         "if not state.done.intersection(workers):",
     ),
     "a finished task does not train again": (
-        "elif report.incarnation == state.members[task]:",
-        "else:",
+        "elif report.incarnation == state.members[task] and later <= generation:",
+        "elif True:",
     ),
     "an end on record is the end": (
         "if event.end:",
