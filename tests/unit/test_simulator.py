@@ -81,8 +81,8 @@ RULES = {
         "if False:",
     ),
     "an end is believed by tasks that an older controller led": (
-        "generation = max(generation, holds.generation)",
-        "pass",
+        "leader.id))\n            generation = max(generation, holds.generation)",
+        "leader.id))",
     ),
     "a failure is dealt with once": (
         "if child.generation <= state.dealt.get(task, 0):",
