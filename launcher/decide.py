@@ -234,23 +234,31 @@ def _wanted(state: State, report: Report) -> Directive | None:
         serving = not mode.runs_program(task) and holds and holds.action is Action.RUN
         if serving and state.stopping:
             return None  # it keeps the variables until every program could save them
-    else:
+        if holds and not _member(state, task):
+            generation = max(generation, holds.generation)  # it only has to stop
+    elif task not in state.done:
         generation = state.runs[task]
-        if task in state.held:
-            action = Action.WAIT
-        elif task not in state.done:
-            action = Action.RUN
-        elif mode.seats and mode.decides_success(task):
-            action = Action.SERVE
-        elif report.incarnation == state.members[task]:
-            action = Action.RUN  # and has; in a pod made again it must not train again
+        action = Action.WAIT if task in state.held else Action.RUN
+    else:
+        # It must not train again. What an older controller told it since is no going back.
+        generation = state.runs[task]
+        later = report.holds.generation if report.holds else 0
+        if mode.seats and mode.decides_success(task):
+            action, generation = Action.SERVE, max(generation, later)
+        elif report.incarnation == state.members[task] and later <= generation:
+            action = Action.RUN  # and has
+        else:
+            generation = max(generation, later)
     charged = len(state.charges)
     return Directive(leader, action, generation, charged, state.job, state.hosts)
 
 
 def _begin(state: State, event: Begin, now: float) -> Step:
     if event.end:
-        return _end(state, event.end)  # tasks that are still there may not know yet
+        # Tasks that are still there may not know yet, and nobody waits for those that leave.
+        state, effects = _scale(replace(state, replicas=event.replicas), down=True, up=False)
+        state, more = _end(state, event.end)
+        return state, (*effects, *more)
     state = replace(
         state,
         phase=RunPhase.ADOPTING,
@@ -287,12 +295,25 @@ def _hear(state: State, report: Report, now: float) -> Step:
     if holds and holds.leader > state.leader:
         text = "a younger controller leads this run now; this one yields"
         return replace(state, phase=RunPhase.YIELDED), (Say(text),)
-    if holds and holds.generation > state.generation:
+    if holds and _misled(state, task, holds):
         # An older controller led a while longer; no generation is used twice.
-        state = replace(state, generation=holds.generation + 1, forming=state.forming | {task})
+        later = holds.generation + (1 if state.forming else 0)
+        state = replace(state, generation=max(state.generation, later))
+        if task not in state.done or task in state.forming:
+            reached = state.job.mode.reached([task], state.job.tasks)
+            state = _form_with(state, reached | state.forming)
     state, effects = _take(state, report, lost_after, now)
     state, more = _go_on(state, now)
     return state, (*effects, *more)
+
+
+def _misled(state: State, task: Task, holds: Holds) -> bool:
+    """Whether another controller has told a task of a later generation than this one knows."""
+    if holds.leader == state.leader:
+        return False
+    if task in state.forming or task not in state.runs:
+        return holds.generation >= state.generation
+    return holds.generation > state.runs[task]
 
 
 def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
@@ -318,7 +339,7 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
             hang = Failure(
                 task, child.generation, Code.DEADLINE, reason, now, last_lines=child.last_lines
             )
-            return _fail(state, hang, now, everybody=True)
+            return _fail(state, hang, now, everybody=task.role != EVALUATOR)
         return state, ()
     if child.generation <= state.dealt.get(task, 0):
         return state, ()
@@ -360,8 +381,8 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
         failures={**state.failures, failure.task: failure},
         settled_at=now + SETTLE_SECONDS if not state.failures else state.settled_at,
     )
-    who = _names(reached, tasks)
-    text = f"generation {failure.generation}: lost {failure.task}: {failure.reason}; {who} stop"
+    who = _names(reached, tasks, "stop")
+    text = f"generation {failure.generation}: lost {failure.task}: {failure.reason}; {who}"
     return _form_with(state, reached | state.forming), (Say(text),)
 
 
@@ -495,7 +516,7 @@ def _start(state: State, now: float) -> Step:
         seats={task: seat for task, seat in state.seats.items() if task not in leaving},
     )
     state, scaling = _scale(state, down=True)
-    text = f"generation {generation}: {_names(tasks, job.tasks)} start"
+    text = f"generation {generation}: {_names(tasks, job.tasks, 'start')}"
     text += f", {job.mode.chief} first" if held & tasks else ""
     return state, (*scaling, Say(text))
 
@@ -540,7 +561,7 @@ def _adopt(state: State, now: float) -> Step:
     charges = [(holds.generation, holds.charged) for holds in goes_on.values()]
     charged = max(charges)[1] if charges else 0
     begun = {task for task, holds in held.items() if holds.generation}
-    if not begun.issuperset(task for task in tasks if task.role != EVALUATOR):
+    if not begun.issuperset((*(t for t in tasks if t.role != EVALUATOR), *_leaving(state))):
         charged = 0  # one that was lost may be what some of it was charged for
     running = {
         task: holds.generation
@@ -569,7 +590,7 @@ def _adopt(state: State, now: float) -> Step:
     if anew:
         state = _form_with(state, anew)
         stop = any(holds.action in (Action.RUN, Action.SERVE) for holds in held.values())
-        text = f"{_names(anew, tasks)} stop: " if stop else ""
+        text = f"{_names(anew, tasks, 'stop')}: " if stop else ""
         effects = (Say(f"{text}generation {state.generation} forms"),)
     else:
         state, effects = _scale(state, down=True)
@@ -713,21 +734,22 @@ def _say_missing(state: State, now: float) -> Step:
     return replace(state, said_at=now), (Say(text),)
 
 
-def _names(tasks: Iterable[Task], everybody: Iterable[Task]) -> str:
+def _names(tasks: Iterable[Task], everybody: Iterable[Task], verb: str) -> str:
+    """Who does something, in few words."""
     tasks = frozenset(tasks)
     if tasks >= frozenset(everybody):
-        return "all tasks"
+        return f"all tasks {verb}"
     named = sorted(str(task) for task in tasks)
     more = f" and {len(named) - SAY_TASKS} more" if len(named) > SAY_TASKS else ""
-    return ", ".join(named[:SAY_TASKS]) + more
+    return ", ".join(named[:SAY_TASKS]) + more + f" {verb}" + ("s" if len(named) == 1 else "")
 
 
-def _scale(state: State, down: bool) -> Step:
+def _scale(state: State, down: bool, up: bool = True) -> Step:
     """Pods are made before they are needed, and go when nothing of theirs runs any more."""
     effects = tuple(
         Scale(role, wanted)
         for role, wanted in state.job.replicas.items()
-        if state.replicas.get(role, wanted) < wanted
+        if (up and state.replicas.get(role, wanted) < wanted)
         or (down and state.replicas.get(role, wanted) > wanted)
     )
     replicas = {**state.replicas, **{effect.role: effect.replicas for effect in effects}}

@@ -154,7 +154,9 @@ def _document(values: Mapping[str, Any], code: Path | None, mistakes: list[str])
         "addresses": {"host": HOST, "port": 1, "portsPerTask": True},
         "program": {
             **program,
-            **{key: _texts(program.get(key)) for key in ("command", "args", "env")},
+            "command": _texts(program.get("command")),
+            "args": _texts(program.get("args")),
+            "env": _texts(program.get("env") or {}),  # null takes every variable away
         },
         "code": source,
         **{key: values.get(key) for key in POLICIES},

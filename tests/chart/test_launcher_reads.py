@@ -103,16 +103,8 @@ def agree(values: Mapping[str, Any], folder: Path) -> None:
     [
         pytest.param({}, id="defaults"),
         pytest.param({"evaluator": {"replicas": 1}}, id="evaluator"),
-        pytest.param(
-            TRICKY,
-            id="tricky",
-            marks=pytest.mark.xfail(strict=False, reason="1e-07 and 0.0, until main is merged"),
-        ),
-        pytest.param(
-            {"program": {"env": None}},
-            id="an emptied mapping",
-            marks=pytest.mark.xfail(reason="local refuses what the chart takes as empty"),
-        ),
+        pytest.param(TRICKY, id="tricky"),
+        pytest.param({"program": {"env": None}}, id="an emptied mapping"),
     ],
 )
 def test_local_runs_what_the_chart_renders(

@@ -240,7 +240,7 @@ class Simulation:
         self.pods: dict[Task, Pod] = {}
         self.coming: set[Task] = set()
         self.claim = 0  # the controller that StatefulSets take patches from
-        self.record: tuple[str, End] | None = None
+        self.records: dict[str, End] = {}  # on the StatefulSets, by run
         self.run_began: dict[str, float] = {}
         # Controllers.
         self.controllers: list[Controller] = []
@@ -461,9 +461,10 @@ class Simulation:
             return
         self.claim = id(controller)
         run = controller.job.run
-        if self.record and self.record[0] == run:
+        if run in self.records:
             self.log("the record says that {} has ended", run)
-            self.step(controller, decide.Begin({}, {}, end=self.record[1]))
+            there = {role: self.replicas.get(role, 0) for role in controller.job.replicas}
+            self.step(controller, decide.Begin(there, {}, end=self.records[run]))
             return
         began_at = self.run_began.setdefault(run, self.now)
         controller.began = True
@@ -549,9 +550,9 @@ class Simulation:
     def finish(self, controller: Controller, end: End) -> None:
         self.log("the end is recorded: {} {} {}", end.phase.value, end.code, end.reason)
         run = controller.job.run
-        if self.record is None or self.record != (run, end):
+        if self.records.get(run) != end:
             self.check_end(controller, end)
-        self.record = (run, end)
+        self.records[run] = end
         self.ended.setdefault(run, self.now)
         controller.recorded = True
         if not controller.wish.keep:

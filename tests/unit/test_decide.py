@@ -413,6 +413,16 @@ def test_a_hang_is_charged_and_starts_everybody_again() -> None:
     assert any("no progress for 60 s" in line for line in play.said)
 
 
+def test_an_evaluator_that_hangs_starts_again_alone_and_is_not_charged() -> None:
+    play = started(hangTimeout=60, replicas={"ps": 1, "worker": 2, "evaluator": 1})
+    pod = play.pod("evaluator-0")
+    assert pod.child
+    pod.child = replace(pod.child, hung=True)
+    play.settle()
+    assert play.running() == {**all_run(1), "evaluator-0": 2}
+    assert play.state.charges == ()
+
+
 @pytest.mark.parametrize("age", [0.0, 60.0])
 def test_a_deadline_ends_the_run(age: float) -> None:
     play = started(deadline=100)
@@ -593,7 +603,7 @@ def test_a_charge_that_was_taken_back_stays_so_for_the_next_controller(play: Pla
     play = started(mode="coordinator")
     play.exit("chief-0", 1)
     play.settle("ps-0")
-    assert len(play.state.charges) == 1
+    assert play.state.charges
     play.lose("ps-0")
     play.settle("worker-0", "worker-1")
     assert not play.state.charges
@@ -682,11 +692,27 @@ def test_a_generation_that_an_older_controller_used_meanwhile_is_not_used_again(
 ) -> None:
     pod = play.pod("worker-1")
     assert pod.holds
-    pod.holds = replace(pod.holds, action=Action.WAIT, generation=5)
+    older = Leader(0, "older")
+    pod.holds = replace(pod.holds, leader=older, action=Action.WAIT, generation=5)
     pod.end(143, stopped=True)
     play.settle()
     assert pod.runs == 6
     assert not play.state.charges
+
+
+def test_a_finished_task_that_an_older_controller_misled_goes_not_back(play: Play) -> None:
+    play.exit("worker-0", 0)
+    play.settle()
+    play.lose("worker-0")
+    pod = play.pod("worker-0")
+    holds = play.pod("worker-1").holds
+    assert holds
+    pod.holds = replace(holds, leader=Leader(0, "older"), action=Action.WAIT, generation=3)
+    play.settle()
+    assert pod.holds.generation == 3
+    assert pod.holds.action is Action.SERVE
+    assert pod.started == []
+    assert play.state.generation >= 3, "no generation is used twice"
 
 
 # The end, once more.
@@ -699,6 +725,11 @@ def test_an_end_on_record_is_told_to_tasks_that_are_still_there(play: Play) -> N
     play.settle()
     assert play.running() == {}
     assert all(pod.holds and pod.holds.action is Action.END for pod in play.pods.values())
+
+
+def test_an_end_on_record_frees_pods_that_have_left_since(play: Play) -> None:
+    play.lead(job(), {"ps": 2, "worker": 1}, end=End(Phase.SUCCEEDED, 0, "ended already"))
+    assert play.scaled == [("ps", 1)]
 
 
 def test_the_end_is_told_once(play: Play) -> None:
@@ -863,9 +894,9 @@ def test_a_failure_is_told_from_its_loss_to_the_new_start(play: Play) -> None:
     play.exit("worker-1", 1)
     play.settle()
     assert play.said[before:] == [
-        "generation 1: lost worker-1: exit code 1; worker-1 stop",
+        "generation 1: lost worker-1: exit code 1; worker-1 stops",
         "the cause: worker-1: exit code 1; restart 1 of 2",
-        "generation 2: worker-1 start",
+        "generation 2: worker-1 starts",
     ]
 
 

@@ -73,16 +73,16 @@ RULES = {
         "if not state.done.intersection(workers):",
     ),
     "a finished task does not train again": (
-        "elif report.incarnation == state.members[task]:",
-        "else:",
+        "elif report.incarnation == state.members[task] and later <= generation:",
+        "elif True:",
     ),
     "an end on record is the end": (
         "if event.end:",
         "if False:",
     ),
     "an end is believed by tasks that an older controller led": (
-        "generation = max(generation, holds.generation)",
-        "pass",
+        "leader.id))\n            generation = max(generation, holds.generation)",
+        "leader.id))",
     ),
     "a failure is dealt with once": (
         "if child.generation <= state.dealt.get(task, 0):",
