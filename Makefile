@@ -44,11 +44,11 @@ lint: $(READY) ## style, types, generated documents
 	$(RUN) -m tests.chart.generate --check
 
 unit: $(READY) ## fast tests, under a minute
-	$(PYTEST) tests/unit --junitxml=$(REPORTS)/unit.xml
+	$(PYTEST) -n 6 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
 
 chart: $(READY) ## render the chart and hold it against the Kubernetes schemas
 	@for tool in "tool helm" "tool helm3" openapi; do $(CLUSTER) $$tool >/dev/null || exit; done
-	$(PYTEST) tests/chart --junitxml=$(REPORTS)/chart.xml
+	$(PYTEST) -n 2 tests/chart --junitxml=$(REPORTS)/chart.xml
 
 e2e: cluster-up ## real TensorFlow and a real Kubernetes
 	TFRUN_CONTEXT=$(CONTEXT) $(PYTEST) tests/e2e --junitxml=$(REPORTS)/e2e.xml
@@ -62,6 +62,7 @@ docs: $(READY) ## write the generated documents anew
 
 bench: $(READY) ## measure what tfrun costs, beside the same done by hand
 	$(RUN) -m tests.bench
+	$(RUN) -m tests.bench.scale
 
 cluster-up: $(READY) ## start the Kubernetes that demo and e2e use
 	@$(CLUSTER) up $(if $(CONTEXT),--context $(CONTEXT))
