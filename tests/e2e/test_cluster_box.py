@@ -144,7 +144,7 @@ def test_a_component_that_fails_is_named_with_its_last_words(
 
 
 FILES = """
-import os, pathlib, sys
+import os, pathlib, sys, time
 os.setgid(1000); os.setuid(1000)
 os.chdir(sys.argv[1])
 new = pathlib.Path("run"); new.mkdir(); os.chdir(new)
@@ -174,6 +174,8 @@ try: open("../of-root", "w")
 except PermissionError: pass
 else: raise SystemExit("wrote what is root's")
 assert os.statvfs(".").f_blocks > 0
+# close() does not wait until the file system has let go of a file that was removed while open.
+while any(name.startswith(".fuse_hidden") for name in os.listdir(".")): time.sleep(0.01)
 assert sorted(os.listdir(".")) == ["checkpoint", "events", "latest"], os.listdir(".")
 """
 
