@@ -75,8 +75,12 @@ def test_the_demo_trains_and_does_so_twice_in_a_row(demo: Release, tmp_path: Pat
     with start(demo.cluster, quick) as said:
         assert said.end() == 0, str(said)
     check_result(said.lines)
-    # Anew: not the first demo's model. The other worker may make one step more than was asked for.
-    assert any(re.search(r"evaluation: .* step 85[45]$", line) for line in said.lines)
+    # Anew: not the first demo's model. A worker that is in the middle of a step when the last one
+    # is reached, or that starts then, makes one more than was asked for.
+    (step,) = {
+        int(n) for n in re.findall(r"^  evaluation: .* step (\d+)$", str(said), re.MULTILINE)
+    }
+    assert 854 <= step <= 858
 
 
 def test_a_broken_program_ends_the_demo_with_its_code(demo: Release, tmp_path: Path) -> None:
