@@ -376,7 +376,7 @@ def test_a_new_controller_takes_over_what_trains(
         brake(folders).unlink()
         check_learnt(release.end())
     for lines in (chief, worker):
-        assert len(re.findall(r"generation \d+: started ", str(lines))) == 1
+        assert len(re.findall(r"generation \d+: started python paced.py", str(lines))) == 1
 
 
 def test_uninstall_in_the_middle_leaves_nothing(
