@@ -557,9 +557,10 @@ def _adopt(state: State, now: float) -> Step:
     goes_on = {
         task: held[task] for task in tasks if task in held and _goes_on(job, task, held[task])
     }
-    # Charges are taken back as well: the newest generation knows best.
-    charges = [(holds.generation, holds.charged) for holds in goes_on.values()]
-    charged = max(charges)[1] if charges else 0
+    # Charges are taken back as well, in the newest generation: the least there knows best.
+    known = [h for h in held.values() if h.program == job.program_digest]
+    newest = max((holds.generation for holds in known), default=0)
+    charged = min((h.charged for h in known if h.generation == newest), default=0)
     begun = {task for task, holds in held.items() if holds.generation}
     if not begun.issuperset((*(t for t in tasks if t.role != EVALUATOR), *_leaving(state))):
         charged = 0  # one that was lost may be what some of it was charged for

@@ -375,7 +375,8 @@ class _Story:
             sequence=self.report.sequence + 1,
             holds=self.directive.holds() if self.directive else None,
             child=latest,
-            ready=self.directive is not None and self._ready(self.directive),
+            # Who leaves can start nothing any more, whatever was asked of it.
+            ready=self.directive is not None and not self.leaving and self._ready(self.directive),
             serving=self.serving,
         )
         return self.report
