@@ -19,7 +19,7 @@ from typing import Callable, Optional, Union
 
 from launcher import cluster, invocation, peers
 from launcher.child import Child, Ended
-from launcher.code import Pulled, pull
+from launcher.code import Place, Pulled, pull
 from launcher.exits import Code, End, LauncherError, Phase, describe
 from launcher.identity import Task
 from launcher.link import Link
@@ -257,9 +257,9 @@ class _Story:
         elif serves or self._ended_in(generation):
             pass
         elif not self._ready(directive):
-            source, work = directive.job.source, self.settings.work
-            assert source
-            self._prepare(directive, lambda _: pull(source, self.settings.source, work))
+            delivery = directive.job.delivery
+            place = Place(self.settings.source, self.settings.work)
+            self._prepare(directive, lambda cancelled: pull(delivery, place, cancelled))
         elif runs and self.reached_for != generation:
             self._prepare(directive, lambda cancelled: self._reach(directive, cancelled))
         elif runs:

@@ -6,14 +6,15 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from launcher.code import Pulled, pull
+from launcher.code import Place, Pulled, pull
 from launcher.exits import Code, LauncherError
-from launcher.settings import Source
+from launcher.settings import Delivery, Source
 
 NFS = Source("nfs", "/exports/app", "nfs.example.com")
 ROOT = Path(__file__).parents[2]
@@ -33,8 +34,12 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
+def deliver(source: Source, mount: Path | None, work: Path) -> Pulled:
+    return pull(Delivery(source, False, "", 60), Place(mount, work), threading.Event())
+
+
 def fetch(source: Path, work: Path) -> Pulled:
-    return pull(NFS, source, work)
+    return deliver(NFS, source, work)
 
 
 def test_a_copy_is_the_same(source: Path, tmp_path: Path) -> None:
@@ -136,7 +141,7 @@ def test_read_only_files_can_be_pulled_twice(source: Path, tmp_path: Path) -> No
 
 
 def test_code_of_the_image_is_used_where_it_is(source: Path, tmp_path: Path) -> None:
-    pulled = pull(Source("image", str(source)), None, tmp_path / "work")
+    pulled = deliver(Source("image", str(source)), None, tmp_path / "work")
     assert pulled == Pulled(source, "")
     assert not (tmp_path / "work").exists()
 
@@ -157,26 +162,27 @@ def test_without_code_the_source_is_named(tmp_path: Path, what: str) -> None:
 
 def test_a_mount_that_nobody_named_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(LauncherError, match="TFRUN_SOURCE must say where") as error:
-        pull(NFS, None, tmp_path)
+        deliver(NFS, None, tmp_path)
     assert error.value.code is Code.CONFIGURATION
 
 
 def test_a_work_folder_that_is_a_file_is_named(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(LauncherError, match="cannot be copied: Not a directory") as error:
+    with pytest.raises(LauncherError, match=r"cannot be copied: (File exists|Not a dir)") as error:
         fetch(source, tmp_path / "file")
     assert error.value.code is Code.IO
 
 
 UNREADABLE = """
-import os, sys
+import os, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from launcher import code, settings, exits
 if os.getuid() == 0:
     os.setuid(65534)
+delivery = settings.Delivery(settings.Source("nfs", "/e", "s"), False, "", 60)
 try:
-    code.pull(settings.Source("nfs", "/e", "s"), Path(sys.argv[1]), Path(sys.argv[2]))
+    code.pull(delivery, code.Place(Path(sys.argv[1]), Path(sys.argv[2])), threading.Event())
 except exits.LauncherError as error:
     print(int(error.code), error.reason)
 """
@@ -199,5 +205,5 @@ def test_what_cannot_be_read_is_named(source: Path, tmp_path: Path, name: str) -
     )
     (source / name).chmod(0o755)
     assert done.stdout == (
-        f"{int(Code.IO)} code.nfs s:/e cannot be copied: Permission denied: {source / name}\n"
+        f"{int(Code.IO)} code.nfs s:/e cannot be copied: Permission denied: {name}\n"
     )

@@ -59,6 +59,7 @@ PROGRAM, CLUSTER = "program", "cluster"
         ({"success": "Chief"}, set()),
         ({"hangTimeout": 60}, set()),
         ({"pods": "another template"}, set()),
+        ({"code__timeout": 7}, set()),
     ],
 )
 def test_a_digest_names_what_a_change_must_restart(
@@ -126,9 +127,9 @@ def test_an_nfs_source_says_where_it_is() -> None:
         ("program__workingDir", "/src", "program.workingDir must be a folder inside the code"),
         ("program__workingDir", "a/../..", "program.workingDir must be a folder inside the code"),
         ("program__extra", 1, "program.extra is not a known key"),
-        ("code", {}, "code must be exactly one source: nfs, image, folder; got []"),
+        ("code", {}, "code must be exactly one source: nfs, claim, archive, git, inline, image,"),
         ("code__nfs", {"server": "s", "path": "/p"}, 'got ["nfs", "image"]'),
-        ("code__git", {"url": "u"}, "code.git is not a known key"),
+        ("code__svn", {"url": "u"}, "code.svn is not a known key"),
         ("code__image__path", "app", 'code.image.path must be an absolute path; got "app"'),
         ("code", {"nfs": {"server": "", "path": "/p"}}, "code.nfs.server must be the NFS server"),
         ("restarts__limit", -1, "restarts.limit must be a whole number from 0 to 1000000; got -1"),
