@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher import tree
+from launcher import credentials, tree
 from launcher.exits import Code, LauncherError
 from launcher.settings import Delivery, Source
+
+FETCHED = frozenset({"archive", "git", "inline"})
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a task finds things: the source that the kubelet mounted, and where it may write."""
+    """Where a task finds things.
+
+    The source and the Secret that the kubelet mounted, and where the task may write.
+    """
 
     mount: Path | None
+    secret: Path | None
     work: Path
 
 
@@ -39,7 +48,12 @@ def pull(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pulled
     source = delivery.source
     if source.kind == "image":
         return _in_place(source)
-    origin = tree.Origin(_origin(source, place), str(source), source.server or "the disk")
+    if source.kind in FETCHED:
+        found = _fetched(delivery, place, cancelled)
+    else:
+        found = _mounted(source, place)
+    server = source.server or (f"the claim {source.claim}" if source.claim else "the disk")
+    origin = tree.Origin(found, str(source), server)
     folder = place.work / "code"
     digest = tree.copy(origin, folder, delivery.timeout, cancelled)
     if not digest:
@@ -54,7 +68,7 @@ def _in_place(source: Source) -> Pulled:
     return Pulled(folder, "")
 
 
-def _origin(source: Source, place: Place) -> Path:
+def _mounted(source: Source, place: Place) -> Path:
     if source.kind == "folder":
         return Path(source.path)
     if place.mount is None:
@@ -62,3 +76,40 @@ def _origin(source: Source, place: Place) -> Path:
             Code.CONFIGURATION, f"TFRUN_SOURCE must say where {source} is mounted; it is not set"
         )
     return place.mount / source.path if source.kind == "claim" else place.mount
+
+
+def _fetched(delivery: Delivery, place: Place, cancelled: threading.Event) -> Path:
+    """What is fetched is named by what it must be: once it is there, it is not fetched again."""
+    source, kept = delivery.source, place.work / "fetched"
+    name = hashlib.sha256(repr((source.kind, source.url, source.pin, source.files)).encode())
+    folder = kept / name.hexdigest()[:16]
+    if folder.is_dir():
+        return folder
+    shutil.rmtree(kept, ignore_errors=True)
+    login, timeout = credentials.read(place.secret), delivery.timeout
+    try:
+        if source.kind == "inline":
+            _write(source.files, folder)
+        elif source.kind == "git":
+            from launcher import git
+
+            git.fetch(git.Repository(source.url, login, timeout), source.pin, folder, cancelled)
+        else:
+            # A task must start fast, and this takes the standard library's archives along.
+            from launcher import archive
+
+            wanted = archive.Archive(source.url, source.pin, login, timeout)
+            archive.fetch(wanted, folder, cancelled)
+    except OSError as error:
+        raise LauncherError(
+            Code.IO, f"{source} cannot be written: {error.strerror}: {error.filename}"
+        ) from None
+    return folder
+
+
+def _write(files: Mapping[str, str], folder: Path) -> None:
+    new = folder.with_name(folder.name + ".new")
+    for name, text in files.items():
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        (new / name).write_bytes(text.encode())
+    new.rename(folder)

@@ -215,8 +215,13 @@ class _Story:
 
     def _fail(self, generation: int, failure: LauncherError) -> None:
         self.ended_at = time.monotonic()
-        self.latest = ChildReport(generation, code=int(failure.code), reason=failure.reason)
-        say(failure.reason)
+        self.latest = ChildReport(
+            generation,
+            code=int(failure.code),
+            reason=failure.reason,
+            last_lines=failure.last_lines,
+        )
+        say("\n".join([failure.reason, *failure.last_lines]))
 
     # What to do about it.
 
@@ -258,7 +263,7 @@ class _Story:
             pass
         elif not self._ready(directive):
             delivery = directive.job.delivery
-            place = Place(self.settings.source, self.settings.work)
+            place = Place(self.settings.source, self.settings.secret, self.settings.work)
             self._prepare(directive, lambda cancelled: pull(delivery, place, cancelled))
         elif runs and self.reached_for != generation:
             self._prepare(directive, lambda cancelled: self._reach(directive, cancelled))

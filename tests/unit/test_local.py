@@ -49,6 +49,10 @@ class Local:
         return self.start("local", *arguments, *flags, env={})
 
 
+# Values of a run that does not take long.
+TINY = {"chiefFirst": False, "grace": 1, "worker": {"replicas": 1}}
+
+
 @pytest.fixture
 def local(start: Start, tmp_path: Path) -> Local:
     return Local(start, tmp_path)
@@ -225,6 +229,53 @@ def test_code_that_only_a_cluster_can_mount(start: Start, tmp_path: Path) -> Non
     launcher = start("local", "-f", str(tmp_path / "v.yaml"), env={})
     assert launcher.wait() == 78
     launcher.wait_for("--code must name the folder of the program: only a cluster mounts code.nfs")
+
+
+def test_sources_that_need_no_cluster(start: Start, tmp_path: Path) -> None:
+    program = {"command": ["python", "train.py"]}
+    values = {"code": {"inline": {"train.py": "import lib.it", "lib/it.py": "print('here')"}}}
+    (tmp_path / "v.yaml").write_text(yaml.safe_dump({**values, "program": program, **TINY}))
+    launcher = start("local", "-f", str(tmp_path / "v.yaml"), env={})
+    assert launcher.wait() == 0, launcher.text()
+    assert "worker-0   | here" in launcher.lines
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ({"archive": {"url": "https://e.com/a", "sha256": "a" * 64}}, "code.archive https://e"),
+        ({"git": {"url": "https://e.com/a", "ref": "a" * 40}}, "code.git https://e.com/a at aaaa"),
+        ({"image": {"path": "/app"}}, "code.image /app"),
+        ({"inline": {"a": "b"}, "requirements": True, "digest": "a" * 32}, "code.inline"),
+    ],
+)
+def test_a_source_of_the_values(tmp_path: Path, code: dict[str, Any], told: str) -> None:
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
+    mistakes: list[str] = []
+    document = _document(_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
+    assert document["code"] == {**code, "timeout": 120}
+    assert str(_job(document, 1, mistakes).source).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ({}, "--code must name the folder of the program: only a cluster mounts"),
+        ({"claim": {"name": "c"}}, "only a cluster mounts code.nfs and code.claim"),
+        ({"git": {"url": "u"}}, "code.git.url must be an https, http, ssh or file address"),
+        ({"inline": {"a": "b"}, "image": {"path": "/a"}}, "code must be exactly one source"),
+        (
+            {"git": {"url": "https://e.com/a", "ref": "a" * 40}, "secret": "login"},
+            "--code must name the folder of the program: only a cluster has Secrets",
+        ),
+    ],
+)
+def test_a_source_that_is_wrong(tmp_path: Path, code: dict[str, Any], words: str) -> None:
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
+    mistakes: list[str] = []
+    document = _document(_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
+    with pytest.raises(LauncherError, match=re.escape(words)):
+        _job(document, 1, mistakes)
 
 
 def test_ports_that_are_taken_are_named(local: Local) -> None:
