@@ -6,10 +6,10 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launcher import credentials, tree
+from launcher import credentials, requirements, tree
 from launcher.exits import Code, LauncherError
 from launcher.settings import Delivery, Source
 
@@ -32,19 +32,37 @@ class Place:
 class Pulled:
     """The folder that the program runs in, and the digest of what is there.
 
-    Code that comes with the image is proven by the image and has no digest.
+    Code that comes with the image is proven by the image and has no digest. `libraries` is where
+    its requirements are installed, if they are.
     """
 
     folder: Path
     digest: str
+    libraries: Path | None = None
 
 
-def pull(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pulled:
+def pull(delivery: Delivery, place: Place, python: str, cancelled: threading.Event) -> Pulled:
     """Brings the code into `place.work`, and there reuses what has not changed since the last time.
 
-    Raises LauncherError: CODE_MISSING where there is no code, or other code than asked for, IO
-    where it cannot be read or written, TRY_AGAIN where it changes while it is read.
+    `python` is what will run it. Raises LauncherError: CODE_MISSING where there is no code, or
+    other code than asked for, IO where it cannot be read or written, TRY_AGAIN where it changes
+    while it is read.
     """
+    pulled = _pull(delivery, place, cancelled)
+    if delivery.digest and pulled.digest != delivery.digest:
+        raise LauncherError(
+            Code.CODE_MISSING,
+            f"{delivery.source} must have the digest that code.digest says, {delivery.digest}; it "
+            f"has {pulled.digest}: somebody has changed it",
+        )
+    if not delivery.requirements:
+        return pulled
+    kept = place.work / "requirements"
+    libraries = requirements.install(pulled.folder, pulled.digest, python, kept, cancelled)
+    return replace(pulled, libraries=libraries)
+
+
+def _pull(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pulled:
     source = delivery.source
     if source.kind == "image":
         return _in_place(source)

@@ -262,9 +262,7 @@ class _Story:
         elif serves or self._ended_in(generation):
             pass
         elif not self._ready(directive):
-            delivery = directive.job.delivery
-            place = Place(self.settings.source, self.settings.secret, self.settings.work)
-            self._prepare(directive, lambda cancelled: pull(delivery, place, cancelled))
+            self._prepare(directive, lambda cancelled: self._pull(directive.job, cancelled))
         elif runs and self.reached_for != generation:
             self._prepare(directive, lambda cancelled: self._reach(directive, cancelled))
         elif runs:
@@ -302,6 +300,11 @@ class _Story:
 
         threading.Thread(target=work, daemon=True).start()
 
+    def _pull(self, job: Job, cancelled: threading.Event) -> Pulled:
+        settings = self.settings
+        place = Place(settings.source, settings.secret, settings.work)
+        return pull(job.delivery, place, invocation.python(job), cancelled)
+
     def _reach(self, directive: Directive, cancelled: threading.Event) -> None:
         """A program needs the names of those who serve it; alone, also their ports."""
         job = directive.job
@@ -326,7 +329,7 @@ class _Story:
         ready = self.settings.work / f"ready-{generation}"
         ready.unlink(missing_ok=True)
         checkpoints = Path(job.checkpoints) if job.checkpoints else None
-        started = invocation.program(directive, task, self.pulled.folder, ready, self.environ)
+        started = invocation.program(directive, task, self.pulled, ready, self.environ)
         self.watch = Watch(ready, checkpoints)
         self._spawn(directive, started, self.watch)
 

@@ -271,7 +271,7 @@ class Server(http.server.ThreadingHTTPServer):
     """Answers each request by the next of `answers`, the last one for ever."""
 
     def __init__(self) -> None:
-        self.answers: list[Callable[[Handler], None]] = []
+        self.answers: list[Callable[[Handler], object]] = []
         self.seen: list[tuple[str, str | None]] = []
         super().__init__(("127.0.0.1", 0), Handler)
 

@@ -36,7 +36,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def deliver(source: Source, mount: Path | None, work: Path) -> Pulled:
-    return pull(Delivery(source, False, "", 60), Place(mount, None, work), threading.Event())
+    return pull(Delivery(source, False, "", 60), Place(mount, None, work), "", threading.Event())
 
 
 def fetch(source: Path, work: Path) -> Pulled:
@@ -183,7 +183,8 @@ if os.getuid() == 0:
     os.setuid(65534)
 delivery = settings.Delivery(settings.Source("nfs", "/e", "s"), False, "", 60)
 try:
-    code.pull(delivery, code.Place(Path(sys.argv[1]), None, Path(sys.argv[2])), threading.Event())
+    place = code.Place(Path(sys.argv[1]), None, Path(sys.argv[2]))
+    code.pull(delivery, place, "", threading.Event())
 except exits.LauncherError as error:
     print(int(error.code), error.reason)
 """
@@ -286,3 +287,13 @@ def test_a_disk_that_takes_no_more_is_named(plain: Path, tmp_path: Path) -> None
         with pytest.raises(LauncherError, match=r"code\.(archive|inline).*: Not a directory") as e:
             deliver(source, None, tmp_path / "work")
         assert e.value.code is Code.IO
+
+
+def test_only_the_digest_that_is_asked_for_is_run(plain: Path, tmp_path: Path) -> None:
+    place = Place(plain, None, tmp_path / "work")
+    digest = pull(Delivery(NFS, False, "", 60), place, "", threading.Event()).digest
+    assert pull(Delivery(NFS, False, digest, 60), place, "", threading.Event()).digest == digest
+    (plain / "train.py").write_text("edited")
+    with pytest.raises(LauncherError, match=f"code.digest says, {digest}; it has [0-9a-f]+:") as e:
+        pull(Delivery(NFS, False, digest, 60), place, "", threading.Event())
+    assert e.value.code is Code.CODE_MISSING

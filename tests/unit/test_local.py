@@ -19,6 +19,7 @@ from launcher.exits import Code, LauncherError
 from launcher.local import _document, _job, _merge, _text, _values
 from tests.unit.conftest import Start
 from tests.unit.processes import Launcher, lives, wait_until
+from tests.unit.test_requirements import wheel
 
 LOOP = "while :; do sleep 0.02; done"
 # The tasks of a run share a folder: the one that holds each one's work.
@@ -238,6 +239,35 @@ def test_sources_that_need_no_cluster(start: Start, tmp_path: Path) -> None:
     launcher = start("local", "-f", str(tmp_path / "v.yaml"), env={})
     assert launcher.wait() == 0, launcher.text()
     assert "worker-0   | here" in launcher.lines
+
+
+def test_requirements_and_the_digest_reach_the_program(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(local.code))
+    wheel(local.code, "tiny")
+    (local.code / "requirements.txt").write_text("tiny==1.0\n")
+    script = "import os, tiny; print(os.environ['TFRUN_CODE_DIGEST'])"
+    program = {"command": ["python", "-c", script]}
+    values = {"program": program, "code": {"requirements": True}, **TINY}
+    launcher = local(values)
+    assert launcher.wait() == 0, launcher.text()
+    digest = launcher.wait_for(r"code (\w{32}) is in")[1]
+    assert launcher.lines.index("worker-0   | tiny") + 1 == launcher.lines.index(
+        f"worker-0   | {digest}"
+    )
+
+    (local.code / "requirements.txt").write_text("no-such-thing\n")
+    launcher = local({**values, "restarts": {"limit": 0}})
+    assert launcher.wait() == 74
+    launcher.wait_for("the run has failed: .*pip could not install requirements.txt")
+    launcher.wait_for(r"^controller \|\s+ERROR: No matching distribution found for no-such-thing")
+
+    pinned = {"requirements": False, "digest": digest}
+    launcher = local({**values, "code": pinned})
+    assert launcher.wait() == 66
+    launcher.wait_for(f"must have the digest that code.digest says, {digest}; it has")
 
 
 @pytest.mark.parametrize(
