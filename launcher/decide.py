@@ -56,10 +56,12 @@ class RunPhase(enum.Enum):
 class Begin:
     """The controller knows the cluster.
 
-    `replicas` are the pods that exist or are being made, `revisions` the newest templates of pods,
-    by role; `age` is how many seconds ago the run began, `end` how it ended, if that is on record.
+    `number` is this controller's as a Leader, greater than that of all before it. `replicas` are
+    the pods that exist or are being made, `revisions` the newest templates of pods, by role; `age`
+    is how many seconds ago the run began, `end` how it ended, if that is on record.
     """
 
+    number: int
     replicas: Mapping[str, int]
     revisions: Mapping[str, str]
     age: float = 0.0
@@ -137,7 +139,8 @@ class State:
     whose child a task shall run, `members` the launcher that was to run it; `forming` are the
     tasks that shall start with `generation`, `stopping` those whose program has yet to stop, and
     `held` those that wait for the chief.
-    `hosts` are the addresses of those without whom the others cannot go on.
+    `hosts` are the addresses of those without whom the others cannot go on. `goal` is what `job`
+    becomes when the pods that it needs more are there: until then the smaller one trains on.
     `dealt` is the latest generation whose child's end was dealt with. `charges` are the times of
     the failures that the restart budget paid for.
     """
@@ -163,6 +166,7 @@ class State:
     charges: tuple[float, ...] = ()
     done: frozenset[Task] = frozenset()
     hosts: Mapping[Task, str] = field(default_factory=dict)
+    goal: Job | None = None
     began_at: float = 0.0
     said_at: float = 0.0
     complete_at: float | None = None  # when a controller that adopts had heard the run's tasks
@@ -219,16 +223,14 @@ def directive(state: State, report: Report) -> Directive | None:
 
 def _wanted(state: State, report: Report) -> Directive | None:
     task, mode = report.task, state.job.mode
-    action, generation, leader = Action.WAIT, state.generation, state.leader
+    action, generation = Action.WAIT, state.generation
     if state.phase is RunPhase.ENDED:
         holds = report.holds
         if holds and holds.action is Action.END and holds.run == state.job.run:
             return None
         action = Action.END
         if holds:
-            # It may have ended before this controller led; a task must believe it all the same.
-            leader = max(leader, Leader(holds.leader.number + 1, leader.id))
-            generation = max(generation, holds.generation)
+            generation = max(generation, holds.generation)  # of which this one may not know
     elif task in state.forming or task not in state.runs:
         holds = report.holds
         serving = not mode.runs_program(task) and holds and holds.action is Action.RUN
@@ -250,10 +252,11 @@ def _wanted(state: State, report: Report) -> Directive | None:
         else:
             generation = max(generation, later)
     charged = len(state.charges)
-    return Directive(leader, action, generation, charged, state.job, state.hosts)
+    return Directive(state.leader, action, generation, charged, state.job, state.hosts)
 
 
 def _begin(state: State, event: Begin, now: float) -> Step:
+    state = replace(state, leader=Leader(event.number, state.leader.id))
     if event.end:
         # Tasks that are still there may not know yet, and nobody waits for those that leave.
         state, effects = _scale(replace(state, replicas=event.replicas), down=True, up=False)
@@ -268,8 +271,13 @@ def _begin(state: State, event: Begin, now: float) -> Step:
         said_at=now,
     )
     seats = {task: seat for task, seat in state.seats.items() if _belongs(state, task)}
+    if any(_follows_younger(state, seat) for seat in seats.values()):
+        return _yield(state)
     counts = ", ".join(f"{count} {role}" for role, count in state.job.replicas.items())
     state, effects = _scale(replace(state, seats=seats), down=False)
+    there = {role: min(n, event.replicas.get(role, n)) for role, n in state.job.replicas.items()}
+    if there != state.job.replicas and all(there.values()):
+        state = replace(state, job=state.job.resized(there), goal=state.job)
     state, more = _adopt(state, now)
     return state, (Say(f"run {state.job.run}: {counts}"), *effects, *more)
 
@@ -289,12 +297,11 @@ def _hear(state: State, report: Report, now: float) -> Step:
         state = replace(state, dealt={**state.dealt, task: state.generation - 1})
     if state.phase is RunPhase.STARTING:
         return state, ()
+    if _follows_younger(state, report):
+        return _yield(state)
     if state.phase is RunPhase.ADOPTING:
         return _adopt(state, now)
     holds = report.holds
-    if holds and holds.leader > state.leader:
-        text = "a younger controller leads this run now; this one yields"
-        return replace(state, phase=RunPhase.YIELDED), (Say(text),)
     if holds and _misled(state, task, holds):
         # An older controller led a while longer; no generation is used twice.
         later = holds.generation + (1 if state.forming else 0)
@@ -305,6 +312,15 @@ def _hear(state: State, report: Report, now: float) -> Step:
     state, effects = _take(state, report, lost_after, now)
     state, more = _go_on(state, now)
     return state, (*effects, *more)
+
+
+def _follows_younger(state: State, report: Report) -> bool:
+    return report.holds is not None and report.holds.leader > state.leader
+
+
+def _yield(state: State) -> Step:
+    text = "a younger controller leads this run now; this one yields"
+    return replace(state, phase=RunPhase.YIELDED), (Say(text),)
 
 
 def _misled(state: State, task: Task, holds: Holds) -> bool:
@@ -401,6 +417,8 @@ def _go_on(state: State, now: float) -> Step:
     end = _success(state)
     if end:
         return _end(state, end)
+    if state.goal and not _awaited(state):
+        return _grow(state, now)
     if state.held and state.job.mode.chief in state.done:
         return _go_on(replace(state, held=frozenset()), now)
     if state.held and now >= state.held_until:
@@ -540,7 +558,7 @@ def _end(state: State, end: End) -> Step:
 
 def _adopt(state: State, now: float) -> Step:
     """Rebuilds the run from what the tasks hold, once all have reported."""
-    job, tasks = state.job, state.job.tasks
+    before, job, tasks = state, state.job, state.job.tasks
     if not all(task in state.seats for task in tasks):
         return state, ()
     if not all(task in state.seats for task in _leaving(state)):
@@ -553,7 +571,6 @@ def _adopt(state: State, now: float) -> Step:
     if any(holds.action is Action.END and holds.run == job.run for holds in held.values()):
         return _end(state, _remembered(state, now))
     generation = max((holds.generation for holds in held.values()), default=0)
-    number = max((holds.leader.number for holds in held.values()), default=0)
     goes_on = {
         task: held[task] for task in tasks if task in held and _goes_on(job, task, held[task])
     }
@@ -572,7 +589,6 @@ def _adopt(state: State, now: float) -> Step:
     state = replace(
         state,
         phase=RunPhase.LEADING,
-        leader=max(state.leader, Leader(number + 1, state.leader.id)),
         generation=generation,
         charges=(now,) * charged,
         runs=running,
@@ -584,6 +600,8 @@ def _adopt(state: State, now: float) -> Step:
         ),
     )
     anew = _anew(state, held, running)
+    if state.goal and not any(job.mode.runs_program(task) for task in set(running) - anew):
+        return _adopt(replace(before, job=state.goal, goal=None), now)  # nothing would train on
     # What failed of those that start anyway may have failed for the same reason.
     dealt = {task: generation if task in anew else running[task] - 1 for task in tasks}
     state = replace(state, dealt=dealt)
@@ -601,6 +619,23 @@ def _adopt(state: State, now: float) -> Step:
         effects = (*effects, *more)
     state, more = _go_on(state, now)
     return state, (*effects, *more)
+
+
+def _grow(state: State, now: float) -> Step:
+    """The pods for a larger size are there: it takes the place of the smaller one."""
+    assert state.goal
+    state = replace(state, job=state.goal, goal=None)
+    held = {task: seat.holds for task, seat in state.seats.items() if seat.holds}
+    running = {
+        task: generation
+        for task, generation in state.runs.items()
+        if task in held and _goes_on(state.job, task, held[task])
+    }
+    anew = _anew(state, held, running)
+    state = _form_with(state, anew | state.forming)
+    text = f"{_names(anew, state.job.tasks, 'stop')}: generation {state.generation} forms"
+    state, effects = _go_on(state, now)
+    return state, (Say(text), *effects)
 
 
 def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
@@ -650,8 +685,25 @@ def _remembered(state: State, now: float) -> End:
 
 def _belongs(state: State, task: Task) -> bool:
     """Whether it is a task of the run, or a pod that is there and shall leave it."""
-    wanted = state.job.replicas.get(task.role, 0)
+    wanted = _asked(state).replicas.get(task.role, 0)
     return task.index < max(state.replicas.get(task.role, 0), wanted)
+
+
+def _asked(state: State) -> Job:
+    """What a person asked for; it may be larger than what trains."""
+    return state.goal or state.job
+
+
+def _awaited(state: State) -> dict[Task, str]:
+    """What the tasks lack without which the run cannot grow."""
+    lacking = {}
+    for task in _asked(state).tasks:
+        seat = state.seats.get(task)
+        if not seat:
+            lacking[task] = "not heard from"
+        elif not _member(state, task) and not seat.ready:
+            lacking[task] = "pulls the code"
+    return lacking
 
 
 def _member(state: State, task: Task) -> bool:
@@ -663,7 +715,7 @@ def _leaving(state: State) -> list[Task]:
     return [
         Task(role, index)
         for role, there in state.replicas.items()
-        for index in range(state.job.replicas.get(role, 0), there)
+        for index in range(_asked(state).replicas.get(role, 0), there)
     ]
 
 
@@ -727,6 +779,7 @@ def _say_missing(state: State, now: float) -> Step:
     else:
         awaited = sorted({*state.forming, *(_leaving(state) if state.forming else ())})
         lacking = {task: what for task in awaited if (what := _lacks(state, task))}
+        lacking = lacking or (_awaited(state) if state.goal else {})
     if not lacking:
         return state, ()
     named = [f"{task} ({what})" for task, what in lacking.items()]
@@ -749,7 +802,7 @@ def _scale(state: State, down: bool, up: bool = True) -> Step:
     """Pods are made before they are needed, and go when nothing of theirs runs any more."""
     effects = tuple(
         Scale(role, wanted)
-        for role, wanted in state.job.replicas.items()
+        for role, wanted in _asked(state).replicas.items()
         if (up and state.replicas.get(role, wanted) < wanted)
         or (down and state.replicas.get(role, wanted) > wanted)
     )

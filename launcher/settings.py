@@ -106,6 +106,10 @@ class Job:
     document: Mapping[str, Any]
     digest: str
 
+    def resized(self, replicas: Mapping[str, int]) -> Job:
+        """The same job with other counts of tasks."""
+        return job_of({**self.document, "replicas": dict(replicas)})
+
     @functools.cached_property
     def tasks(self) -> tuple[Task, ...]:
         """Every task of the run, by role and index."""

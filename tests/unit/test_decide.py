@@ -679,12 +679,20 @@ def test_the_older_of_two_controllers_yields(play: Play) -> None:
     assert decide.directive(state, report) is None
 
 
-def test_the_younger_leads_where_no_task_remembers_the_older(play: Play) -> None:
-    play = Play()
-    play.state = decide.State(play.job, Leader(2000, "young"))
-    play.step(decide.Begin({}, {}))
-    play.settle()
-    assert play.state.leader == Leader(2000, "young")
+@pytest.mark.parametrize("early", [True, False])
+def test_the_older_yields_also_where_it_has_not_led_yet(play: Play, early: bool) -> None:
+    """Both adopt at once; the younger was done first, and a task knows it already."""
+    report = play.pod("worker-0").report()
+    assert report.holds
+    younger = replace(report.holds, leader=Leader(3, "younger"))
+    events = [
+        decide.Begin(2, {}, {}),
+        decide.Heard(replace(report, holds=younger)),
+    ]
+    state = decide.State(play.job, Leader(0, "older"))
+    for event in reversed(events) if early else events:
+        state, _ = decide.step(state, event, play.now)
+    assert state.phase is RunPhase.YIELDED
 
 
 def test_a_generation_that_an_older_controller_used_meanwhile_is_not_used_again(
@@ -802,6 +810,63 @@ def test_pods_are_made_at_the_beginning(
 def test_growth_lets_the_old_size_train_until_the_new_pods_are_there(play: Play) -> None:
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
     assert play.scaled == [("worker", 3)]
+    play.settle()
+    assert play.running() == all_run(1)
+    grow(play, "worker", 3)
+    play.settle()
+    assert play.running() == {**all_run(2), "worker-2": 2}
+
+
+def growing(replicas: dict[str, int] | None = None, **changes: Any) -> Play:
+    """A run that shall have a third worker, for which there is no room yet."""
+    play = started(**changes)
+    play.lead(
+        job(**changes, replicas=replicas or {"ps": 1, "worker": 3}), {"ps": 1, "worker": 2}
+    )
+    play.settle()
+    return play
+
+
+def test_who_waits_for_more_pods_leads_the_smaller_size_meanwhile() -> None:
+    play = growing()
+    play.tick(decide.SAY_SECONDS)
+    assert "waiting for worker-2 (not heard from)" in play.said
+    play.exit("worker-1", 1)
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-1": 2}
+    assert len(play.state.charges) == 1
+    grow(play, "worker", 3)
+    play.pod("worker-2").ready = False
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-1": 2}, "it pulls the code"
+    play.pod("worker-2").ready = True
+    play.settle()
+    assert play.running() == {**all_run(3), "worker-2": 3}
+
+
+def test_who_waits_for_more_pods_ends_well_without_them() -> None:
+    play = growing()
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end
+    assert play.end.reason == "all 2 workers ended with exit code 0"
+
+
+def test_who_waits_for_more_pods_stops_nobody_for_a_pod_that_goes() -> None:
+    play = growing()
+    play.lead(job(), {"ps": 1, "worker": 3})  # it was asked for two again
+    play.now += decide.LEAVING_SECONDS
+    play.settle()
+    play.tick(decide.LEAVING_SECONDS)
+    play.settle()
+    assert play.running() == all_run(1)
+    assert play.scaled == [("worker", 2)]
+
+
+def test_other_arguments_wait_for_all_pods_of_the_larger_size() -> None:
+    play = started()
+    play.lead(job(run="another", replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
     play.settle()
     assert play.running() == all_run(1)
     grow(play, "worker", 3)
@@ -1010,7 +1075,7 @@ def test_reports_count_whether_they_come_before_the_beginning_or_after(
     play.state = decide.State(play.job, Leader(0, "new"))
     if when == "before":
         play.tell(*EVERYBODY)
-    play.step(decide.Begin({"ps": 1, "worker": 2}, {}))
+    play.step(decide.Begin(1, {"ps": 1, "worker": 2}, {}))
     if when == "after":
         play.tell(*EVERYBODY)
     assert play.state.phase is RunPhase.LEADING
