@@ -38,8 +38,10 @@ LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
 # The launcher's own ends that another try cannot mend.
 PERMANENT = frozenset({Code.USAGE, Code.CODE_MISSING, Code.CONFIGURATION})
-# Ended from outside: a drained node, a deleted pod. Never the program's fault.
+# Ended from outside: a drained node, a deleted pod. The program's fault only where a child ends so
+# again and again while its launcher is left alone.
 DRAINED = 128 + 15
+DRAINS = 2
 
 
 class RunPhase(enum.Enum):
@@ -119,7 +121,8 @@ Effect = Union[Scale, Say, Finish]
 class Failure:
     """A child that was lost, `at` this time or, where its launcher went, after it.
 
-    `lost` says that its launcher went too, or that it was ended from outside.
+    `lost` says that its launcher went too, or that it was ended from outside; `free` that nothing
+    of that is the program's fault.
     """
 
     task: Task
@@ -128,6 +131,7 @@ class Failure:
     reason: str
     at: float
     lost: bool = False
+    free: bool = False
     last_lines: tuple[str, ...] = ()
 
 
@@ -141,7 +145,8 @@ class State:
     `held` those that wait for the chief.
     `hosts` are the addresses of those without whom the others cannot go on. `goal` is what `job`
     becomes when the pods that it needs more are there: until then the smaller one trains on.
-    `dealt` is the latest generation whose child's end was dealt with. `charges` are the times of
+    `dealt` is the latest generation whose child's end was dealt with, `drains` how many times in a
+    row a child was ended as if from outside. `charges` are the times of
     the failures that the restart budget paid for.
     """
 
@@ -156,6 +161,7 @@ class State:
     runs: Mapping[Task, int] = field(default_factory=dict)
     members: Mapping[Task, str] = field(default_factory=dict)
     dealt: Mapping[Task, int] = field(default_factory=dict)
+    drains: Mapping[Task, int] = field(default_factory=dict)
     forming: frozenset[Task] = frozenset()
     stopping: frozenset[Task] = frozenset()
     held: frozenset[Task] = frozenset()
@@ -301,10 +307,10 @@ def _hear(state: State, report: Report, now: float) -> Step:
         return _yield(state)
     if state.phase is RunPhase.ADOPTING:
         return _adopt(state, now)
-    holds = report.holds
-    if holds and _misled(state, task, holds):
+    later = _misled(state, report)
+    if later:
         # An older controller led a while longer; no generation is used twice.
-        later = holds.generation + (1 if state.forming else 0)
+        later += 1 if state.forming else 0
         state = replace(state, generation=max(state.generation, later))
         if task not in state.done or task in state.forming:
             reached = state.job.mode.reached([task], state.job.tasks)
@@ -323,13 +329,21 @@ def _yield(state: State) -> Step:
     return replace(state, phase=RunPhase.YIELDED), (Say(text),)
 
 
-def _misled(state: State, task: Task, holds: Holds) -> bool:
-    """Whether another controller has told a task of a later generation than this one knows."""
-    if holds.leader == state.leader:
-        return False
+def _misled(state: State, report: Report) -> int:
+    """The later generation that another controller has told a task of; 0 where none has."""
+    task, holds = report.task, report.holds
+    if holds and holds.leader == state.leader:
+        return 0
+    generation = _newest(report)
     if task in state.forming or task not in state.runs:
-        return holds.generation >= state.generation
-    return holds.generation > state.runs[task]
+        return generation if generation >= state.generation else 0
+    return generation if generation > state.runs[task] else 0
+
+
+def _newest(report: Report) -> int:
+    """The newest generation that a task knows of."""
+    holds, child = report.holds, report.child
+    return holds.generation if holds else child.generation if child else 0
 
 
 def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
@@ -341,9 +355,13 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
             return state, ()
         state = replace(state, members={**state.members, task: report.incarnation})
         if not finished:
-            reason = "its pod or its launcher was started again"
             generation = state.runs[task]
-            lost = Failure(task, generation, DRAINED, reason, lost_after, lost=True)
+            code, reason, free = DRAINED, "its pod or its launcher was started again", True
+            if not report.holds and child and child.code and child.generation == generation:
+                # A new launcher knows: its last one was killed with it, not told to end.
+                code, reason, free = child.code, child.reason, False
+                state = replace(state, dealt={**state.dealt, task: generation})
+            lost = Failure(task, generation, code, reason, lost_after, lost=True, free=free)
             return _fail(state, lost, now)
     if not child or not _member(state, task):
         return state, ()
@@ -365,7 +383,7 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
             return state, ()
         if task in state.forming and not _should_run(report):
             return state, ()  # as it was told to
-        drained, reason = True, "it was stopped from outside"
+        drained, free, reason = True, True, "it was stopped from outside"
     elif child.code == 0 and state.job.mode.runs_program(task):
         if task in state.forming:
             return state, ()
@@ -374,8 +392,13 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
         return state, ()  # others had stopped already, and no failure made them
     else:
         drained, reason = child.code == DRAINED, child.reason
+        drains = state.drains.get(task, 0) + 1 if drained else 0
+        state = replace(state, drains={**state.drains, task: drains})
+        free = drained = 0 < drains <= DRAINS
     at = lost_after if drained else now - child.ago
-    failure = Failure(task, child.generation, child.code, reason, at, drained, child.last_lines)
+    failure = Failure(
+        task, child.generation, child.code, reason, at, drained, free, child.last_lines
+    )
     return _fail(state, failure, now)
 
 
@@ -386,9 +409,9 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
         return state, ()
     tasks = state.job.tasks
     if failure.lost and failure.task.role != EVALUATOR:
-        # Whatever failed since then may have failed for want of it.
-        since = failure.at - LATE_SECONDS
-        state = replace(state, charges=tuple(at for at in state.charges if at < since))
+        # Whatever failed since then may have failed for want of it; but never its own last failure.
+        since = failure.at - LATE_SECONDS if failure.free else failure.at
+        state = replace(state, charges=tuple(at for at in state.charges if at <= since))
     reached = state.job.mode.reached([failure.task], tasks)
     if everybody:
         reached |= state.job.mode.reached(tasks, tasks)
@@ -457,12 +480,13 @@ def _judge(state: State, now: float) -> Step:
     """Finds the root cause of what failed; ends the run with it, or lets it go on."""
     # The evaluator only looks on: it explains nothing, and never ends the run.
     failures = sorted(
-        state.failures.values(), key=lambda f: (f.task.role == EVALUATOR, not f.lost, f.at)
+        state.failures.values(),
+        key=lambda f: (f.task.role == EVALUATOR, not f.free, not f.lost, f.at),
     )
     root = failures[0]
     if root.task.role == EVALUATOR:
         state = replace(state, not_before=now + EVALUATOR_BACKOFF)
-    elif not root.lost:
+    elif not root.free:
         refill = state.job.restarts.refill
         charges = tuple(at for at in state.charges if not refill or now - at < refill)
         state = replace(state, charges=(*charges, now))
@@ -500,14 +524,14 @@ def _final(state: State, root: Failure) -> str:
 def _explain(state: State, failures: list[Failure], now: float) -> str:
     root = failures[0]
     text = f"the cause: {root.task}: {root.reason}; "
-    if root.lost or root.task.role == EVALUATOR:
+    if root.free or root.task.role == EVALUATOR:
         text += "not charged to the restart budget"
     else:
         text += f"restart {len(state.charges)} of {state.job.restarts.limit}"
     collateral = ", ".join(f"{f.task} ({f.reason})" for f in failures[1:])
     text += f"; followed by {collateral}" if collateral else ""
     wait = state.not_before - now
-    return text + (f"; next try in {wait:.0f} s" if wait > 0 and not root.lost else "")
+    return text + (f"; next try in {wait:.0f} s" if wait > 0 and not root.free else "")
 
 
 def _start(state: State, now: float) -> Step:
@@ -570,7 +594,7 @@ def _adopt(state: State, now: float) -> Step:
     held = {task: seat.holds for task, seat in state.seats.items() if seat.holds}
     if any(holds.action is Action.END and holds.run == job.run for holds in held.values()):
         return _end(state, _remembered(state, now))
-    generation = max((holds.generation for holds in held.values()), default=0)
+    generation = max(_newest(seat) for seat in state.seats.values())
     goes_on = {
         task: held[task] for task in tasks if task in held and _goes_on(job, task, held[task])
     }

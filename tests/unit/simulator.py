@@ -259,6 +259,7 @@ class Simulation:
         self.progress: dict[tuple[str, Task], float] = {}
         self.poison: dict[tuple[str, int], tuple[str, int]] = {}
         self.pull_fails: dict[Task, int] = {}
+        self.drains: Counter[Task] = Counter()  # children that were terminated
 
     # Time.
 
@@ -1014,6 +1015,7 @@ class Simulation:
         if not pods:
             return
         pod = pods[int(fault.pick * len(pods))]
+        task = pod.task
         self.log("fault: {}: {}", pod.task, kind)
         token = pod.child_token
         if kind == "child fails":
@@ -1023,7 +1025,10 @@ class Simulation:
         elif kind == "child is killed":
             self.end_child(pod, token, 137, "program")
         elif kind == "child is terminated":
-            self.end_child(pod, token, 143, "outside")
+            self.drains[task] += 1
+            self.end_child(
+                pod, token, 143, "outside" if self.drains[task] <= decide.DRAINS else "program"
+            )
         elif kind == "child hangs":
             if pod.program:
                 self.hang(pod, token, "program")
@@ -1031,7 +1036,13 @@ class Simulation:
             if pod.going:
                 self.gone(pod)
                 return
+            left = None
+            if pod.running and pod.child and pod.child_job:
+                # The container is killed: nobody can tell that from a program that takes too much.
+                left = replace(pod.child, code=137, stopped=False, reason="killed", up=False)
+                self.blame(pod, pod.child_job, 137, "program")
             self.end_launcher(pod)
+            pod.child = left
             self.forget()
             self.after(0.2 + how * 10, self.start_launcher, pod, pod.token)
         elif kind == "pod is deleted":

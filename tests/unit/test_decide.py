@@ -372,6 +372,54 @@ def test_a_run_does_not_end_before_all_have_been_heard_from() -> None:
     assert set(play.running().values()) == {2}
 
 
+def kill_container(play: Play, name: str) -> None:
+    """The child is killed together with its launcher; the next launcher in the pod knows."""
+    generation = play.pod(name).runs
+    assert generation
+    play.lose(name)
+    play.pod(name).child = ChildReport(generation, code=137, reason="killed with its launcher")
+
+
+def test_who_is_killed_with_its_launcher_is_charged_until_the_budget_is_spent(play: Play) -> None:
+    for _ in range(3):
+        play.now += 1
+        kill_container(play, "worker-1")
+        play.settle()
+    assert "the cause: worker-1: killed with its launcher; restart 1 of 2" in play.said
+    assert play.end
+    assert (play.end.code, play.end.task) == (137, "worker-1")
+
+
+def test_who_is_killed_with_its_launcher_is_the_cause_of_what_failed_since(play: Play) -> None:
+    play.now += 10
+    play.exit("worker-0", 1)
+    play.settle("ps-0")
+    assert len(play.state.charges) == 1
+    kill_container(play, "ps-0")
+    play.settle()
+    assert len(play.state.charges) == 1, "it is charged instead"
+    assert play.said[-2].startswith("the cause: ps-0: killed with its launcher; restart 1 of 2")
+
+
+def test_a_pod_that_is_killed_before_its_controller_knows_of_it_starts_again(play: Play) -> None:
+    for name in EVERYBODY:
+        kill_container(play, name)
+    play.lead(play.job)
+    play.settle()
+    assert play.running() == all_run(2)
+
+
+def test_a_child_that_is_terminated_again_and_again_is_charged(play: Play) -> None:
+    for charged in (0, 0, 1, 2):
+        play.exit("worker-1", 143)
+        play.settle()
+        assert len(play.state.charges) == charged
+    play.exit("worker-1", 143)
+    play.settle()
+    assert play.end
+    assert play.end.code == 143
+
+
 def test_losses_are_never_charged_however_many(play: Play) -> None:
     for generation in range(2, 12):
         play.lose("worker-1")
@@ -685,7 +733,7 @@ def test_the_older_yields_also_where_it_has_not_led_yet(play: Play, early: bool)
     report = play.pod("worker-0").report()
     assert report.holds
     younger = replace(report.holds, leader=Leader(3, "younger"))
-    events = [
+    events: list[decide.Event] = [
         decide.Begin(2, {}, {}),
         decide.Heard(replace(report, holds=younger)),
     ]
@@ -817,12 +865,10 @@ def test_growth_lets_the_old_size_train_until_the_new_pods_are_there(play: Play)
     assert play.running() == {**all_run(2), "worker-2": 2}
 
 
-def growing(replicas: dict[str, int] | None = None, **changes: Any) -> Play:
+def growing(replicas: dict[str, int] | None = None, **changes: object) -> Play:
     """A run that shall have a third worker, for which there is no room yet."""
     play = started(**changes)
-    play.lead(
-        job(**changes, replicas=replicas or {"ps": 1, "worker": 3}), {"ps": 1, "worker": 2}
-    )
+    play.lead(job(**changes, replicas=replicas or {"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
     play.settle()
     return play
 
