@@ -83,6 +83,7 @@ class Wish(NamedTuple):
     hang: bool
     deadline: bool
     keep: bool
+    joins: bool
     args: int = 0
     attempt: int = 0
     revision: int = 0
@@ -104,6 +105,7 @@ def job_for(wish: Wish) -> Job:
             "run": f"run{wish.attempt}",
             "mode": wish.mode,
             "replicas": replicas,
+            "maxReplicas": {"worker": 4 if wish.joins else 0},
             "addresses": {"host": "sim-{role}-{index}.sim", "port": 2222},
             "program": {
                 "command": ["python", "train.py"],
@@ -159,7 +161,9 @@ def schedule_for(seed: int) -> Schedule:
         hang=dice.random() < 0.4,
         deadline=dice.random() < 0.1,
         keep=dice.random() < 0.3,
+        joins=dice.random() < 0.3,
     )
+    wish = wish._replace(joins=wish.joins and MODES[wish.mode].joins)
     kinds, weights = list(KINDS), list(KINDS.values())
     begin, end = 0.0, FAULTS_SECONDS
     if dice.random() < 0.5:  # they come together

@@ -910,6 +910,21 @@ def test_who_waits_for_more_pods_stops_nobody_for_a_pod_that_goes() -> None:
     assert play.scaled == [("worker", 2)]
 
 
+def test_workers_whose_names_are_listed_join_and_leave_alone() -> None:
+    names = {"maxReplicas": {"worker": 4}}
+    play = started(**names)
+    play.lead(job(replicas={"ps": 1, "worker": 4}, **names), {"ps": 1, "worker": 2})
+    play.settle()
+    grow(play, "worker", 4)
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-2": 2, "worker-3": 2}
+    play.lead(job(**names), {"ps": 1, "worker": 4})
+    play.settle()
+    assert play.running() == all_run(1)
+    assert play.scaled == [("worker", 2)]
+    assert not play.state.charges
+
+
 def test_other_arguments_wait_for_all_pods_of_the_larger_size() -> None:
     play = started()
     play.lead(job(run="another", replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})

@@ -16,7 +16,7 @@ from tests.unit import simulator
 
 SCHEDULES = 2000
 BATCHES = 4
-FIRST, MOST = 8000, 4000  # schedules, until a broken rule is noticed
+MOST = 4000  # schedules, until a broken rule is noticed
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
@@ -51,10 +51,6 @@ RULES = {
     "every start is a new generation": (
         "generation = state.generation if state.forming else state.generation + 1",
         "generation = max(1, state.generation)",
-    ),
-    "a new controller waits for all": (
-        "if not all(task in state.seats for task in tasks):",
-        "tasks = tuple(task for task in tasks if task in state.seats)\n    if not tasks:",
     ),
     "a new controller waits for those who leave": (
         "now - state.complete_at < LEAVING_SECONDS",
@@ -104,9 +100,7 @@ def test_it_notices_a_broken_rule(rule: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "broken", module)  # dataclasses look their module up
     exec(source.replace(stands, broken), module.__dict__)  # noqa: S102
     monkeypatch.setattr(simulator, "decide", module)
-    assert any(
-        simulator.play(simulator.schedule_for(seed)) for seed in range(FIRST, FIRST + MOST)
-    ), rule
+    assert any(simulator.play(simulator.schedule_for(seed)) for seed in range(MOST)), rule
 
 
 def test_the_same_events_give_the_same_decisions() -> None:
