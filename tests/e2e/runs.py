@@ -30,16 +30,10 @@ def finish(release: Release) -> tuple[RunEnd, str]:
     return release.end(), log
 
 
-def child(release: Release, pod: str) -> str:
-    """The process id of the latest child in a task's container."""
-    pids = re.findall(r"generation \d+: started .*\(process (\d+)\)", release.kubectl("logs", pod))
-    return str(pids[-1])
-
-
 def kill_child(release: Release, pod: str, signal: str = "KILL") -> None:
     """Signals the program in a task's container; KILL is the kernel's for want of memory."""
-    pid = child(release, pod)
-    release.kubectl("exec", pod, "--", "sh", "-c", f"kill -{signal} {pid}")
+    pids = re.findall(r"generation \d+: started .*\(process (\d+)\)", release.kubectl("logs", pod))
+    release.kubectl("exec", pod, "--", "sh", "-c", f"kill -{signal} {pids[-1]}")
 
 
 def stateful_sets(release: Release) -> list[tuple[str, int, int, dict[str, Any]]]:

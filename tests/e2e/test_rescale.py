@@ -22,7 +22,6 @@ from tests.e2e.paced import (
 )
 from tests.e2e.runs import (
     OnNfs,
-    child,
     finish,
     kill_child,
     stateful_sets,
@@ -68,10 +67,10 @@ def containers(release: Release) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def of_program(release: Release, file: str) -> list[str]:
-    """The texts in /proc of the chief's program: its `cmdline` or its `environ`."""
-    pid = child(release, "run-worker-0")
-    return release.kubectl("exec", "run-worker-0", "--", "cat", f"/proc/{pid}/{file}").split("\0")
+def of_processes(release: Release, file: str) -> list[str]:
+    """The texts in /proc of all processes of the chief: their `cmdline` or their `environ`."""
+    look = f"cat /proc/[0-9]*/{file}"
+    return release.kubectl("exec", "run-worker-0", "--", "sh", "-c", look).split("\0")
 
 
 def wait_until_it_trains(release: Release, folders: Folders, generation: int, saved: int) -> None:
@@ -149,14 +148,14 @@ def test_a_training_goes_on_through_every_change(
     program = {"program.args": args, "program.env": {"COLOUR": "red"}}
     check_change(release, folders, changed(program))
     assert release.job_json()["run"] != first["run"]
-    assert "--log_every_steps=5" in of_program(release, "cmdline")
-    assert "COLOUR=red" in of_program(release, "environ")
+    assert "--log_every_steps=5" in of_processes(release, "cmdline")
+    assert "COLOUR=red" in of_processes(release, "environ")
 
     # Back to the first program, its run, and one ps.
     check_change(release, folders, lambda: release.rollback(2))
     assert release.job_json() == {**first, "replicas": {"ps": 1, "worker": 3}}
-    assert "--log_every_steps=5" not in of_program(release, "cmdline")
-    assert "COLOUR=red" not in of_program(release, "environ")
+    assert "--log_every_steps=5" not in of_processes(release, "cmdline")
+    assert "COLOUR=red" not in of_processes(release, "environ")
 
     # Another image: new pods, made one after the other, and all tasks start once.
     new = {**image_settings(release.cluster.image_again), "grace": 60}
@@ -212,7 +211,7 @@ def shell(folders: Folders, script: str) -> dict[str, Any]:
 
 def test_who_leaves_may_save_before_its_pod_goes(release: Release, on_nfs: OnNfs) -> None:
     folders = on_nfs(EXAMPLE)
-    settings = {**shell(folders, SAVES), "worker.replicas": 3, "grace": 120}
+    settings = {**shell(folders, SAVES), "worker.replicas": 3, "grace": 60}
     release.install([EXAMPLE / "values.yaml"], settings)
     leads(release, "generation 1: all tasks start")
     pods = containers(release)
