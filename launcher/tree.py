@@ -28,6 +28,7 @@ from typing import Any, Callable
 
 from launcher import ignore
 from launcher.exits import Code, LauncherError
+from launcher.log import say
 
 THREADS = 16
 READ_BYTES = 1024 * 1024
@@ -74,7 +75,7 @@ def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Even
     where it cannot be read or written, TRY_AGAIN where it changes all the time or the copy was
     cancelled.
     """
-    changed = ""
+    changed, begin = "", time.monotonic()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(ATTEMPTS):
@@ -91,6 +92,7 @@ def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Even
             new.chmod(0o755)
             shutil.rmtree(folder, ignore_errors=True)
             new.rename(folder)
+            say(f"{made} in {time.monotonic() - begin:.1f} s")
             return made.finish()
     except OSError as error:
         raise LauncherError(
@@ -118,6 +120,7 @@ class _Copy:
         self.known: Mapping[str, Any] = _load(self.memory)
         self.files: dict[str, list[Any]] = {}
         self.entries: list[tuple[bytes, bytes]] = []
+        self.read: list[int] = []  # the sizes of the files that were read
         self.ignored = ignore.Ignored("")
         self.tasks: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
         self.changed = threading.Condition()
@@ -126,6 +129,10 @@ class _Copy:
         self.reading: list[str] = []
         self.failure: Exception | None = None
         self.over = False
+
+    def __str__(self) -> str:
+        read, size = len(self.read), sum(self.read) / 1e6
+        return f"read {read} of {len(self.files)} files, {size:.1f} MB, of {self.origin.label}"
 
     def run(self) -> None:
         """Returns when all is copied."""
@@ -347,6 +354,7 @@ class _Copy:
         info = os.fstat(large.writer)
         kind = "x" if info.st_mode & stat.S_IXUSR else "f"
         content = hashlib.sha256(b"".join(large.parts)).hexdigest()
+        self.read.append(info.st_size)
         self._keep(name, large.stamp, info, kind + content)
 
     def _reuse(self, name: str, stamp: list[int]) -> bool:

@@ -73,7 +73,7 @@ def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
 def test_everything_values_say_everything_otherwise() -> None:
     given = dict(leaves(load(CHART / "ci" / "everything-values.yaml")))
     defaults = load(CHART / "values.yaml")
-    only_one_choice = {"image.tag", "code.inline"}
+    only_one_choice = {"image.tag", "code.inline", "worker.maxReplicas"}
     for source in ("nfs", "claim", "git", "image"):
         only_one_choice |= {f"code.{source}.{key}" for key in defaults["code"][source]}
     for value in generate.leaves(generate.parse((CHART / "values.yaml").read_text())):
