@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from launcher.exits import Code, LauncherError
 
@@ -40,7 +39,7 @@ class Ignored:
 
     def __call__(self, name: str, folder: bool) -> bool:
         """Whether a name, relative to the code folder, is left behind."""
-        if PurePosixPath(name).name in ALWAYS:
+        if name.rpartition("/")[2] in ALWAYS:
             return True
         ignored = False
         for pattern in self._patterns:

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -30,12 +31,11 @@ from launcher import ignore
 from launcher.exits import Code, LauncherError
 from launcher.log import say
 
-THREADS = 16
+THREADS = 64  # requests under way at once: each waits for the network most of its time
 READ_BYTES = 1024 * 1024
 PART_BYTES = 8 * READ_BYTES  # what one thread copies of a large file; the digest knows the parts
 ATTEMPTS = 3  # while somebody writes to the origin
 WATCH_SECONDS = 0.5
-IGNORE_BYTES = 64 * 1024
 DIGEST_DIGITS = 32
 ZEROS = bytes(READ_BYTES)
 # What says that the origin is no longer as it was listed.
@@ -231,15 +231,10 @@ class _Copy:
                 Code.CODE_MISSING, f"{self.origin.label} must be a folder; there is none"
             )
         try:
-            reader = os.open(f"{self.source}/{ignore.FILE}", os.O_RDONLY | os.O_NONBLOCK)
+            with open(f"{self.source}/{ignore.FILE}", "rb") as file:
+                self.ignored = ignore.Ignored(os.fsdecode(file.read()))
         except FileNotFoundError:
             pass
-        else:
-            try:
-                text = os.read(reader, IGNORE_BYTES)
-            finally:
-                os.close(reader)
-            self.ignored = ignore.Ignored(os.fsdecode(text))
         self._list("")
 
     def _list(self, below: str) -> None:
@@ -256,11 +251,11 @@ class _Copy:
         if folder:
             os.mkdir(f"{self.new}/{name}")
             self._note(name, b"d")
-            self._put(name, lambda: self._list(name))
+            self._put(name, partial(self._list, name))
         elif entry.is_symlink():
-            self._put(name, lambda: self._link(name))
+            self._put(name, partial(self._link, name))
         elif entry.is_file(follow_symlinks=False):
-            self._put(name, lambda: self._file(name))
+            self._put(name, partial(self._file, name))
         # Sockets, pipes and devices are no code.
 
     def _note(self, name: str, what: bytes) -> None:
@@ -316,7 +311,7 @@ class _Copy:
         large.missing = len(begins)
         for number, begin in enumerate(begins):
             end = min(begin + PART_BYTES, size)
-            self._put(name, lambda n=number, b=begin, e=end: self._part(name, large, n, b, e))  # type: ignore[misc]
+            self._put(name, partial(self._part, name, large, number, begin, end))
 
     def _part(self, name: str, large: _Large, number: int, begin: int, end: int) -> None:
         # A handle of its own: a client reads ahead for each, and may tie each to a connection.

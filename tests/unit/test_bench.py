@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.bench.delay import proxy
 from tests.bench.measure import Comparison, Row, Side, compare, duration, table
 
 
@@ -32,6 +36,32 @@ def test_rounds_are_compared_within_themselves() -> None:
     row = Row("r", [1.0, 10.0, 2.0], [2.0, 11.0, 2.5])  # a slow round is slow on both sides
     assert row.extra == 1.0
     assert row.ratios == [2.0, 1.1, 1.25]
+
+
+def test_the_proxy_keeps_what_it_passes_on_and_its_order() -> None:
+    sent = [f"{i} ".encode() * 500 for i in range(200)]
+    whole = b"".join(sent)
+
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, connection.makefile("rb") as reader:
+            connection.sendall(reader.read(len(whole)))
+            assert reader.read() == b""  # the end is passed on too
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=serve, args=[listening])
+        server.start()
+        with (
+            proxy(0.2, listening.getsockname()[:2]) as (port,),
+            socket.create_connection(("127.0.0.1", port)) as near,
+            near.makefile("rb") as reader,
+        ):
+            begin = time.monotonic()
+            for data in sent:
+                near.sendall(data)
+            assert reader.read(len(whole)) == whole
+            assert time.monotonic() - begin >= 2 * 0.2
+        server.join()
 
 
 def test_the_table() -> None:
