@@ -40,9 +40,9 @@ def install(code: Path, digest: str, python: str, kept: Path, cancelled: threadi
     new = folder.with_name(folder.name + ".new")
     new.mkdir(parents=True)
     # -I: a module of the code with the name of one of pip's must not take its place.
-    words = [python, "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-    words += ["--require-hashes"] if "--hash" in text else []
-    argv = [*words, "--target", str(new), "--requirement", FILE]
+    # Where one requirement has a hash pip by itself insists on all of them.
+    argv = [python, "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    argv += ["--target", str(new), "--requirement", FILE]
     say(f"installing {FILE} of the code")
     done = tool.run(argv, {**os.environ, "TMPDIR": str(kept)}, code, SILENCE_SECONDS, cancelled)
     if any("No module named pip" in line for line in done.last_lines):

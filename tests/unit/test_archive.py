@@ -150,6 +150,7 @@ FILE, FOLDER, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, ta
         ([("../evil", FOLDER, "")], "names inside of a folder"),
         ([("link", LINK, "/etc/passwd")], "links that stay inside; link leads to /etc/passwd"),
         ([("link", LINK, "../outside")], "links that stay inside"),
+        ([("link", LINK, "../unpacked/first")], "links that stay inside"),  # as it is called now
         ([("a/link", LINK, "../../outside")], "links that stay inside"),
         # Text that stays inside, but not once another link has its say.
         (
