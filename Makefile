@@ -60,7 +60,7 @@ format: $(READY) ## format the sources
 docs: $(READY) ## write the generated documents anew
 	$(RUN) -m tests.chart.generate
 
-bench: $(READY) ## measure what tfrun costs, beside the same done by hand
+bench: cluster-up ## measure what tfrun costs, beside the same done by hand
 	$(RUN) -m tests.bench
 	$(RUN) -m tests.bench.scale
 

@@ -1,95 +1,133 @@
-"""Pulls the program's code into a local folder and computes its digest."""
+"""Brings the program's code into the task: from any source, into one folder, by one digest."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from launcher import credentials, requirements, tree
 from launcher.exits import Code, LauncherError
-from launcher.settings import Source
+from launcher.settings import Delivery, Source
 
-SKIPPED = frozenset({".git", "__pycache__"})
-CHUNK_BYTES = 1024 * 1024
+FETCHED = frozenset({"archive", "git", "inline"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a task finds things.
+
+    The source and the Secret that the kubelet mounted, and where the task may write.
+    """
+
+    mount: Path | None
+    secret: Path | None
+    work: Path
 
 
 @dataclass(frozen=True)
 class Pulled:
     """The folder that the program runs in, and the digest of what is there.
 
-    The digest is SHA-256 over names, modes and bytes, not times. Code that comes with the image
-    is proven by the image and has none.
+    Code that comes with the image is proven by the image and has no digest. `libraries` is where
+    its requirements are installed, if they are.
     """
 
     folder: Path
     digest: str
+    libraries: Path | None = None
 
 
-def pull(source: Source, mount: Path | None, work: Path) -> Pulled:
-    """Brings the code into `work`. `mount` is where the kubelet mounted an NFS source.
+def pull(delivery: Delivery, place: Place, python: str, cancelled: threading.Event) -> Pulled:
+    """Brings the code into `place.work`, and there reuses what has not changed since the last time.
 
-    Raises LauncherError CODE_MISSING where there is no code, IO where it cannot be copied.
+    `python` is what will run it. Raises LauncherError: CODE_MISSING where there is no code, or
+    other code than asked for, IO where it cannot be read or written, TRY_AGAIN where it changes
+    while it is read.
     """
-    origin = mount if source.kind == "nfs" else Path(source.path)
-    if origin is None:
+    pulled = _pull(delivery, place, cancelled)
+    if delivery.digest and pulled.digest != delivery.digest:
         raise LauncherError(
-            Code.CONFIGURATION, f"TFRUN_SOURCE must say where {source} is mounted; it is not set"
+            Code.CODE_MISSING,
+            f"{delivery.source} must have the digest that code.digest says, {delivery.digest}; it "
+            f"has {pulled.digest}: somebody has changed it",
         )
-    try:
-        if not origin.is_dir():
-            raise LauncherError(Code.CODE_MISSING, f"{source} must be a folder; there is none")
-        if source.kind == "image":
-            return Pulled(origin, "")
-        folder = work / "code"
-        shutil.rmtree(folder, ignore_errors=True)
-        digest = _copy(origin, folder)
-    except OSError as error:
-        raise LauncherError(
-            Code.IO, f"{source} cannot be copied: {error.strerror}: {error.filename}"
-        ) from None
-    if digest is None:
+    if not delivery.requirements:
+        return pulled
+    kept = place.work / "requirements"
+    libraries = requirements.install(pulled.folder, pulled.digest, python, kept, cancelled)
+    return replace(pulled, libraries=libraries)
+
+
+def _pull(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pulled:
+    source = delivery.source
+    if source.kind == "image":
+        return _in_place(source)
+    if source.kind in FETCHED:
+        found = _fetched(delivery, place, cancelled)
+    else:
+        found = _mounted(source, place)
+    server = source.server or (f"the claim {source.claim}" if source.claim else "the disk")
+    origin = tree.Origin(found, str(source), server)
+    folder = place.work / "code"
+    digest = tree.copy(origin, folder, delivery.timeout, cancelled)
+    if not digest:
         raise LauncherError(Code.CODE_MISSING, f"{source} must hold a program; it is empty")
     return Pulled(folder, digest)
 
 
-def _copy(origin: Path, folder: Path) -> str | None:
-    """Copies a tree and returns its digest, None where there is no file in it."""
-    total = hashlib.sha256()
-    files = 0
-    folder.mkdir(parents=True)
-    for name in _walk(origin, Path()):
-        info = (origin / name).lstat()
-        total.update(os.fsencode(f"{name}\0{stat.S_IMODE(info.st_mode):o}\0"))
-        if stat.S_ISDIR(info.st_mode):
-            (folder / name).mkdir()
-            continue
-        files += 1
-        if stat.S_ISLNK(info.st_mode):
-            target = os.readlink(origin / name)
-            total.update(os.fsencode(f"{target}\0"))
-            (folder / name).symlink_to(target)
-        elif stat.S_ISREG(info.st_mode):
-            content = hashlib.sha256()
-            with (origin / name).open("rb") as reader, (folder / name).open("wb") as writer:
-                for chunk in iter(lambda: reader.read(CHUNK_BYTES), b""):
-                    content.update(chunk)
-                    writer.write(chunk)
-            total.update(content.digest())
-            (folder / name).chmod(stat.S_IMODE(info.st_mode) | stat.S_IRUSR | stat.S_IWUSR)
-    return total.hexdigest()[:16] if files else None
+def _in_place(source: Source) -> Pulled:
+    folder = Path(source.path)
+    if not folder.is_dir():
+        raise LauncherError(Code.CODE_MISSING, f"{source} must be a folder; there is none")
+    return Pulled(folder, "")
 
 
-def _walk(origin: Path, below: Path) -> Iterator[Path]:
-    """Every name in the tree, a folder before what it holds, in the order of their bytes."""
-    with os.scandir(origin / below) as entries:
-        listed = sorted(entries, key=lambda entry: os.fsencode(entry.name))
-    for entry in listed:
-        if entry.name in SKIPPED:
-            continue
-        yield below / entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(origin, below / entry.name)
+def _mounted(source: Source, place: Place) -> Path:
+    if source.kind == "folder":
+        return Path(source.path)
+    if place.mount is None:
+        raise LauncherError(
+            Code.CONFIGURATION, f"TFRUN_SOURCE must say where {source} is mounted; it is not set"
+        )
+    return place.mount / source.path if source.kind == "claim" else place.mount
+
+
+def _fetched(delivery: Delivery, place: Place, cancelled: threading.Event) -> Path:
+    """What is fetched is named by what it must be: once it is there, it is not fetched again."""
+    source, kept = delivery.source, place.work / "fetched"
+    name = hashlib.sha256(repr((source.kind, source.url, source.pin, source.files)).encode())
+    folder = kept / name.hexdigest()[:16]
+    if folder.is_dir():
+        return folder
+    shutil.rmtree(kept, ignore_errors=True)
+    login, timeout = credentials.read(place.secret), delivery.timeout
+    try:
+        if source.kind == "inline":
+            _write(source.files, folder)
+        elif source.kind == "git":
+            from launcher import git
+
+            git.fetch(git.Repository(source.url, login, timeout), source.pin, folder, cancelled)
+        else:
+            # A task must start fast, and this takes the standard library's archives along.
+            from launcher import archive
+
+            wanted = archive.Archive(source.url, source.pin, login, timeout)
+            archive.fetch(wanted, folder, cancelled)
+    except OSError as error:
+        raise LauncherError(
+            Code.IO, f"{source} cannot be written: {error.strerror}: {error.filename}"
+        ) from None
+    return folder
+
+
+def _write(files: Mapping[str, str], folder: Path) -> None:
+    new = folder.with_name(folder.name + ".new")
+    for name, text in files.items():
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        (new / name).write_bytes(text.encode())
+    new.rename(folder)

@@ -78,12 +78,16 @@ class End:
 
 
 class LauncherError(Exception):
-    """A failure with one of the launcher's own codes; the message is for the user."""
+    """A failure with one of the launcher's own codes; the message is for the user.
 
-    def __init__(self, code: Code, reason: str) -> None:
+    `last_lines` are those of a program that the launcher ran.
+    """
+
+    def __init__(self, code: Code, reason: str, last_lines: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.last_lines = last_lines
 
 
 def describe(code: int) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import cluster
+from launcher.code import Pulled
 from launcher.identity import Task
 from launcher.protocol import Directive
 from launcher.settings import Job
@@ -34,15 +35,16 @@ class Invocation:
 
 
 def program(
-    directive: Directive, task: Task, folder: Path, ready: Path, environ: Mapping[str, str]
+    directive: Directive, task: Task, pulled: Pulled, ready: Path, environ: Mapping[str, str]
 ) -> Invocation:
-    """The user's program, in the code folder and with it on PYTHONPATH."""
+    """The user's program, in the code folder, with it and what it requires on PYTHONPATH."""
     job = directive.job
     variables = _variables(directive, task)
     flags = tuple(f"--{name.lower()}={value}" for name, value in variables.items())
     words = job.program
     env = _inherited(environ)
-    paths = [str(folder), env.get("PYTHONPATH", "")]
+    libraries = str(pulled.libraries) if pulled.libraries else ""
+    paths = [str(pulled.folder), libraries, env.get("PYTHONPATH", "")]
     return Invocation(
         argv=(*words.command, *words.args, *(flags if words.flags else ())),
         env={
@@ -54,8 +56,9 @@ def program(
             "TFRUN_RUN": job.run,
             "TFRUN_GENERATION": str(directive.generation),
             "TFRUN_READY": str(ready),
+            **({"TFRUN_CODE_DIGEST": pulled.digest} if pulled.digest else {}),
         },
-        cwd=folder / words.working_dir,
+        cwd=pulled.folder / words.working_dir,
     )
 
 
@@ -68,7 +71,7 @@ def server(directive: Directive, task: Task, environ: Mapping[str, str]) -> Invo
         # A parameter server on a GPU would take all of its memory from the workers.
         env.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     return Invocation(
-        argv=(_python(job), "-m", "launcher.server"),
+        argv=(python(job), "-m", "launcher.server"),
         env={**env, **job.program.env, "TF_CONFIG": _tf_config(directive, task)},
         cwd=PACKAGE_PARENT,
     )
@@ -91,7 +94,7 @@ def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
     return env
 
 
-def _python(job: Job) -> str:
+def python(job: Job) -> str:
     """The Python that has TensorFlow: the program's own, where it names one."""
     command = job.program.command[0]
     return command if Path(command).name.startswith("python") else sys.executable

@@ -40,7 +40,15 @@ PACKAGE = Path(__file__).absolute().parent
 # The chart's own defaults: beside the launcher in a wheel, in the chart in a checkout.
 DEFAULTS = (PACKAGE / "values.yaml", PACKAGE.parent / "charts" / "tfrun" / "values.yaml")
 # Values whose keys are Kubernetes' or the user's own.
-FREE = {"env", "pod", "resources", "podSecurityContext", "securityContext"}
+FREE = {"env", "inline", "pod", "resources", "podSecurityContext", "securityContext"}
+# Sources, each by the keys that fill it in.
+SOURCES = {
+    "nfs": ("server", "path"),
+    "claim": ("name", "subPath"),
+    "archive": ("url", "sha256"),
+    "git": ("url", "ref"),
+    "image": ("path",),
+}
 # What job.json takes from the values as it stands.
 POLICIES = (
     "restarts",
@@ -135,17 +143,6 @@ def _job(document: dict[str, Any], port: int, mistakes: Sequence[str]) -> Job:
 def _document(values: Mapping[str, Any], code: Path | None, mistakes: list[str]) -> dict[str, Any]:
     """The job.json that the chart renders of the same values, but for where tasks and code are."""
     program = values.get("program") or {}
-    named = values.get("code") or {}
-    source: Any = {"image": {"path": (named.get("image") or {}).get("path")}}
-    if code:
-        source = {"folder": {"path": str(code.absolute())}}
-        if not code.is_dir():
-            mistakes.append(f"--code must name a folder; got {str(code)!r}")
-    elif not source["image"]["path"]:
-        source = {"image": {"path": "/"}}
-        mistakes.append(
-            "--code must name the folder of the program: only a cluster mounts code.nfs"
-        )
     document = {
         "version": JOB_VERSION,
         "release": "local",
@@ -159,11 +156,36 @@ def _document(values: Mapping[str, Any], code: Path | None, mistakes: list[str])
             "args": _texts(program.get("args")),
             "env": _texts(program.get("env") or {}),  # null takes every variable away
         },
-        "code": source,
+        "code": _code(values.get("code") or {}, code, mistakes),
         **{key: values.get(key) for key in POLICIES},
     }
     document["run"] = hashlib.sha256(json.dumps(document).encode()).hexdigest()[:12]
     return document
+
+
+def _code(named: Mapping[str, Any], folder: Path | None, mistakes: list[str]) -> dict[str, Any]:
+    """The source that is filled in, or the folder in its place; the rest as the chart has it."""
+    source = {
+        kind: {key: text for key, text in (named.get(kind) or {}).items() if text}
+        for kind, keys in SOURCES.items()
+        if any((named.get(kind) or {}).get(key) for key in keys)
+    }
+    if named.get("inline"):
+        source["inline"] = named["inline"]
+    if folder:
+        source = {"folder": {"path": str(folder.absolute())}}
+        if not folder.is_dir():
+            mistakes.append(f"--code must name a folder; got {str(folder)!r}")
+    elif not source or source.keys() & {"nfs", "claim"}:
+        source = {"image": {"path": "/"}}
+        mistakes.append(
+            "--code must name the folder of the program: only a cluster mounts code.nfs and "
+            "code.claim"
+        )
+    elif named.get("secret"):
+        mistakes.append("--code must name the folder of the program: only a cluster has Secrets")
+    options = {key: named[key] for key in ("requirements", "digest") if named.get(key)}
+    return {**source, **options, "timeout": named.get("timeout")}
 
 
 def _texts(value: Any) -> Any:

@@ -11,7 +11,7 @@ import json
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,15 @@ DEFAULT_PORT = 2222
 MOST_TASKS = 100_000
 SUCCESSES = ("AllWorkers", "Chief")
 CLEANUPS = ("Delete", "Keep")
+SOURCES = ("nfs", "claim", "archive", "git", "inline", "image", "folder")
+PULL_SECONDS = 120.0  # for which a source may be silent
+INLINE_BYTES = 512 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
+HEX_32, HEX_64, COMMIT = "[0-9a-f]{32}", "[0-9a-f]{64}", "[0-9a-f]{40}([0-9a-f]{24})?"
+# A password in an address would be read in values, logs and job.json.
+ARCHIVE_URL = r"(https?://[^\s/@]+(/\S*)?|file:///\S+)"
+ARCHIVE_RULE = "an http, https or file address, without a password (see code.secret)"
+GIT_URL = r"(https?://[^\s/@]+/\S+|ssh://([^\s/@:]+@)?[^\s/@]+/\S+|file:///\S+)"
+GIT_RULE = "an https, http, ssh or file address, without a password (see code.secret)"
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' default
 
 
@@ -55,16 +64,41 @@ class Program:
 class Source:
     """Where the program's code is.
 
-    `nfs` is mounted by the kubelet and copied; `folder` is copied; `image` is used where it is.
+    `nfs` and `claim` are mounted by the kubelet and copied, a `claim` from the folder `path` in it;
+    `folder` is copied; `archive` and `git` are fetched from `url`, and `pin` is the archive's
+    SHA-256 or the commit; `inline` brings its `files`; `image` is used where it is.
     """
 
     kind: str
-    path: str
+    path: str = ""
     server: str = ""
+    claim: str = ""
+    url: str = ""
+    pin: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        where = f"{self.server}:{self.path}" if self.server else self.path
-        return f"code.{self.kind} {where}"
+        where = {
+            "nfs": f" {self.server}:{self.path}",
+            "claim": f" {self.claim}:/{self.path}",
+            "git": f" {self.url} at {self.pin[:12]}",
+            "inline": "",
+        }
+        return f"code.{self.kind}" + where.get(self.kind, f" {self.url or self.path}")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How the code gets to a task: from where, whether its requirements.txt is installed.
+
+    Code with another digest than `digest` is refused, unless that is empty. `timeout` is how many
+    seconds the source may be silent.
+    """
+
+    source: Source
+    requirements: bool
+    digest: str
+    timeout: float
 
 
 @dataclass(frozen=True)
@@ -95,7 +129,7 @@ class Job:
     listed: Mapping[str, int]
     addresses: Addresses
     program: Program
-    source: Source | None
+    delivery: Delivery
     restarts: Restarts
     success: str
     chief_first: bool
@@ -120,7 +154,13 @@ class Job:
     @functools.cached_property
     def program_digest(self) -> str:
         """Names what trains: children that were started for another one must start again."""
-        return _digest([self.document[key] for key in ("run", "mode", "program", "code")])
+        code = {k: v for k, v in self.document["code"].items() if k != "timeout"}
+        return _digest([*(self.document[key] for key in ("run", "mode", "program")), code])
+
+    @property
+    def source(self) -> Source:
+        """Where the program's code is."""
+        return self.delivery.source
 
     @functools.cached_property
     def cluster_digest(self) -> str:
@@ -168,7 +208,7 @@ def job_of(document: Any) -> Job:
             ports_per_task=addresses.flag("portsPerTask", optional=True),
         ),
         program=_program(program),
-        source=_source(root.part("code")),
+        delivery=_delivery(root.part("code")),
         restarts=Restarts(
             limit=restarts.whole("limit", 0, 1_000_000),
             permanent_codes=_codes(restarts),
@@ -246,20 +286,83 @@ def _program(part: Reader) -> Program:
     return program
 
 
-def _source(part: Reader) -> Source | None:
-    kinds = ("nfs", "image", "folder")
-    part.asked.update(kinds)
-    given = [kind for kind in kinds if kind in part.document]
-    if len(given) != 1:
-        part.wrong("", "exactly one source: " + ", ".join(kinds), given)
-        return None
-    inner = part.part(given[0])
-    rule = "an absolute path"
-    path = inner.take("path", rule, lambda v: isinstance(v, str) and v.startswith("/"), "/")
-    server = inner.text("server", "the NFS server's name") if given[0] == "nfs" else ""
-    inner.done()
+def _delivery(part: Reader) -> Delivery:
+    source = _source(part)
+    timeout = part.seconds("timeout") if "timeout" in part.document else PULL_SECONDS
+    digest = ""
+    if "digest" in part.document:
+        rule = "the digest that the launcher told of the code, 32 hexadecimal digits"
+        digest = part.take("digest", rule, lambda v: _matches(HEX_32, v), "")
+    delivery = Delivery(source, part.flag("requirements", optional=True), digest, timeout)
+    if digest and source.kind == "image":
+        part.wrong("digest", "left out with code.image: the image's own digest names it", digest)
+    part.asked.update((*SOURCES, "digest", "timeout"))
     part.done()
-    return Source(given[0], path, server)
+    return delivery
+
+
+def _source(part: Reader) -> Source:
+    given = [kind for kind in SOURCES if kind in part.document]
+    if len(given) != 1:
+        part.wrong("", "exactly one source: " + ", ".join(SOURCES), given)
+        return Source("image")
+    kind = given[0]
+    if kind == "inline":
+        return Source(kind, files=_files(part))
+    inner = part.part(kind)
+    if kind == "claim":
+        name = inner.text("name", "the claim's name")
+        rule = "a folder inside the claim"
+        path = inner.take("subPath", rule, lambda v: v in (None, "") or _is_inside(v), "")
+        source = Source(kind, path or "", claim=name)
+    elif kind == "archive":
+        sha256 = "the archive's SHA-256, 64 hexadecimal digits"
+        url = inner.take("url", ARCHIVE_RULE, lambda v: _matches(ARCHIVE_URL, v), "")
+        source = Source(
+            kind,
+            url=url,
+            pin=inner.take("sha256", sha256, lambda v: _matches(HEX_64, v), ""),
+        )
+    elif kind == "git":
+        commit = "a whole commit id, 40 hexadecimal digits"
+        url = inner.take("url", GIT_RULE, lambda v: _matches(GIT_URL, v), "")
+        pin = inner.take("ref", commit, lambda v: _matches(COMMIT, v), "")
+        source = Source(kind, url=url, pin=pin)
+    else:
+        rule = "an absolute path"
+        path = inner.take("path", rule, lambda v: isinstance(v, str) and v.startswith("/"), "/")
+        server = inner.text("server", "the NFS server's name") if kind == "nfs" else ""
+        source = Source(kind, path, server)
+    inner.done()
+    return source
+
+
+def _files(part: Reader) -> dict[str, str]:
+    def fits(v: Any) -> bool:
+        return (
+            isinstance(v, dict)
+            and bool(v)
+            and all(_is_inside(name) and isinstance(text, str) for name, text in v.items())
+        )
+
+    files: dict[str, str] = part.take("inline", "texts by file names inside a folder", fits, {})
+    size = len(json.dumps(files))
+    if size > INLINE_BYTES:
+        part.wrong("inline", f"at most {INLINE_BYTES} bytes: it travels in a ConfigMap", size)
+    return files
+
+
+def _is_inside(name: Any) -> bool:
+    """Whether a name is a path below some folder, whatever is there."""
+    return (
+        isinstance(name, str)
+        and "\0" not in name
+        and all(part not in ("", ".", "..") for part in name.split("/"))
+    )
+
+
+def _matches(pattern: str, value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
 def _codes(part: Reader) -> tuple[int, ...]:
@@ -283,7 +386,8 @@ class TaskSettings:
     """What one task must know to begin.
 
     With `controller` (host, port) it asks there what to be part of; without, `job` says it.
-    `source` is where an NFS code folder is mounted, `work` where the task may write.
+    `source` is where a code folder is mounted, `secret` the Secret to fetch code with, `work` where
+    the task may write.
     `leave` ends the launcher with the run instead of waiting to be deleted.
     """
 
@@ -294,6 +398,7 @@ class TaskSettings:
     job: Job | None
     work: Path
     source: Path | None
+    secret: Path | None
     leave: bool
     peers_timeout: float
 
@@ -385,7 +490,7 @@ def task_settings(
         )
     if not controller:
         job = _standalone_job(env, task, pod_name, program, flags)
-    source = env.text("TFRUN_SOURCE")
+    source, secret = env.text("TFRUN_SOURCE"), env.text("TFRUN_SECRET")
     settings = TaskSettings(
         task=task,
         address=env.text("TFRUN_POD_IP"),
@@ -394,6 +499,7 @@ def task_settings(
         job=job,
         work=Path(env.text("TFRUN_WORK", "tfrun-work")).absolute(),
         source=Path(source) if source else None,
+        secret=Path(secret) if secret else None,
         leave=env.flag("TFRUN_LEAVE"),
         peers_timeout=env.whole("TFRUN_PEERS_TIMEOUT", 600, 1, 10**6),
     )

@@ -19,7 +19,7 @@ from typing import Callable, Optional, Union
 
 from launcher import cluster, invocation, peers
 from launcher.child import Child, Ended
-from launcher.code import Pulled, pull
+from launcher.code import Place, Pulled, pull
 from launcher.connections import connected
 from launcher.exits import Code, End, LauncherError, Phase, describe
 from launcher.identity import Task
@@ -226,8 +226,13 @@ class _Story:
 
     def _fail(self, generation: int, failure: LauncherError) -> None:
         self.ended_at = time.monotonic()
-        self.latest = ChildReport(generation, code=int(failure.code), reason=failure.reason)
-        say(failure.reason)
+        self.latest = ChildReport(
+            generation,
+            code=int(failure.code),
+            reason=failure.reason,
+            last_lines=failure.last_lines,
+        )
+        say("\n".join([failure.reason, *failure.last_lines]))
 
     # What to do about it.
 
@@ -272,9 +277,7 @@ class _Story:
         elif serves or self._ended_in(generation):
             pass
         elif not self._ready(directive):
-            source, work = directive.job.source, self.settings.work
-            assert source
-            self._prepare(directive, lambda _: pull(source, self.settings.source, work))
+            self._prepare(directive, lambda cancelled: self._pull(directive.job, cancelled))
         elif runs and self.reached_for != generation:
             self._prepare(directive, lambda cancelled: self._reach(directive, cancelled))
         elif runs:
@@ -324,6 +327,11 @@ class _Story:
 
         threading.Thread(target=work, daemon=True).start()
 
+    def _pull(self, job: Job, cancelled: threading.Event) -> Pulled:
+        settings = self.settings
+        place = Place(settings.source, settings.secret, settings.work)
+        return pull(job.delivery, place, invocation.python(job), cancelled)
+
     def _reach(self, directive: Directive, cancelled: threading.Event) -> None:
         """A program needs the names of those who serve it; alone, also their ports."""
         job = directive.job
@@ -348,7 +356,7 @@ class _Story:
         ready = self.settings.work / f"ready-{generation}"
         ready.unlink(missing_ok=True)
         checkpoints = Path(job.checkpoints) if job.checkpoints else None
-        started = invocation.program(directive, task, self.pulled.folder, ready, self.environ)
+        started = invocation.program(directive, task, self.pulled, ready, self.environ)
         self.watch = Watch(ready, checkpoints)
         self._spawn(directive, started, self.watch)
 

@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.bench import local, start
+from tests.bench import local, pull, start
 from tests.bench.measure import Comparison, compare, table
 
 COMPARISONS: Mapping[str, Callable[[], Comparison]] = {
     "start": start.comparison,
     "local": local.comparison,
+    "pull": pull.comparison,
 }
 
 

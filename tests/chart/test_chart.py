@@ -72,7 +72,10 @@ def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
 
 def test_everything_values_say_everything_otherwise() -> None:
     given = dict(leaves(load(CHART / "ci" / "everything-values.yaml")))
-    only_one_choice = {"code.image.path", "image.tag", "worker.maxReplicas"}
+    defaults = load(CHART / "values.yaml")
+    only_one_choice = {"image.tag", "code.inline", "worker.maxReplicas"}
+    for source in ("nfs", "claim", "git", "image"):
+        only_one_choice |= {f"code.{source}.{key}" for key in defaults["code"][source]}
     for value in generate.leaves(generate.parse((CHART / "values.yaml").read_text())):
         if value.path not in only_one_choice:
             below = {path: v for path, v in given.items() if f"{path}.".startswith(value.path)}

@@ -71,7 +71,7 @@ def test_job_json_is_the_whole_run(helm: str) -> None:
             "flags": True,
             "workingDir": "src",
         },
-        "code": {"image": {"path": "/app"}},
+        "code": {"image": {"path": "/app"}, "timeout": 120},
         "restarts": {"limit": 7, "permanentCodes": [9], "refill": 60},
         "success": "Chief",
         "chiefFirst": False,
@@ -84,9 +84,10 @@ def test_job_json_is_the_whole_run(helm: str) -> None:
     }
 
 
-def hashed_run(job: dict[str, object]) -> str:
+def hashed_run(job: dict[str, Any]) -> str:
     """The run id by hand: nothing but what trains, as the text that Go writes."""
-    trains = {key: job[key] for key in ("code", "mode", "program")}
+    trains: dict[str, Any] = {key: job[key] for key in ("mode", "program")}
+    trains["code"] = {k: v for k, v in job["code"].items() if k != "timeout"}
     trains |= {"attempt": 1, "image": "tensorflow/tensorflow:2.21.0"}
     text = json.dumps(trains, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -138,19 +139,35 @@ def test_the_schema_knows_the_launchers_choices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "code"),
+    "code",
     [
-        ({}, {"image": {"path": "/app"}}),
-        ({"code": {"nfs": NFS, "image": {"path": ""}}}, {"nfs": NFS}),
+        {"image": {"path": "/app"}},
+        {"nfs": NFS},
+        {"claim": {"name": "code"}},
+        {"claim": {"name": "code", "subPath": "a/b"}, "requirements": True},
+        {"archive": {"url": "https://e.com/a?x=<&>", "sha256": "0a" * 32}, "digest": "0b" * 16},
+        {"git": {"url": "ssh://git@e.com/a.git", "ref": "0c" * 20}},
+        {"inline": {"train.py": "print('<größe>')\n", "lib/x.py": ""}},
     ],
-    ids=["image", "nfs"],
+    ids=lambda code: "-".join(code),
 )
-def test_only_the_source_in_use_is_told(values: dict[str, object], code: dict[str, object]) -> None:
-    rendered = render(values)
-    assert rendered.job()["code"] == code
-    source = read_job(rendered.job_json()).source
-    assert source
-    assert [source.kind] == list(code)
+def test_only_the_source_in_use_is_told(code: dict[str, Any], helm: str) -> None:
+    rendered = render({"code": code}, base={}, helm=helm)
+    assert rendered.job()["code"] == {**code, "timeout": 120}
+    delivery = read_job(rendered.job_json()).delivery
+    assert delivery.source.kind == next(iter(code))
+    assert delivery.requirements is code.get("requirements", False)
+    assert delivery.digest == code.get("digest", "")
+
+
+def test_patience_and_passwords_are_no_other_training() -> None:
+    code: dict[str, Any] = {"archive": {"url": "https://e.com/a", "sha256": "0a" * 32}}
+    before = render({"code": code}, base={}).job()
+    after = render({"code": {**code, "timeout": 7, "secret": "login"}}, base={}).job()
+    assert after["run"] == before["run"]
+    assert read_job(json.dumps(after)).program_digest == read_job(json.dumps(before)).program_digest
+    other = render({"code": {**code, "requirements": True}}, base={}).job()
+    assert other["run"] != before["run"]
 
 
 @pytest.mark.parametrize(
@@ -189,6 +206,13 @@ def test_numbers_of_the_command_line_are_those_of_a_file(helm: str) -> None:
 
 @pytest.mark.parametrize("role", ["ps", "worker"])
 def test_the_launcher_reads_a_tasks_environment(role: str) -> None:
+    code = {"archive": {"url": "https://e.com/a", "sha256": "0a" * 32}, "secret": "login"}
+    secret = task_settings(
+        environment(
+            render({"code": code}, base={}).task_pod(role), TFRUN_POD_NAME=f"mnist-{role}-1"
+        )
+    )
+    assert (secret.source, secret.secret) == (None, Path("/tfrun/secret"))
     rendered = render({"code": {"nfs": NFS, "image": {"path": ""}}, "controller": {"port": 3330}})
     settings = task_settings(
         environment(
@@ -203,7 +227,7 @@ def test_the_launcher_reads_a_tasks_environment(role: str) -> None:
     assert settings.revision == f"mnist-{role}-5f6b7c8d9"
     assert settings.controller == ("mnist-controller", 3330)
     assert settings.work == Path("/tfrun/work")
-    assert settings.source == Path("/tfrun/source")
+    assert (settings.source, settings.secret) == (Path("/tfrun/source"), None)
 
 
 @pytest.mark.parametrize("rbac", [True, False])

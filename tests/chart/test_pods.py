@@ -244,6 +244,49 @@ def test_without_nfs_nothing_is_mounted_as_source() -> None:
     assert [v["name"] for v in pod["spec"]["volumes"]] == ["tfrun-work", "tfrun-launcher"]
 
 
+CLAIM: Values = {
+    "code": {"claim": {"name": "code", "subPath": "app"}, "image": {"path": ""}},
+    "volumes": [
+        {"name": "other", "mountPath": "/o", "persistentVolumeClaim": {"claimName": "other"}}
+    ],
+}
+
+
+def test_the_kubelet_mounts_a_claim_read_only() -> None:
+    pod = render(CLAIM).task_pod()
+    (volume,) = (v for v in pod["spec"]["volumes"] if v["name"] == "tfrun-source")
+    assert volume["persistentVolumeClaim"] == {"claimName": "code", "readOnly": True}
+    (mount,) = (m for m in container(pod)["volumeMounts"] if m["name"] == "tfrun-source")
+    # All of it: that the folder is missing is better told by the launcher.
+    assert mount == {"name": "tfrun-source", "mountPath": "/tfrun/source", "readOnly": True}
+    assert environment(pod)["TFRUN_SOURCE"] == "/tfrun/source"
+    assert restricted_violations(pod) == []
+
+
+def test_a_claim_that_is_a_volume_too_is_mounted_from_there() -> None:
+    data = {"name": "data", "mountPath": "/d", "persistentVolumeClaim": {"claimName": "code"}}
+    pod = render({**CLAIM, "volumes": [*CLAIM["volumes"], data]}).task_pod()
+    assert "tfrun-source" not in [v["name"] for v in pod["spec"]["volumes"]]
+    mounts = [m for m in container(pod)["volumeMounts"] if m["name"] == "data"]
+    assert [(m["mountPath"], m.get("readOnly")) for m in mounts] == [
+        ("/tfrun/source", True),
+        ("/d", None),
+    ]
+
+
+def test_a_secret_to_fetch_with_is_for_tasks_alone() -> None:
+    git = {"url": "https://e.com/a.git", "ref": "0a" * 20}
+    rendered = render({"code": {"git": git, "secret": "login"}}, base={})
+    pod = rendered.task_pod()
+    (volume,) = (v for v in pod["spec"]["volumes"] if v["name"] == "tfrun-secret")
+    assert volume["secret"] == {"secretName": "login", "defaultMode": 0o440}
+    (mount,) = (m for m in container(pod)["volumeMounts"] if m["name"] == "tfrun-secret")
+    assert (mount["mountPath"], mount["readOnly"]) == (environment(pod)["TFRUN_SECRET"], True)
+    assert restricted_violations(pod) == []
+    assert "login" not in rendered.job_json()
+    assert "login" not in str(rendered.controller_pod())
+
+
 def test_the_users_variables_come_after_the_charts() -> None:
     secret = {
         "name": "KEY",

@@ -16,7 +16,7 @@ from tests.cluster.plan import DOMAIN, NFS_EXPORT, Plan
 
 RUN = Path("/run")  # the box's own
 CONTAINERD = RUN / "containerd/containerd.sock"
-NFS, NFS_PORT = "nfs", 2049
+NFS, NFS_PORT, MOUNT_PORT = "nfs", 2049, 20048
 CAP_SYS_RESOURCE = 24
 
 
@@ -268,7 +268,7 @@ def ganesha_config(folder: str) -> str:
     return f"""NFS_CORE_PARAM {{
     Protocols = 3, 4;
     NFS_Port = {NFS_PORT};
-    MNT_Port = 20048;
+    MNT_Port = {MOUNT_PORT};
     Enable_NLM = false;
     Enable_RQUOTA = false;
     Mount_Path_Pseudo = true;

@@ -1,19 +1,21 @@
-"""The program's code: what is copied, and what its digest says."""
+"""The program's code: from any source the same files, by the same digest."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from launcher.code import Pulled, pull
+from launcher.code import Place, Pulled, pull
 from launcher.exits import Code, LauncherError
-from launcher.settings import Source
+from launcher.settings import Delivery, Source
 
 NFS = Source("nfs", "/exports/app", "nfs.example.com")
 ROOT = Path(__file__).parents[2]
@@ -33,8 +35,12 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
+def deliver(source: Source, mount: Path | None, work: Path) -> Pulled:
+    return pull(Delivery(source, False, "", 60), Place(mount, None, work), "", threading.Event())
+
+
 def fetch(source: Path, work: Path) -> Pulled:
-    return pull(NFS, source, work)
+    return deliver(NFS, source, work)
 
 
 def test_a_copy_is_the_same(source: Path, tmp_path: Path) -> None:
@@ -136,7 +142,7 @@ def test_read_only_files_can_be_pulled_twice(source: Path, tmp_path: Path) -> No
 
 
 def test_code_of_the_image_is_used_where_it_is(source: Path, tmp_path: Path) -> None:
-    pulled = pull(Source("image", str(source)), None, tmp_path / "work")
+    pulled = deliver(Source("image", str(source)), None, tmp_path / "work")
     assert pulled == Pulled(source, "")
     assert not (tmp_path / "work").exists()
 
@@ -157,26 +163,28 @@ def test_without_code_the_source_is_named(tmp_path: Path, what: str) -> None:
 
 def test_a_mount_that_nobody_named_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(LauncherError, match="TFRUN_SOURCE must say where") as error:
-        pull(NFS, None, tmp_path)
+        deliver(NFS, None, tmp_path)
     assert error.value.code is Code.CONFIGURATION
 
 
 def test_a_work_folder_that_is_a_file_is_named(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(LauncherError, match="cannot be copied: Not a directory") as error:
+    with pytest.raises(LauncherError, match=r"cannot be copied: (File exists|Not a dir)") as error:
         fetch(source, tmp_path / "file")
     assert error.value.code is Code.IO
 
 
 UNREADABLE = """
-import os, sys
+import os, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from launcher import code, settings, exits
 if os.getuid() == 0:
     os.setuid(65534)
+delivery = settings.Delivery(settings.Source("nfs", "/e", "s"), False, "", 60)
 try:
-    code.pull(settings.Source("nfs", "/e", "s"), Path(sys.argv[1]), Path(sys.argv[2]))
+    place = code.Place(Path(sys.argv[1]), None, Path(sys.argv[2]))
+    code.pull(delivery, place, "", threading.Event())
 except exits.LauncherError as error:
     print(int(error.code), error.reason)
 """
@@ -199,5 +207,93 @@ def test_what_cannot_be_read_is_named(source: Path, tmp_path: Path, name: str) -
     )
     (source / name).chmod(0o755)
     assert done.stdout == (
-        f"{int(Code.IO)} code.nfs s:/e cannot be copied: Permission denied: {source / name}\n"
+        f"{int(Code.IO)} code.nfs s:/e cannot be copied: Permission denied: {name}\n"
     )
+
+
+# Sources.
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Code that every source can bring: Git knows no empty folders, values no links."""
+    folder = tmp_path / "plain"
+    (folder / "lib").mkdir(parents=True)
+    (folder / "train.py").write_text("print('größe')\n")
+    (folder / "lib" / "a b.py").write_text("")
+    return folder
+
+
+def commit(folder: Path) -> str:
+    """Makes a repository of a folder and commits all; the commit's id."""
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=x"]):
+        subprocess.run([*git, *words], check=True)
+    found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+def archived(folder: Path, file: Path) -> Source:
+    subprocess.run(["tar", "-czf", file, "-C", folder, "."], check=True)
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return Source("archive", url=file.as_uri(), pin=sha256)
+
+
+def test_every_source_brings_the_same(plain: Path, tmp_path: Path) -> None:
+    texts = {
+        str(path.relative_to(plain)): path.read_text()
+        for path in plain.rglob("*")
+        if path.is_file()
+    }
+    sources = {
+        "nfs": (NFS, plain),
+        "claim": (Source("claim", plain.name, claim="code"), plain.parent),
+        "folder": (Source("folder", str(plain)), None),
+        "archive": (archived(plain, tmp_path / "file"), None),
+        "inline": (Source("inline", files=texts), None),
+        "git": (Source("git", url=plain.as_uri(), pin=commit(plain)), None),
+    }
+    digests = {}
+    for name, (source, mount) in sources.items():
+        pulled = deliver(source, mount, tmp_path / name)
+        subprocess.run(["diff", "-r", "--exclude=.git", plain, pulled.folder], check=True)
+        digests[name] = pulled.digest
+    assert len(set(digests.values())) == 1, digests
+
+
+def test_what_was_fetched_is_not_fetched_again(plain: Path, tmp_path: Path) -> None:
+    source = archived(plain, tmp_path / "file")
+    before = deliver(source, None, tmp_path / "work")
+    (tmp_path / "file").unlink()
+    (before.folder / "train.py").unlink()  # by the program
+    assert deliver(source, None, tmp_path / "work") == before
+    assert (before.folder / "train.py").exists()
+
+    other = archived(plain / "lib", tmp_path / "other")
+    assert deliver(other, None, tmp_path / "work").digest != before.digest
+    assert len(list((tmp_path / "work" / "fetched").iterdir())) == 1
+
+
+def test_a_claim_without_the_folder_is_named(plain: Path, tmp_path: Path) -> None:
+    source = Source("claim", "nothing/here", claim="code")
+    with pytest.raises(LauncherError, match=r"code\.claim code:/nothing/here must be a") as error:
+        deliver(source, plain, tmp_path)
+    assert error.value.code is Code.CODE_MISSING
+
+
+def test_a_disk_that_takes_no_more_is_named(plain: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").write_text("a file")
+    for source in (archived(plain, tmp_path / "f"), Source("inline", files={"a": "b"})):
+        with pytest.raises(LauncherError, match=r"code\.(archive|inline).*: Not a directory") as e:
+            deliver(source, None, tmp_path / "work")
+        assert e.value.code is Code.IO
+
+
+def test_only_the_digest_that_is_asked_for_is_run(plain: Path, tmp_path: Path) -> None:
+    place = Place(plain, None, tmp_path / "work")
+    digest = pull(Delivery(NFS, False, "", 60), place, "", threading.Event()).digest
+    assert pull(Delivery(NFS, False, digest, 60), place, "", threading.Event()).digest == digest
+    (plain / "train.py").write_text("edited")
+    with pytest.raises(LauncherError, match=f"code.digest says, {digest}; it has [0-9a-f]+:") as e:
+        pull(Delivery(NFS, False, digest, 60), place, "", threading.Event())
+    assert e.value.code is Code.CODE_MISSING

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from launcher import invocation
+from launcher.code import Pulled
 from launcher.identity import Task
 from launcher.invocation import PACKAGE_PARENT, Invocation
 from launcher.protocol import Action, Directive, Leader
 from tests.unit.jobs import job
 
 CODE = Path("/work/code")
+PULLED = Pulled(CODE, "0a" * 16)
 READY = Path("/work/ready-7")
 WORKER = Task("worker", 1)
 WORKERS = "mnist-worker-0.mnist:2222,mnist-worker-1.mnist:2222"
@@ -29,7 +31,7 @@ def directive(hosts: Mapping[Task, str] | None = None, **changes: Any) -> Direct
 def program(
     task: Task = WORKER, environ: dict[str, str] | None = None, **changes: Any
 ) -> Invocation:
-    return invocation.program(directive(**changes), task, CODE, READY, environ or {})
+    return invocation.program(directive(**changes), task, PULLED, READY, environ or {})
 
 
 def test_a_program_is_told_in_three_ways() -> None:
@@ -57,6 +59,7 @@ def test_a_program_is_told_in_three_ways() -> None:
         "TFRUN_RUN": "0123456789ab",
         "TFRUN_GENERATION": "7",
         "TFRUN_READY": str(READY),
+        "TFRUN_CODE_DIGEST": "0a" * 16,
         "PYTHONPATH": str(CODE),
         "PYTHONUNBUFFERED": "1",
     }
@@ -93,7 +96,7 @@ def test_the_launchers_own_variables_stay_with_it() -> None:
     told = program(environ={"TFRUN_CONTROLLER": "c:1", "TFRUN_ROLE": "worker", "HOME": "/root"})
     assert told.env["HOME"] == "/root"
     assert {name for name in told.env if name.startswith("TFRUN_")} == {
-        *("TFRUN_RUN", "TFRUN_GENERATION", "TFRUN_READY")
+        *("TFRUN_RUN", "TFRUN_GENERATION", "TFRUN_READY", "TFRUN_CODE_DIGEST")
     }
 
 
@@ -102,6 +105,12 @@ def test_the_launchers_own_variables_stay_with_it() -> None:
 )
 def test_the_code_comes_first_where_python_looks(inherited: dict[str, str], path: str) -> None:
     assert program(environ=inherited).env["PYTHONPATH"] == path
+
+
+def test_what_the_code_requires_comes_second() -> None:
+    pulled = Pulled(CODE, "0a" * 16, Path("/work/requirements"))
+    told = invocation.program(directive(), WORKER, pulled, READY, {"PYTHONPATH": "/a"})
+    assert told.env["PYTHONPATH"] == "/work/code:/work/requirements:/a"
 
 
 def test_what_the_values_say_comes_before_what_is_inherited() -> None:

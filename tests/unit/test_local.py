@@ -19,6 +19,7 @@ from launcher.exits import Code, LauncherError
 from launcher.local import _document, _job, _merge, _text, _values
 from tests.unit.conftest import Start
 from tests.unit.processes import Launcher, lives, wait_until
+from tests.unit.test_requirements import wheel
 
 LOOP = "while :; do sleep 0.02; done"
 # The tasks of a run share a folder: the one that holds each one's work.
@@ -47,6 +48,10 @@ class Local:
         if "--code" not in flags:
             arguments += ["--code", str(self.code)]
         return self.start("local", *arguments, *flags, env={})
+
+
+# Values of a run that does not take long.
+TINY = {"chiefFirst": False, "grace": 1, "worker": {"replicas": 1}}
 
 
 @pytest.fixture
@@ -225,6 +230,82 @@ def test_code_that_only_a_cluster_can_mount(start: Start, tmp_path: Path) -> Non
     launcher = start("local", "-f", str(tmp_path / "v.yaml"), env={})
     assert launcher.wait() == 78
     launcher.wait_for("--code must name the folder of the program: only a cluster mounts code.nfs")
+
+
+def test_sources_that_need_no_cluster(start: Start, tmp_path: Path) -> None:
+    program = {"command": ["python", "train.py"]}
+    values = {"code": {"inline": {"train.py": "import lib.it", "lib/it.py": "print('here')"}}}
+    (tmp_path / "v.yaml").write_text(yaml.safe_dump({**values, "program": program, **TINY}))
+    launcher = start("local", "-f", str(tmp_path / "v.yaml"), env={})
+    assert launcher.wait() == 0, launcher.text()
+    assert "worker-0   | here" in launcher.lines
+
+
+def test_requirements_and_the_digest_reach_the_program(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(local.code))
+    wheel(local.code, "tiny")
+    (local.code / "requirements.txt").write_text("tiny==1.0\n")
+    script = "import os, tiny; print(os.environ['TFRUN_CODE_DIGEST'])"
+    program = {"command": ["python", "-c", script]}
+    values = {"program": program, "code": {"requirements": True}, **TINY}
+    launcher = local(values)
+    assert launcher.wait() == 0, launcher.text()
+    digest = launcher.wait_for(r"code (\w{32}) is in")[1]
+    assert launcher.lines.index("worker-0   | tiny") + 1 == launcher.lines.index(
+        f"worker-0   | {digest}"
+    )
+
+    (local.code / "requirements.txt").write_text("no-such-thing\n")
+    launcher = local({**values, "restarts": {"limit": 0}})
+    assert launcher.wait() == 74
+    launcher.wait_for("the run has failed: .*pip could not install requirements.txt")
+    launcher.wait_for(r"^controller \|\s+ERROR: No matching distribution found for no-such-thing")
+
+    pinned = {"requirements": False, "digest": digest}
+    launcher = local({**values, "code": pinned})
+    assert launcher.wait() == 66
+    launcher.wait_for(f"must have the digest that code.digest says, {digest}; it has")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ({"archive": {"url": "https://e.com/a", "sha256": "a" * 64}}, "code.archive https://e"),
+        ({"git": {"url": "https://e.com/a", "ref": "a" * 40}}, "code.git https://e.com/a at aaaa"),
+        ({"image": {"path": "/app"}}, "code.image /app"),
+        ({"inline": {"a": "b"}, "requirements": True, "digest": "a" * 32}, "code.inline"),
+    ],
+)
+def test_a_source_of_the_values(tmp_path: Path, code: dict[str, Any], told: str) -> None:
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
+    mistakes: list[str] = []
+    document = _document(_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
+    assert document["code"] == {**code, "timeout": 120}
+    assert str(_job(document, 1, mistakes).source).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ({}, "--code must name the folder of the program: only a cluster mounts"),
+        ({"claim": {"name": "c"}}, "only a cluster mounts code.nfs and code.claim"),
+        ({"git": {"url": "u"}}, "code.git.url must be an https, http, ssh or file address"),
+        ({"inline": {"a": "b"}, "image": {"path": "/a"}}, "code must be exactly one source"),
+        (
+            {"git": {"url": "https://e.com/a", "ref": "a" * 40}, "secret": "login"},
+            "--code must name the folder of the program: only a cluster has Secrets",
+        ),
+    ],
+)
+def test_a_source_that_is_wrong(tmp_path: Path, code: dict[str, Any], words: str) -> None:
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
+    mistakes: list[str] = []
+    document = _document(_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
+    with pytest.raises(LauncherError, match=re.escape(words)):
+        _job(document, 1, mistakes)
 
 
 def test_ports_that_are_taken_are_named(local: Local) -> None:

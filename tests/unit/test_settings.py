@@ -59,6 +59,7 @@ PROGRAM, CLUSTER = "program", "cluster"
         ({"success": "Chief"}, set()),
         ({"hangTimeout": 60}, set()),
         ({"pods": "another template"}, set()),
+        ({"code__timeout": 7}, set()),
     ],
 )
 def test_a_digest_names_what_a_change_must_restart(
@@ -105,9 +106,74 @@ def test_an_nfs_source_says_where_it_is() -> None:
     assert str(read.source) == "code.nfs nfs.example.com:/exports/app"
 
 
+SHA256, COMMIT = "0a" * 32, "0b" * 20
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ({"claim": {"name": "code", "subPath": "a/b"}}, "code.claim code:/a/b"),
+        ({"claim": {"name": "code"}}, "code.claim code:/"),
+        (
+            {"archive": {"url": "https://e.com/a.tgz?x=1", "sha256": SHA256}},
+            "code.archive https://e.com/a.tgz?x=1",
+        ),
+        ({"archive": {"url": "file:///a.zip", "sha256": SHA256}}, "code.archive file:///a.zip"),
+        (
+            {"git": {"url": "ssh://git@e.com/a.git", "ref": COMMIT}},
+            "code.git ssh://git@e.com/a.git at 0b0b0b0b0b0b",
+        ),
+        ({"inline": {"train.py": "pass", "lib/x.py": ""}}, "code.inline"),
+    ],
+)
+def test_a_source_is_read_and_says_what_it_is(code: dict[str, Any], told: str) -> None:
+    read = job(code={**code, "requirements": True, "digest": "c" * 32, "timeout": 5})
+    assert str(read.source) == told
+    delivery = read.delivery
+    assert (delivery.requirements, delivery.digest, delivery.timeout) == (True, "c" * 32, 5)
+
+
+def archive(**changes: str) -> dict[str, Any]:
+    return {"archive": {"url": "https://e.com/a", "sha256": SHA256, **changes}}
+
+
+def git(**changes: str) -> dict[str, Any]:
+    return {"git": {"url": "https://e.com/a", "ref": COMMIT, **changes}}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "mistake"),
     [
+        ("code", {"claim": {"name": ""}}, "code.claim.name must be the claim's name"),
+        *(
+            ("code", {"claim": {"name": "a", "subPath": path}}, "code.claim.subPath must be a fold")
+            for path in ("/a", "a/../b", "..", "a//b", "a/", 3)
+        ),
+        *(
+            ("code", archive(url=url), "code.archive.url must be an http, https or file address")
+            for url in ("", "ftp://e.com/a", "https://", "https://a:b@e.com/a", "https://e.com/a b")
+        ),
+        *(
+            ("code", archive(sha256=text), "code.archive.sha256 must be the archive's SHA-256")
+            for text in ("", SHA256[1:], SHA256.upper(), SHA256 + "0")
+        ),
+        *(
+            ("code", git(url=url), "code.git.url must be an https, http, ssh or file address")
+            for url in ("git@e.com:a", "ext::sh", "--upload-pack=x", "https://a@e.com/a")
+        ),
+        *(
+            ("code", git(ref=ref), "code.git.ref must be a whole commit id, 40 hexadecimal digits")
+            for ref in ("main", COMMIT[:12], "", "--output=x")
+        ),
+        *(
+            ("code", {"inline": files}, "code.inline must be texts by file names inside a folder")
+            for files in ({}, {"/a": "x"}, {"../a": "x"}, {"a/": "x"}, {"": "x"}, {"a": 1}, "x")
+        ),
+        ("code", {"inline": {"a": "x" * 600_000}}, "code.inline must be at most 524288 bytes"),
+        ("code__digest", "abc", "code.digest must be the digest that the launcher told"),
+        ("code__digest", "a" * 32, "code.digest must be left out with code.image"),
+        ("code__requirements", "yes", "code.requirements must be true or false"),
+        ("code__timeout", -1, "code.timeout must be seconds"),
         ("mode", "ring", f'mode must be one of {ALL_MODES}; got "ring"'),
         ("mode", ["x"], f'mode must be one of {ALL_MODES}; got ["x"]'),
         ("run", "", 'run must be a text; got ""'),
@@ -134,9 +200,9 @@ def test_an_nfs_source_says_where_it_is() -> None:
         ("program__workingDir", "/src", "program.workingDir must be a folder inside the code"),
         ("program__workingDir", "a/../..", "program.workingDir must be a folder inside the code"),
         ("program__extra", 1, "program.extra is not a known key"),
-        ("code", {}, "code must be exactly one source: nfs, image, folder; got []"),
+        ("code", {}, "code must be exactly one source: nfs, claim, archive, git, inline, image,"),
         ("code__nfs", {"server": "s", "path": "/p"}, 'got ["nfs", "image"]'),
-        ("code__git", {"url": "u"}, "code.git is not a known key"),
+        ("code__svn", {"url": "u"}, "code.svn is not a known key"),
         ("code__image__path", "app", 'code.image.path must be an absolute path; got "app"'),
         ("code", {"nfs": {"server": "", "path": "/p"}}, "code.nfs.server must be the NFS server"),
         ("restarts__limit", -1, "restarts.limit must be a whole number from 0 to 1000000; got -1"),
@@ -207,11 +273,17 @@ def environment_refusal(environ: dict[str, str], *program: str, flags: bool = Fa
 
 def test_a_task_with_a_controller_knows_no_job() -> None:
     settings = task_settings(
-        {**POD, "TFRUN_CONTROLLER": "mnist-controller:2220", "TFRUN_SOURCE": "/tfrun/source"}
+        {
+            **POD,
+            "TFRUN_CONTROLLER": "mnist-controller:2220",
+            "TFRUN_SOURCE": "/tfrun/source",
+            "TFRUN_SECRET": "/tfrun/secret",
+        }
     )
     assert settings.controller == ("mnist-controller", 2220)
     assert settings.job is None
     assert settings.source == Path("/tfrun/source")
+    assert settings.secret == Path("/tfrun/secret")
     assert settings.work.is_absolute()
     assert not settings.leave
 

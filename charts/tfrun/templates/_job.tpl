@@ -28,14 +28,19 @@ A program's words and variables are texts. toJson writes numbers and booleans as
 {{- toJson $program }}
 {{- end }}
 
-{{/* The sources that are filled in; tfrun.validate lets exactly one pass. */}}
+{{/* The sources that are filled in, tfrun.validate lets exactly one pass; and what else makes the code
+what it is. Keys that are empty are left out. */}}
 {{- define "tfrun.run.code" -}}
 {{- $code := dict }}
-{{- with .Values.code.nfs }}
-{{- if or .server .path }}{{ $_ := set $code "nfs" . }}{{ end }}
+{{- range $kind := list "nfs" "claim" "archive" "git" "image" }}
+{{- $source := dict }}
+{{- range $key, $value := index $.Values.code $kind }}
+{{- if $value }}{{ $_ := set $source $key $value }}{{ end }}
 {{- end }}
-{{- with .Values.code.image }}
-{{- if .path }}{{ $_ := set $code "image" . }}{{ end }}
+{{- if $source }}{{ $_ := set $code $kind $source }}{{ end }}
+{{- end }}
+{{- range $key := list "inline" "requirements" "digest" }}
+{{- with index $.Values.code $key }}{{ $_ := set $code $key . }}{{ end }}
 {{- end }}
 {{- toJson $code }}
 {{- end }}
@@ -77,7 +82,7 @@ leads while pods are replaced is one that knows of it. Comments are left out of 
   "maxReplicas" (dict "worker" (int64 .Values.worker.maxReplicas))
   "addresses" (dict "host" $host "port" (int64 .Values.port))
   "program" (include "tfrun.run.program" . | fromJson)
-  "code" (include "tfrun.run.code" . | fromJson)
+  "code" (set (include "tfrun.run.code" . | fromJson) "timeout" (int64 .Values.code.timeout))
   "success" .Values.success
   "chiefFirst" .Values.chiefFirst
   "checkpoints" .Values.checkpoints

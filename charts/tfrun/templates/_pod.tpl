@@ -39,6 +39,24 @@ securityContext:
     name: {{ include "tfrun.launcher.configmap.name" . }}
 {{- end }}
 
+{{/* The volume that holds the code, if it comes by one. A claim that is one of `volumes` is mounted from
+there: some kubelets never mount a claim that a pod names twice. */}}
+{{- define "tfrun.source.volume" -}}
+{{- $code := include "tfrun.run.code" . | fromJson }}
+{{- if or $code.nfs $code.claim }}
+{{- $name := "tfrun-source" }}
+{{- range $volume := .Values.volumes }}
+{{- $claim := $volume.persistentVolumeClaim }}
+{{- if and $code.claim (kindIs "map" $claim) }}
+{{- if eq (toString $claim.claimName) (toString $code.claim.name) }}
+{{- $name = $volume.name }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $name }}
+{{- end }}
+{{- end }}
+
 {{/*
 A task's pod template. It holds nothing of the program, the counts and the policies: these reach
 the task through the controller, so that changing them makes no pod again.
@@ -46,7 +64,8 @@ the task through the controller, so that changing them makes no pod again.
 {{- define "tfrun.task.pod.template" -}}
 {{- $root := .root }}
 {{- $values := index $root.Values .role }}
-{{- $nfs := hasKey (include "tfrun.run.code" $root | fromJson) "nfs" -}}
+{{- $code := include "tfrun.run.code" $root | fromJson }}
+{{- $source := include "tfrun.source.volume" $root -}}
 metadata:
   labels:
     {{- include "tfrun.task.selector" $root | nindent 4 }}
@@ -80,9 +99,13 @@ spec:
           value: {{ printf "%s:%d" (include "tfrun.controller.service.name" $root) (int64 $root.Values.controller.port) | quote }}
         - name: TFRUN_WORK
           value: /tfrun/work
-        {{- if $nfs }}
+        {{- if $source }}
         - name: TFRUN_SOURCE
           value: /tfrun/source
+        {{- end }}
+        {{- if $root.Values.code.secret }}
+        - name: TFRUN_SECRET
+          value: /tfrun/secret
         {{- end }}
         # The user id has neither a home nor a name in the image; Python and TensorFlow ask for both.
         - name: HOME
@@ -107,9 +130,14 @@ spec:
         {{- if $root.Values.launcher.inject }}
         {{- include "tfrun.launcher.volumeMount" $root | nindent 8 }}
         {{- end }}
-        {{- if $nfs }}
-        - name: tfrun-source
+        {{- with $source }}
+        - name: {{ . }}
           mountPath: /tfrun/source
+          readOnly: true
+        {{- end }}
+        {{- if $root.Values.code.secret }}
+        - name: tfrun-secret
+          mountPath: /tfrun/secret
           readOnly: true
         {{- end }}
         {{- range $root.Values.volumes }}
@@ -121,11 +149,23 @@ spec:
     {{- if $root.Values.launcher.inject }}
     {{- include "tfrun.launcher.volume" $root | nindent 4 }}
     {{- end }}
-    {{- if $nfs }}
+    {{- if eq $source "tfrun-source" }}
     - name: tfrun-source
+      {{- with $code.nfs }}
       nfs:
-        {{- toYaml $root.Values.code.nfs | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
         readOnly: true
+      {{- else }}
+      persistentVolumeClaim:
+        claimName: {{ $code.claim.name }}
+        readOnly: true
+      {{- end }}
+    {{- end }}
+    {{- with $root.Values.code.secret }}
+    - name: tfrun-secret
+      secret:
+        secretName: {{ . }}
+        defaultMode: 0440
     {{- end }}
     {{- range $root.Values.volumes }}
     {{- omit . "mountPath" "readOnly" "subPath" | list | toYaml | nindent 4 }}

@@ -87,20 +87,58 @@ Each part prints a JSON list of what is wrong.
 
 {{- define "tfrun.validate.code" -}}
 {{- $wrong := list }}
-{{- $given := include "tfrun.run.code" . | fromJson }}
+{{- $code := include "tfrun.run.code" . | fromJson }}
+{{- $given := omit $code "requirements" "digest" }}
 {{- if ne (len $given) 1 }}
 {{- $got := list }}
 {{- range $source := keys $given | sortAlpha }}
 {{- $got = append $got (printf "code.%s" $source) }}
 {{- end }}
-{{- $wrong = append $wrong (printf "code must be exactly one source: it is where the program is found; got %s. Fill in either code.nfs.server and code.nfs.path (an NFS export that every node can mount) or code.image.path (a folder of the image, or the mountPath of one of volumes)." ($got | join " and " | default "none")) }}
+{{- $wrong = append $wrong (printf "code must be exactly one source: it is where the program is found; got %s. Fill in one of code.nfs (an NFS export that every node can mount), code.claim (a PersistentVolumeClaim), code.archive (the address of a tar or zip), code.git (a commit of a repository), code.inline (files in the values) and code.image.path (a folder of the image, or the mountPath of one of volumes)." ($got | join " and " | default "none")) }}
 {{- end }}
 {{- with $given.nfs }}
 {{- if not .server }}
 {{- $wrong = append $wrong `code.nfs.server must be a host name or an address: the kubelet mounts code.nfs.path from there; got "".` }}
 {{- end }}
-{{- if not (isAbs .path) }}
-{{- $wrong = append $wrong (printf "code.nfs.path must be an absolute path: it is what the server exports; got %q." .path) }}
+{{- if not (isAbs (.path | default "")) }}
+{{- $wrong = append $wrong (printf "code.nfs.path must be an absolute path: it is what the server exports; got %q." (.path | default "")) }}
+{{- end }}
+{{- end }}
+{{- with $given.claim }}
+{{- if not .name }}
+{{- $wrong = append $wrong `code.claim.name must be the name of a PersistentVolumeClaim in the release's namespace: the kubelet mounts it; got "".` }}
+{{- end }}
+{{- with .subPath }}
+{{- if not (include "tfrun.validate.inside" .) }}
+{{- $wrong = append $wrong (printf "code.claim.subPath must be a folder inside the claim: the code is looked for there; got %q. Give it without a / at its ends and without .. parts." .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with $given.archive }}
+{{- if not (regexMatch "^(https?://[^\\s/@]+(/\\S*)?|file:///\\S+)$" (.url | default "")) }}
+{{- $wrong = append $wrong (printf "code.archive.url must be an http, https or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
+{{- end }}
+{{- if not (regexMatch "^[0-9a-f]{64}$" (.sha256 | default "")) }}
+{{- $wrong = append $wrong (printf "code.archive.sha256 must be 64 lower-case hexadecimal digits: no other archive is opened; got %q. `sha256sum FILE` tells them." (.sha256 | default "")) }}
+{{- end }}
+{{- end }}
+{{- with $given.git }}
+{{- if not (regexMatch "^(https?://[^\\s/@]+/\\S+|ssh://([^\\s/@:]+@)?[^\\s/@]+/\\S+|file:///\\S+)$" (.url | default "")) }}
+{{- $wrong = append $wrong (printf "code.git.url must be an https, http, ssh or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
+{{- end }}
+{{- if not (regexMatch "^[0-9a-f]{40}([0-9a-f]{24})?$" (.ref | default "")) }}
+{{- $wrong = append $wrong (printf "code.git.ref must be a whole commit id, 40 hexadecimal digits: all tasks must run the same code, and a branch moves; got %q. `git rev-parse BRANCH` tells it." (.ref | default "")) }}
+{{- end }}
+{{- end }}
+{{- with $given.inline }}
+{{- range $name, $text := . }}
+{{- if not (include "tfrun.validate.inside" $name) }}
+{{- $wrong = append $wrong (printf "code.inline must be files by names inside the code folder; got %q. Give names without a / at their ends and without .. parts." $name) }}
+{{- end }}
+{{- end }}
+{{- $size := toJson . | len }}
+{{- if gt $size 524288 }}
+{{- $wrong = append $wrong (printf "code.inline must be at most 524288 bytes: it travels in a ConfigMap; got %d bytes. Use another source." $size) }}
 {{- end }}
 {{- end }}
 {{- with $given.image }}
@@ -108,7 +146,25 @@ Each part prints a JSON list of what is wrong.
 {{- $wrong = append $wrong (printf "code.image.path must be an absolute path: it is a folder of the container; got %q." .path) }}
 {{- end }}
 {{- end }}
+{{- with $code.digest }}
+{{- if $given.image }}
+{{- $wrong = append $wrong (printf "code.digest must be empty with code.image.path: code of the image is not copied, and image.digest names it; got %q. Remove it." .) }}
+{{- else if not (regexMatch "^[0-9a-f]{32}$" .) }}
+{{- $wrong = append $wrong (printf "code.digest must be 32 hexadecimal digits: no other code is run; got %q. A task tells them in its log: `code DIGEST is in ...`." .) }}
+{{- end }}
+{{- end }}
+{{- with .Values.code.secret }}
+{{- if not (or $given.archive $given.git) }}
+{{- $wrong = append $wrong (printf "code.secret must be empty unless code.archive or code.git is the source: nothing else is logged in to; got %q. Remove it." .) }}
+{{- end }}
+{{- end }}
 {{- toJson $wrong }}
+{{- end }}
+
+{{/* Says "yes" of a path that stays inside the folder that it begins in. */}}
+{{- define "tfrun.validate.inside" -}}
+{{- $parts := splitList "/" . }}
+{{- if not (or (has "" $parts) (has "." $parts) (has ".." $parts)) }}yes{{ end }}
 {{- end }}
 
 {{/* Folders that only the launcher uses. */}}

@@ -1,0 +1,415 @@
+"""Archives: fetched from a server that misbehaves, and unpacked although they attack."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import http.server
+import io
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from launcher import archive
+from launcher.archive import Archive
+from launcher.credentials import Credentials
+from launcher.exits import Code, LauncherError
+
+PACK = {
+    "tar": ["tar", "-cf"],
+    "tar.gz": ["tar", "-czf"],
+    "tar.bz2": ["tar", "-cjf"],
+    "tar.xz": ["tar", "-cJf"],
+    "tar.zst": ["tar", "--zstd", "-cf"],
+}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    (folder / "lib").mkdir(parents=True)
+    (folder / "train.py").write_text("print('hello')\n" * 1000)
+    (folder / "lib" / "run").write_text("#!/bin/sh\n")
+    (folder / "lib" / "run").chmod(0o755)
+    (folder / "lib" / "link").symlink_to("../train.py")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture
+def cancelled() -> threading.Event:
+    return threading.Event()
+
+
+def of(file: Path, **changes: Any) -> Archive:
+    given = {
+        "url": file.as_uri(),
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "credentials": None,
+        "timeout": 5.0,
+    }
+    return Archive(**(given | changes))
+
+
+def refused(file: Path, folder: Path, words: str, code: Code = Code.CODE_MISSING) -> None:
+    with pytest.raises(LauncherError, match=words) as error:
+        archive.fetch(of(file), folder, threading.Event())
+    assert error.value.code is code
+    assert list(folder.parent.iterdir()) == []  # neither a part of it nor the archive stays
+
+
+# What it can be.
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_a_tar_is_unpacked(
+    source: Path, tmp_path: Path, kind: str, cancelled: threading.Event
+) -> None:
+    file = tmp_path / "no-name-that-tells"
+    subprocess.run([*PACK[kind], file, "-C", source, "."], check=True)
+    archive.fetch(of(file), tmp_path / "to" / "here", cancelled)
+    same(source, tmp_path / "to" / "here")
+
+
+def same(a: Path, b: Path) -> None:
+    subprocess.run(["diff", "-r", "--no-dereference", a, b], check=True)
+    assert (b / "lib" / "run").stat().st_mode & stat.S_IXUSR
+    assert os.readlink(b / "lib" / "link") == "../train.py"
+
+
+def test_a_zip_is_unpacked(source: Path, tmp_path: Path, cancelled: threading.Event) -> None:
+    file = tmp_path / "file"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for path in sorted(source.rglob("*")):
+            name = str(path.relative_to(source))
+            if path.is_symlink():
+                info = zipfile.ZipInfo(name)
+                info.external_attr = (stat.S_IFLNK | 0o777) << 16
+                zipped.writestr(info, os.readlink(path))
+            else:
+                zipped.write(path, name)
+    archive.fetch(of(file), tmp_path / "to", cancelled)
+    same(source, tmp_path / "to")
+
+
+def test_hard_links_are_files(source: Path, tmp_path: Path, cancelled: threading.Event) -> None:
+    os.link(source / "train.py", source / "z.py")
+    file = tmp_path / "file"
+    subprocess.run(["tar", "-cf", file, "-C", source, "."], check=True)
+    archive.fetch(of(file), tmp_path / "to", cancelled)
+    same(source, tmp_path / "to")
+    assert (tmp_path / "to" / "z.py").stat().st_nlink == 1
+
+
+def test_an_image_without_zstd_says_so(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    subprocess.run([*PACK["tar.zst"], file, "-C", source, "."], check=True)
+    monkeypatch.setenv("PATH", "/nowhere")
+    refused(file, tmp_path / "w" / "to", "zstd, which the image does not have", Code.CONFIGURATION)
+
+
+# What it must not be.
+
+
+def tar(file: Path, *members: tuple[str, bytes, str]) -> Path:
+    """A tar of (name, type, what it holds or where it leads)."""
+    with tarfile.open(file, "w") as opened:
+        for name, kind, text in members:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            if kind == tarfile.REGTYPE:
+                info.size = len(text)
+            else:
+                info.linkname = text
+            opened.addfile(info, io.BytesIO(text.encode()))
+    return file
+
+
+FILE, FOLDER, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([("/etc/evil", FILE, "x")], "names inside of a folder; '/etc/evil'"),
+        ([("../evil", FILE, "x")], r"names inside of a folder; '\.\./evil'"),
+        ([("a/../../evil", FILE, "x")], "names inside of a folder"),
+        ([("../evil", FOLDER, "")], "names inside of a folder"),
+        ([("link", LINK, "/etc/passwd")], "links that stay inside; link leads to /etc/passwd"),
+        ([("link", LINK, "../outside")], "links that stay inside"),
+        ([("a/link", LINK, "../../outside")], "links that stay inside"),
+        # Text that stays inside, but not once another link has its say.
+        (
+            [("x/y/z/up", LINK, "../../.."), ("x/y/z/out", LINK, "up/../..")],
+            "links that stay inside; x/y/z/out",
+        ),
+        ([("link", LINK, "../outside"), ("link/evil", FILE, "x")], "links that stay inside|twice"),
+        ([("link", LINK, "."), ("link/evil", FILE, "x")], "each name once; link comes twice"),
+        ([("a", FILE, "x"), ("a/b", FILE, "x")], "each name once"),
+        ([("a/b", FILE, "x"), ("a", FILE, "x")], "each name once"),
+        ([("link", LINK, "a"), ("a", FILE, "x"), ("link", LINK, "b")], "each name once"),
+        ([("hard", HARD, "/etc/passwd")], "names inside of a folder"),
+        ([("hard", HARD, "../outside")], "names inside of a folder"),
+        ([("hard", HARD, "nothing")], "what its links lead to; nothing is not there"),
+        ([("link", LINK, "../outside"), ("hard", HARD, "link")], "links lead to; link is not"),
+        ([("pipe", tarfile.FIFOTYPE, "")], "files, folders and links alone; pipe is another"),
+        ([("null", tarfile.CHRTYPE, "")], "files, folders and links alone"),
+        ([("disk", tarfile.BLKTYPE, "")], "files, folders and links alone"),
+    ],
+)
+def test_a_tar_that_attacks_is_refused(
+    tmp_path: Path, members: list[tuple[str, bytes, str]], words: str
+) -> None:
+    (tmp_path / "outside").write_text("mine")
+    file = tar(tmp_path / "file", ("first", FILE, "x"), *members)
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    refused(file, tmp_path / "w" / "to", words)
+    left = {p: p.lstat().st_mtime_ns for p in tmp_path.rglob("*") if p != tmp_path / "w"}
+    assert left == before
+    assert not Path("/etc/evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "text", "words"),
+    [
+        ("../evil", 0, "x", "names inside of a folder"),
+        ("/evil", 0, "x", "names inside of a folder"),
+        ("link", stat.S_IFLNK | 0o777, "/etc/passwd", "links that stay inside"),
+        ("null", stat.S_IFCHR | 0o666, "", "files, folders and links alone"),
+    ],
+)
+def test_a_zip_that_attacks_is_refused(
+    tmp_path: Path, name: str, mode: int, text: str, words: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / "file", "w") as zipped:
+        info = zipfile.ZipInfo(name)
+        info.external_attr = mode << 16
+        zipped.writestr(info, text)
+    refused(tmp_path / "file", tmp_path / "w" / "to", words)
+
+
+def test_what_only_root_may_grant_is_not_granted(
+    tmp_path: Path, cancelled: threading.Event
+) -> None:
+    with tarfile.open(tmp_path / "file", "w") as opened:
+        info = tarfile.TarInfo("su")
+        info.mode, info.uid, info.gid = 0o6777, 0, 0
+        opened.addfile(info)
+    archive.fetch(of(tmp_path / "file"), tmp_path / "to", cancelled)
+    assert (tmp_path / "to" / "su").stat().st_mode & 0o7000 == 0
+
+
+@pytest.mark.parametrize(
+    ("bound", "least", "words"),
+    [
+        ("UNPACKED_BYTES", 15_000, "at most 15000 bytes, unpacked"),
+        ("UNPACKED_FILES", 4, "at most 4 files"),
+        ("FETCHED_BYTES", 100, "at most 100 bytes"),
+    ],
+)
+def test_a_bomb_is_refused(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    least: int,
+    words: str,
+) -> None:
+    (source / "zeros").write_bytes(bytes(1_000_000))
+    subprocess.run(["tar", "-czf", tmp_path / "file", "-C", source, "."], check=True)
+    monkeypatch.setattr(archive, bound, least)
+    refused(tmp_path / "file", tmp_path / "w" / "to", words)
+
+
+@pytest.mark.parametrize("kind", [*PACK, "zip", "text", "nothing"])
+def test_what_is_damaged_or_no_archive_is_refused(source: Path, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"" if kind == "nothing" else b"print('hello')\n" * 100)
+    (source / "noise").write_bytes(os.urandom(100_000))
+    if kind in PACK:
+        subprocess.run([*PACK[kind], file, "-C", source, "."], check=True)
+    elif kind == "zip":
+        shutil.make_archive(str(file), "zip", source)
+        shutil.move(tmp_path / "file.zip", file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    refused(file, tmp_path / "w" / "to", "a tar or zip that is whole")
+
+
+# From where it comes.
+
+
+def test_another_archive_than_asked_for_is_not_even_opened(tmp_path: Path) -> None:
+    file = tar(tmp_path / "file", ("../evil", FILE, "x"))
+    wanted = of(file, sha256="0" * 64)
+    with pytest.raises(LauncherError, match=r"code\.archive\.sha256 says, 0{64}; it is") as error:
+        archive.fetch(wanted, tmp_path / "to", threading.Event())
+    assert error.value.code is Code.CODE_MISSING
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    file = tar(tmp_path / "file")
+    wanted = of(file, url=(tmp_path / "other").as_uri())
+    with pytest.raises(LauncherError, match="must be there; it is not") as error:
+        archive.fetch(wanted, tmp_path / "to", threading.Event())
+    assert error.value.code is Code.CODE_MISSING
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers each request by the next of `answers`, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.answers: list[Callable[[Handler], object]] = []
+        self.seen: list[tuple[str, str | None]] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/code.tar"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.seen.append((self.path, self.headers["Authorization"]))
+        answers = self.server.answers
+        (answers.pop(0) if len(answers) > 1 else answers[0])(self)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def whole(data: bytes, handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def part(data: bytes, handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data[: len(data) // 2])
+
+
+def says(code: int, handler: Handler) -> None:
+    handler.send_error(code)
+
+
+def leads_to(url: str, handler: Handler) -> None:
+    handler.send_response(302)
+    handler.send_header("Location", url)
+    handler.end_headers()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "PAUSES", (0.01, 0.01, 0.01))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_that_stumbles_is_asked_again(tmp_path: Path, server: Server) -> None:
+    file = tar(tmp_path / "file", ("train.py", FILE, "x" * 100_000))
+    data = file.read_bytes()
+    server.answers = [
+        functools.partial(says, 503),
+        functools.partial(part, data),
+        lambda handler: handler.connection.close(),
+        functools.partial(whole, data),
+    ]
+    archive.fetch(of(file, url=server.url), tmp_path / "to", threading.Event())
+    assert (tmp_path / "to" / "train.py").read_text() == "x" * 100_000
+    assert len(server.seen) == 4
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (functools.partial(says, 404), Code.CODE_MISSING, "must be there: the server says 404$"),
+        (functools.partial(says, 401), Code.CODE_MISSING, r"says 401 \(code\.secret names"),
+        (functools.partial(says, 500), Code.IO, "cannot be fetched: the server says 500"),
+        (functools.partial(part, bytes(10)), Code.IO, "it ended 5 bytes early"),
+    ],
+)
+def test_a_server_that_fails_is_told(
+    tmp_path: Path, server: Server, answer: Callable[[Handler], None], code: Code, words: str
+) -> None:
+    server.answers = [answer]
+    wanted = of(tar(tmp_path / "file"), url=server.url, timeout=60)
+    with pytest.raises(LauncherError, match=words) as error:
+        archive.fetch(wanted, tmp_path / "to", threading.Event())
+    assert error.value.code is code
+    assert len(server.seen) == (1 if code is Code.CODE_MISSING else 4)
+
+
+def test_a_server_that_is_silent_is_given_up(tmp_path: Path, server: Server) -> None:
+    silent = threading.Event()
+    server.answers = [lambda _: silent.wait(30) and None]
+    wanted = of(tar(tmp_path / "file"), url=server.url, timeout=0.3)
+    begin = time.monotonic()
+    try:
+        with pytest.raises(LauncherError, match=r"cannot be fetched: .*timed out") as error:
+            archive.fetch(wanted, tmp_path / "to", silent)
+    finally:
+        silent.set()
+    assert error.value.code is Code.IO
+    assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize(
+    ("credentials", "header"),
+    [
+        (None, None),
+        (
+            Credentials("anna", "secret", ""),
+            "Basic " + base64.b64encode(b"anna:secret").decode(),
+        ),
+        (Credentials("", "", "abc"), "Bearer abc"),
+    ],
+)
+def test_the_secret_goes_to_the_server_that_is_named_alone(
+    tmp_path: Path, server: Server, credentials: Credentials | None, header: str | None
+) -> None:
+    file = tar(tmp_path / "file", ("train.py", FILE, "x"))
+    server.answers = [
+        functools.partial(leads_to, server.url.replace("127.0.0.1", "localhost") + "2"),
+        functools.partial(whole, file.read_bytes()),
+    ]
+    wanted = of(file, url=server.url, credentials=credentials)
+    archive.fetch(wanted, tmp_path / "to", threading.Event())
+    assert server.seen == [("/code.tar", header), ("/code.tar2", None)]
+
+
+def test_an_archive_that_nobody_wants_is_not_waited_for(
+    tmp_path: Path, server: Server, cancelled: threading.Event
+) -> None:
+    server.answers = [functools.partial(says, 503)]
+    wanted = of(tar(tmp_path / "file"), url=server.url, timeout=600)
+    threading.Timer(0.2, cancelled.set).start()
+    with pytest.raises(LauncherError, match="no longer wanted"):
+        archive.fetch(wanted, tmp_path / "to", cancelled)

@@ -1,0 +1,131 @@
+"""One commit of a Git repository, from servers of every kind."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import http.server
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher import git
+from launcher.credentials import Credentials
+from launcher.exits import Code, LauncherError
+from launcher.git import Repository
+from tests.unit.test_code import commit
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    folder = tmp_path / "origin"
+    (folder / "lib").mkdir(parents=True)
+    (folder / "train.py").write_text("print('old')\n")
+    return folder
+
+
+def fetch(repository: Repository, ref: str, folder: Path) -> None:
+    git.fetch(repository, ref, folder, threading.Event())
+
+
+def of(origin: Path, credentials: Credentials | None = None) -> Repository:
+    return Repository(origin.as_uri(), credentials, 60)
+
+
+def test_it_is_the_commit_that_is_named(origin: Path, tmp_path: Path) -> None:
+    old = commit(origin)
+    (origin / "train.py").write_text("print('new')\n")
+    (origin / "train.py").chmod(0o755)
+    (origin / "link").symlink_to("train.py")
+    new = commit(origin)
+    fetch(of(origin), old, tmp_path / "old")
+    fetch(of(origin), new, tmp_path / "new")
+    assert (tmp_path / "old" / "train.py").read_text() == "print('old')\n"
+    assert sorted(os.listdir(tmp_path / "new")) == ["link", "train.py"]
+    assert os.access(tmp_path / "new" / "train.py", os.X_OK)
+    assert os.readlink(tmp_path / "new" / "link") == "train.py"
+
+
+def test_what_the_repository_says_is_not_run(origin: Path, tmp_path: Path) -> None:
+    (origin / ".gitattributes").write_text("*.py filter=evil text eol=crlf\n")
+    (origin / "hooks").mkdir()
+    (origin / "hooks" / "post-checkout").write_text(f"#!/bin/sh\ntouch {tmp_path}/evil\n")
+    (origin / "hooks" / "post-checkout").chmod(0o755)
+    (origin / ".gitmodules").write_text('[submodule "x"]\n path = x\n url = ext::sh -c evil\n')
+    fetch(of(origin), commit(origin), tmp_path / "to")
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("what", ["unknown", "a tree"])
+def test_what_is_no_commit_is_named(origin: Path, tmp_path: Path, what: str) -> None:
+    ref = commit(origin)
+    words = ["git", "-C", str(origin), "rev-parse", f"{ref}^{{tree}}"]
+    tree = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    ref = "0" * 40 if what == "unknown" else tree
+    with pytest.raises(LauncherError, match=f"must be a commit of file:.*; {ref} is") as error:
+        fetch(of(origin), ref, tmp_path / "to")
+    assert error.value.code is Code.CODE_MISSING
+
+
+def test_a_repository_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(LauncherError, match="cannot be fetched: git fetch ended with 128") as error:
+        fetch(of(tmp_path / "nothing"), "0" * 40, tmp_path / "to")
+    assert error.value.code is Code.IO
+    assert "does not appear to be a git repository" in "\n".join(error.value.last_lines)
+
+
+def test_an_image_without_git_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(LauncherError, match="the image must have git") as error:
+        fetch(of(tmp_path), "0" * 40, tmp_path / "to")
+    assert error.value.code is Code.CONFIGURATION
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Files behind a password: the oldest way to serve a repository, without single commits."""
+
+    allowed = "Basic " + base64.b64encode(b"anna:se cret").decode()
+
+    def do_GET(self) -> None:
+        if self.headers["Authorization"] == self.allowed:
+            super().do_GET()
+            return
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="x"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url(origin: Path) -> Iterator[str]:
+    handler = functools.partial(Handler, directory=str(origin))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/.git"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_without_single_commits_and_with_a_password(
+    origin: Path, tmp_path: Path, url: str
+) -> None:
+    old = commit(origin)
+    (origin / "train.py").write_text("print('new')\n")
+    commit(origin)
+    subprocess.run(["git", "-C", origin, "update-server-info"], check=True)
+    fetch(Repository(url, Credentials("anna", "se cret", ""), 60), old, tmp_path / "to")
+    assert (tmp_path / "to" / "train.py").read_text() == "print('old')\n"
+
+    for wrong in (None, Credentials("anna", "other", "")):
+        with pytest.raises(LauncherError, match="cannot be fetched") as error:
+            fetch(Repository(url, wrong, 60), old, tmp_path / "wrong")
+        assert error.value.code is Code.IO
+        assert "other" not in "\n".join([error.value.reason, *error.value.last_lines])

@@ -1,0 +1,57 @@
+"""Other people's programs, run to their end."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from launcher import tool
+from launcher.exits import Code, LauncherError
+from tests.unit.processes import lives, wait_until
+
+LONG = 60.0
+
+
+def run(
+    script: str, silence: float = LONG, cancelled: threading.Event | None = None
+) -> tool.Finished:
+    argv = ["sh", "-c", script]
+    return tool.run(argv, os.environ, Path("/"), silence, cancelled or threading.Event())
+
+
+def test_its_code_and_last_lines_are_told() -> None:
+    done = run(r"printf 'a\r\rb\n\n'; echo c >&2; printf d; exit 3")
+    assert done == tool.Finished(3, ("a", "b", "c", "d"))
+    assert run("kill -9 $$").code == 137
+    assert len(run("seq 100").last_lines) == tool.KEPT_LINES
+
+
+def test_one_that_is_not_there_is_named() -> None:
+    with pytest.raises(LauncherError, match="the image must have no-such-tool") as error:
+        tool.run(["no-such-tool"], {}, Path("/"), LONG, threading.Event())
+    assert error.value.code is Code.CONFIGURATION
+
+
+def test_one_that_is_silent_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    with pytest.raises(LauncherError, match=r"nothing for 0\.5 s") as error:
+        run(f"sleep 1000 & echo $! > {tmp_path}/pid; sleep 1000", silence=0.5)
+    assert error.value.code is Code.IO
+    assert time.monotonic() - begin < LONG / 2
+    pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not lives(pid), "its own child is gone")
+
+
+def test_one_that_speaks_is_not_silent() -> None:
+    assert run("for i in 1 2 3 4; do echo $i; sleep 0.4; done", silence=1.2).code == 0
+
+
+def test_one_that_nobody_wants_is_ended() -> None:
+    cancelled = threading.Event()
+    threading.Timer(0.2, cancelled.set).start()
+    with pytest.raises(LauncherError, match="nobody wants it"):
+        run("sleep 1000", cancelled=cancelled)
