@@ -49,8 +49,8 @@ class Leader:
 class Directive:
     """What a task should be part of.
 
-    `charged` is the restart budget spent so far, `hosts` the addresses of tasks whose names may
-    still mean an older pod.
+    `charged` is the restart budget spent so far, `pull` which pull of the run's code the task is to
+    have, `hosts` the addresses of tasks whose names may still mean an older pod.
     """
 
     leader: Leader
@@ -58,6 +58,7 @@ class Directive:
     generation: int
     charged: int
     job: Job
+    pull: int = 0
     hosts: Mapping[Task, str] = field(default_factory=dict)
 
     def holds(self) -> Holds:
@@ -72,6 +73,7 @@ class Directive:
             job.digest,
             job.program_digest,
             job.cluster_digest,
+            self.pull,
         )
 
 
@@ -87,6 +89,7 @@ class Holds:
     job: str
     program: str
     cluster: str
+    pull: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,9 @@ class Report:
     """What a task says of itself.
 
     `incarnation` is new with every start of the launcher, `sequence` grows with every report of
-    one incarnation; `revision` names its pod's template. `ready` says that the code is there,
-    `serving` that a server keeps the seat of its program, which has ended.
+    one incarnation; `revision` names its pod's template. `ready` says that the code is there, and
+    `code` is its digest, where it has one; `serving` that a server keeps the seat of its program,
+    which has ended.
     """
 
     task: Task
@@ -129,6 +133,7 @@ class Report:
     ready: bool
     serving: bool = False
     wait: bool = False
+    code: str = ""
 
 
 def encode_report(report: Report) -> bytes:
@@ -168,6 +173,7 @@ def decode_report(text: bytes) -> Report:
         ready=root.flag("ready"),
         serving=root.flag("serving"),
         wait=root.flag("wait"),
+        code=root.text("code", empty=True),
     )
     try:
         task = parse_task(name)
@@ -187,6 +193,7 @@ def encode_directive(directive: Directive | None) -> bytes:
         "action": directive.action.value,
         "generation": directive.generation,
         "charged": directive.charged,
+        "pull": directive.pull,
         "job": directive.job.document,
         "hosts": {str(task): host for task, host in directive.hosts.items()},
     }
@@ -206,9 +213,10 @@ def decode_directive(text: bytes) -> Directive | None:
     action = Action(part.choice("action", [a.value for a in Action]))
     generation = part.whole("generation", 0, MOST)
     charged = part.whole("charged", 0, MOST)
+    pull = part.whole("pull", 0, MOST)
     hosts = _hosts(part.part("hosts"))
     _refuse(mistakes)
-    return Directive(leader, action, generation, charged, job, hosts)
+    return Directive(leader, action, generation, charged, job, pull, hosts)
 
 
 def _root(text: bytes, mistakes: list[str]) -> Reader:
@@ -250,6 +258,7 @@ def _holds(part: Reader) -> Holds:
         job=part.text("job"),
         program=part.text("program"),
         cluster=part.text("cluster"),
+        pull=part.whole("pull", 0, MOST),
     )
 
 

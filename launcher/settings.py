@@ -25,6 +25,7 @@ DEFAULT_PORT = 2222
 MOST_TASKS = 100_000
 SUCCESSES = ("AllWorkers", "Chief")
 CLEANUPS = ("Delete", "Keep")
+REFRESHES = ("OnRequest", "OnGeneration")  # when the code is pulled anew
 SOURCES = ("nfs", "claim", "archive", "git", "inline", "image", "folder")
 PULL_SECONDS = 120.0  # for which a source may be silent
 INLINE_BYTES = 512 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
@@ -92,13 +93,14 @@ class Delivery:
     """How the code gets to a task: from where, whether its requirements.txt is installed.
 
     Code with another digest than `digest` is refused, unless that is empty. `timeout` is how many
-    seconds the source may be silent.
+    seconds the source may be silent. `refresh` says that each generation of all tasks pulls anew.
     """
 
     source: Source
     requirements: bool
     digest: str
     timeout: float
+    refresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ class Job:
     @functools.cached_property
     def program_digest(self) -> str:
         """Names what trains: children that were started for another one must start again."""
-        code = {k: v for k, v in self.document["code"].items() if k != "timeout"}
+        policies = ("timeout", "refresh")
+        code = {k: v for k, v in self.document["code"].items() if k not in policies}
         return _digest([*(self.document[key] for key in ("run", "mode", "program")), code])
 
     @property
@@ -293,10 +296,12 @@ def _delivery(part: Reader) -> Delivery:
     if "digest" in part.document:
         rule = "the digest that the launcher told of the code, 32 hexadecimal digits"
         digest = part.take("digest", rule, lambda v: _matches(HEX_32, v), "")
-    delivery = Delivery(source, part.flag("requirements", optional=True), digest, timeout)
+    refresh = "refresh" in part.document and part.choice("refresh", REFRESHES) == REFRESHES[1]
+    requirements = part.flag("requirements", optional=True)
+    delivery = Delivery(source, requirements, digest, timeout, refresh)
     if digest and source.kind == "image":
         part.wrong("digest", "left out with code.image: the image's own digest names it", digest)
-    part.asked.update((*SOURCES, "digest", "timeout"))
+    part.asked.update((*SOURCES, "digest", "timeout", "refresh"))
     part.done()
     return delivery
 

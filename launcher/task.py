@@ -88,7 +88,7 @@ class _Story:
         )
         self.directive: Directive | None = None
         self.pulled: Pulled | None = None
-        self.pulled_for = ""  # the run whose code it is
+        self.pulled_for = ("", 0)  # the run whose code it is, and which pull of it
         self.reached_for = 0  # the generation whose peers were reached
         self.preparing: tuple[Directive, threading.Event] | None = None
         self.child: Child | None = None
@@ -200,7 +200,8 @@ class _Story:
         if event.failure and not cancelled:
             self._fail(event.directive.generation, event.failure)
         elif event.pulled:
-            self.pulled, self.pulled_for = event.pulled, event.directive.job.run
+            self.pulled = event.pulled
+            self.pulled_for = (event.directive.job.run, event.directive.pull)
             say(f"code {event.pulled.digest or 'of the image'} is in {event.pulled.folder}")
         elif not cancelled:
             self.reached_for = event.directive.generation
@@ -309,7 +310,7 @@ class _Story:
 
     def _ready(self, directive: Directive) -> bool:
         runs_program = directive.job.mode.runs_program(self.settings.task)
-        return not runs_program or self.pulled_for == directive.job.run
+        return not runs_program or self.pulled_for == (directive.job.run, directive.pull)
 
     def _prepare(self, directive: Directive, preparation: _Preparation) -> None:
         cancelled = threading.Event()
@@ -420,6 +421,7 @@ class _Story:
             # Who leaves can start nothing any more, whatever was asked of it.
             ready=self.directive is not None and not self.leaving and self._ready(self.directive),
             serving=self.serving,
+            code=self.pulled.digest if self.pulled else "",
         )
         return self.report
 

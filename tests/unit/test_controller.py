@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -456,6 +457,28 @@ def test_a_finished_workers_address_stays_answered_while_others_train(run: Run) 
     assert programs(tasks[1]) == 1
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+# The code.
+
+
+def test_tasks_wait_until_all_have_the_same_code(run: Run, tmp_path: Path) -> None:
+    """Each task has a mount of its own here, as with caches of NFS that tell different tales."""
+    mounts = [tmp_path / "one", tmp_path / "two"]
+    for number, mount in enumerate(mounts):
+        mount.mkdir()
+        (mount / "program").write_text(str(number))
+    run.task("ps-0")
+    for number, mount in enumerate(mounts):
+        run.task(f"worker-{number}", TFRUN_SOURCE=str(mount))
+    controller = run.controller(
+        "cat program; echo $TFRUN_CODE_DIGEST", code={"nfs": {"server": "localhost", "path": "/x"}}
+    )
+    controller.wait_for("the code of all tasks must be the same: worker-1 has .* pull it again")
+    (mounts[1] / "program").write_text("0")
+    assert controller.wait() == 0
+    (digest,) = re.findall(r"all tasks start, with code ([0-9a-f]{32})", controller.text())
+    assert message(run.folder / "end.json")["lastLines"] == [f"0{digest}"]
 
 
 # The chief first, and time.

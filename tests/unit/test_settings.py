@@ -184,6 +184,11 @@ def git(**changes: str) -> dict[str, Any]:
         ("replicas__worker", 2.0, "replicas.worker must be a whole number"),
         ("replicas__chief", 1, "replicas.chief is not a known key; known are ['evaluator', 'ps'"),
         ("replicas__evaluator", 2, "replicas.evaluator must be a whole number from 0 to 1; got 2"),
+        (
+            "code",
+            {"image": {"path": "/a"}, "refresh": "Always"},
+            "code.refresh must be one of OnRe",
+        ),
         ("maxReplicas__worker", 1, "maxReplicas.worker must be 0, or no less than the 2 workers"),
         ("maxReplicas__ps", 1, "maxReplicas.ps is not a known key"),
         ("addresses__port", 65536, "addresses.port must be a whole number from 1 to 65535"),
