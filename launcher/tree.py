@@ -84,6 +84,7 @@ def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Even
                 shutil.rmtree(left, ignore_errors=True)
             new = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
             made = _Copy(origin, folder, new, timeout, cancelled)
+            made.strict = attempt < ATTEMPTS - 1
             try:
                 made.run()
             except _ChangedError as error:
@@ -100,7 +101,8 @@ def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Even
         ) from None
     raise LauncherError(
         Code.TRY_AGAIN,
-        f"{origin.label} must not change while it is copied; {changed} did, {ATTEMPTS} times",
+        f"{origin.label} must not change while it is copied; {changed} did, {ATTEMPTS} times. "
+        f"What a program writes there can be named in {ignore.FILE}",
     )
 
 
@@ -116,6 +118,7 @@ class _Copy:
         self.new = str(new)
         self.timeout = timeout
         self.cancelled = cancelled
+        self.strict = True  # else what has vanished was never there
         self.memory = Path(f"{old}.json")
         self.known: Mapping[str, Any] = _load(self.memory)
         self.files: dict[str, list[Any]] = {}
@@ -209,9 +212,9 @@ class _Copy:
                 if not self.pending or failure:
                     self.changed.notify()
 
-    def _wrong(self, name: str, error: OSError) -> Exception:
+    def _wrong(self, name: str, error: OSError) -> Exception | None:
         if error.errno in MOVED:
-            return _ChangedError(name)
+            return _ChangedError(name) if self.strict or not name else None
         what = f"{self.origin.label} cannot be copied: {error.strerror}"
         if error.errno in FULL:
             what += f" in {Path(self.new).parent}, writing {_words(name)}"

@@ -358,6 +358,29 @@ def test_what_vanishes_was_never_there(
     same(source, copy.folder)
 
 
+def test_what_comes_and_goes_all_the_time_was_never_there(
+    source: Path, copy: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run writes its checkpoints beside the code."""
+    begin, act, attempts = tree._Copy._begin, tree._Copy._file, []
+
+    def come(self: tree._Copy) -> None:
+        (source / "temporary").touch()
+        begin(self)
+
+    def go(self: tree._Copy, name: str) -> None:
+        if name == "temporary":
+            attempts.append(self)
+            (source / name).unlink()
+        act(self, name)
+
+    monkeypatch.setattr(tree._Copy, "_begin", come)
+    monkeypatch.setattr(tree._Copy, "_file", go)
+    copy()
+    assert len(attempts) == tree.ATTEMPTS
+    same(source, copy.folder)
+
+
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
     source: Path, copy: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

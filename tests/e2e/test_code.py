@@ -1,0 +1,241 @@
+"""Code on its way to the tasks of the real Kubernetes: whole, the same everywhere, or a clear no.
+
+The NFS server is real and so are its faults. Workers run a program that says what it was given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import tree
+from tests.cluster.box import Box
+from tests.cluster.release import Folders, Release, put_on_nfs
+from tests.e2e.lines import Lines
+from tests.e2e.runs import finish, task_pods
+from tests.e2e.test_run import kill_container
+
+pytestmark = pytest.mark.cluster
+
+SHOW = Path(__file__).parent / "programs" / "show.py"
+STAY: dict[str, Any] = {
+    "program.command": ["python", "show.py", "stay"],
+    "chiefFirst": False,
+    "grace": 1,
+    "restarts.limit": 0,
+    "worker.resources": {},
+    "ps.resources": {},
+}
+FILES = 300
+IGNORED = (".git/HEAD", "__pycache__/show.pyc", "lib/__pycache__/x.pyc", "a.log", "scratch/x")
+
+
+def make_tree(folder: Path) -> None:
+    """What people have in their folders, and some things that they should not have."""
+    folder.mkdir()
+    shutil.copy(SHOW, folder)
+    (folder / ".tfrunignore").write_text("*.log\n/scratch/\n")
+    for name in (b"with space", b"two\nlines", b"\xff\xfe", "größe".encode(), b"-rf"):
+        (folder / os.fsdecode(name)).mkdir()
+        (folder / os.fsdecode(name) / os.fsdecode(name)).write_bytes(name)
+    for i in range(FILES):
+        (folder / "lib" / f"{i % 7}").mkdir(parents=True, exist_ok=True)
+        (folder / "lib" / f"{i % 7}" / f"{i}.py").write_text(f"{i}\n" * i)
+    (folder / "empty").touch()
+    (folder / "run").write_text("#!/bin/sh\n")
+    (folder / "run").chmod(0o755)
+    (folder / "link").symlink_to("lib/1/1.py")
+    (folder / "lib" / "up").symlink_to("../run")
+    (folder / "data").symlink_to("/data/elsewhere")
+    with (folder / "sparse").open("wb") as sparse:
+        sparse.truncate(30_000_000)
+        sparse.seek(20_000_000)
+        sparse.write(b"data")
+
+
+def shown(folder: Path) -> str:
+    """What the program says of this machine's own folder."""
+    done = subprocess.run(
+        [sys.executable, SHOW], cwd=folder, env={}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()[1]
+
+
+def nfs(folders: Folders) -> dict[str, Any]:
+    return {key: value for key, value in folders.settings.items() if key.startswith("code.")}
+
+
+def follow(release: Release, pod: str) -> Lines:
+    """The pod's log, from the begin of the container that runs."""
+    release.kubectl("wait", "--for=create", f"pod/{pod}", "--timeout=60s")
+    ready = "--for=jsonpath={.status.containerStatuses[0].state.running}"
+    release.kubectl("wait", f"pod/{pod}", ready, "--timeout=60s")
+    return Lines(release.logs(pod))
+
+
+@pytest.fixture
+def folders(release: Release, tmp_path: Path) -> Folders:
+    make_tree(tmp_path / "tree")
+    return put_on_nfs(release.cluster, release.namespace, tmp_path / "tree")
+
+
+def test_a_tree_arrives_whole_is_pulled_once_and_again_when_it_is_edited(
+    release: Release, folders: Folders
+) -> None:
+    whole = shown(folders.code)
+    for name in IGNORED:
+        (folders.code / name).parent.mkdir(exist_ok=True)
+        (folders.code / name).write_text("not for tasks")
+    settings = {**STAY, **nfs(folders), "restarts.limit": 1}
+    release.install([], settings)
+    with follow(release, "run-worker-0") as chief, follow(release, "run-worker-1") as worker:
+        found = chief.wait_for(r"^shown (\w+) (\w+)$")
+        assert found[1] == whole
+        assert worker.wait_for("^shown .*")[0] == found[0]
+        for lines in (chief, worker):
+            read = lines.wait_for(r"read (\d+) of (\d+) files, .* of code\.nfs")
+            assert read[1] == read[2]
+        digest = found[2]
+
+        # The container starts again, and finds what it has.
+        pods = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in task_pods(release)}
+        kill_container(release, "run-worker-1")
+        worker.end()
+        path = "{.metadata.name} {.status.containerStatuses[0].restartCount}"
+        release.wait_for(["pod", "run-worker-1"], path, " 1$", 60)
+        with follow(release, "run-worker-1") as again:
+            again.wait_for(r"read 0 of \d+ files, 0\.0 MB")
+            assert again.wait_for("^shown .*")[0] == found[0]
+
+            # The loop of edit and run.
+            (folders.code / "lib" / "1" / "1.py").write_text("edited\n")
+            (folders.code / "lib" / "new.py").write_text("new\n")
+            (folders.code / "lib" / "2" / "2.py").unlink()
+            before = len(chief.lines), len(again.lines)
+            begin = time.monotonic()
+            release.upgrade([], {**settings, "run.attempt": 2})
+            edited = chief.wait_for(r"^shown (\w+) (\w+)$", before[0])
+            print(f"edited, and running again after {time.monotonic() - begin:.1f} s")
+            assert again.wait_for("^shown .*", before[1])[0] == edited[0]
+            for lines, at in ((chief, before[0]), (again, before[1])):
+                lines.wait_for(r"read 2 of \d+ files", at)
+        for name in IGNORED:
+            (folders.code / name).unlink()
+            if (folders.code / name).parent != folders.code:
+                (folders.code / name).parent.rmdir()
+        assert edited[1] == shown(folders.code) != whole
+        assert edited[2] != digest
+        assert pods == {p["metadata"]["name"]: p["metadata"]["uid"] for p in task_pods(release)}
+
+        # Code that is pinned is that code, or none.
+        release.upgrade([], {**settings, "code.digest": digest})
+        end, _ = finish(release)
+    assert (end.condition, end.exit_code) == ("Failed", 66)
+    assert f"must have the digest that code.digest says, {digest}" in end.message["reason"]
+
+
+def test_what_cannot_be_copied_is_named(release: Release, folders: Folders) -> None:
+    (folders.code / "lib" / "shared").symlink_to("../../shared")
+    settings = {**STAY, **nfs(folders)}
+    release.install([], settings)
+    end, _ = finish(release)
+    assert (end.condition, end.exit_code) == ("Failed", 66)
+    assert "the link lib/shared leads to ../../shared, outside of it" in end.message["reason"]
+
+    (folders.code / "lib" / "shared").unlink()
+    (folders.code / "lib" / "secret.py").touch(mode=0o600)
+    release.upgrade([], {**settings, "run.attempt": 2})
+    end, _ = finish(release)
+    assert (end.condition, end.exit_code) == ("Failed", 74)
+    source = f"{settings['code.nfs.server']}:{settings['code.nfs.path']}"
+    expected = f"code.nfs {source} cannot be copied: Permission denied: lib/secret.py"
+    assert expected in end.message["reason"]
+
+
+@pytest.fixture
+def box(release: Release) -> Iterator[Box]:
+    """The box whose NFS server can be stopped; it runs again afterwards."""
+    box = Box(name=release.cluster.kubeconfig.parent.name)
+    if not box.alive():
+        pytest.skip("only the NFS server of the box is the tests' own to stop")
+    yield box
+    box.nfs_start()
+
+
+def test_a_server_that_is_away_is_waited_for_but_not_for_ever(
+    release: Release, folders: Folders, box: Box
+) -> None:
+    settings = {**STAY, **nfs(folders)}
+    release.install([], settings)
+    with follow(release, "run-worker-0") as chief:
+        chief.wait_for("^shown ")
+        with (folders.code / "large").open("wb") as large:
+            for i in range(400):
+                large.write(bytes([i % 256]) * 1_000_000)
+        whole = shown(folders.code)
+        begun = len(chief.lines)
+        release.upgrade([], {**settings, "run.attempt": 2})
+        under_way = "until ls -d /tfrun/work/code.new-*/large; do sleep 0.01; done 2>/dev/null"
+        release.kubectl("exec", "run-worker-0", "--", "sh", "-c", under_way)
+        box.nfs_stop()
+        assert not [line for line in chief.lines[begun:] if "read" in line], "it came too late"
+        box.nfs_start()
+        assert chief.wait_for(r"^shown (\w+)", begun)[1] == whole
+
+        box.nfs_stop()
+        release.upgrade([], {**settings, "run.attempt": 3, "code.timeout": 5})
+        end, _ = finish(release)
+    server = settings["code.nfs.server"]
+    assert (end.condition, end.exit_code) == ("Failed", 74)
+    assert f"{server} has not answered for 5 s" in end.message["reason"]
+    assert f"code.nfs {server}:{settings['code.nfs.path']}" in end.message["reason"]
+
+
+def test_code_from_the_values_and_from_an_archive(
+    release: Release, folders: Folders, tmp_path: Path
+) -> None:
+    (tmp_path / "small" / "lib").mkdir(parents=True)
+    files = {"show.py": SHOW.read_text(), "lib/größe.py": "print('<&>')\n"}
+    for name, text in files.items():
+        (tmp_path / "small" / name).write_text(text)
+    origin = tree.Origin(tmp_path / "small", "here", "here")
+    digest = tree.copy(origin, tmp_path / "work" / "code", 60, threading.Event())
+    settings = {**STAY, "program.command": ["python", "show.py"], "code.inline": files}
+    release.install([], settings)
+    end, _ = finish(release)
+    assert (end.condition, end.exit_code) == ("Complete", 0)
+    assert end.message["lastLines"] == [f"shown {shown(tmp_path / 'small')} {digest}"]
+
+    file = folders.data / "code.tar.gz"
+    subprocess.run(["tar", "-czf", file, "-C", tmp_path / "small", "."], check=True)
+    release.kubectl("create", "secret", "generic", "login", "--from-literal=token=abc")
+    volume = {key: value for key, value in folders.settings.items() if key.startswith("volumes")}
+    archive = {
+        **{key: value for key, value in settings.items() if key != "code.inline"},
+        **volume,
+        "volumes[0].name": "data",
+        "volumes[0].mountPath": "/data",
+        "code.archive.url": "file:///data/code.tar.gz",
+        "code.archive.sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "code.secret": "login",
+        "code.digest": digest,
+    }
+    release.upgrade([], archive)
+    end, _ = finish(release)
+    assert (end.condition, end.exit_code) == ("Complete", 0)
+    assert end.message["lastLines"] == [f"shown {shown(tmp_path / 'small')} {digest}"]
+
+    release.upgrade([], {**archive, "code.archive.sha256": "0" * 64})
+    end, _ = finish(release)
+    assert (end.condition, end.exit_code) == ("Failed", 66)
+    assert "must be what code.archive.sha256 says" in end.message["reason"]
