@@ -403,6 +403,7 @@ def _told(state: decide.State) -> tuple[object, ...]:
         state.done,
         state.stopping,
         state.pulls,
+        state.commit,
     )
 
 

@@ -151,7 +151,8 @@ class State:
     `goal` is what `job` becomes when the pods that it needs more are there: until then the smaller
     one trains on.
     `pulls` counts how often each task was asked to pull the code again, `code` is the digest that
-    they agreed on; they have not since `differ_since`, if that is not 0.
+    they agreed on; they have not since `differ_since`, if that is not 0. `commit` is what a branch
+    was found to mean by the chief.
     `cause` is why tasks had to start again at last, `moved_at` when the chief was last seen to make
     a step, or to start.
     `dealt` is the latest generation whose child's end was dealt with, `drains` how many times in a
@@ -184,6 +185,7 @@ class State:
     goal: Job | None = None
     pulls: Mapping[Task, int] = field(default_factory=dict)
     code: str = ""
+    commit: str = ""
     differ_since: float = 0.0
     cause: str = ""
     moved_at: float = 0.0
@@ -272,8 +274,16 @@ def _wanted(state: State, report: Report) -> Directive | None:
         else:
             generation = max(generation, later)
     charged = len(state.charges)
-    pull = state.pulls.get(task, 0)
-    return Directive(state.leader, action, generation, charged, state.job, pull, state.hosts)
+    return Directive(
+        state.leader,
+        action,
+        generation,
+        charged,
+        state.job,
+        state.pulls.get(task, 0),
+        state.commit,
+        state.hosts,
+    )
 
 
 def _begin(state: State, event: Begin, now: float) -> Step:
@@ -313,8 +323,10 @@ def _hear(state: State, report: Report, now: float) -> Step:
     lost_after = state.heard.get(task, now)
     seats, heard = {**state.seats, task: report}, {**state.heard, task: now}
     state = replace(state, seats=seats, heard=heard)
-    if task == state.job.mode.chief and _step_of(before) != _step_of(report):
-        state = replace(state, moved_at=now)
+    if task == state.job.mode.chief:
+        if _step_of(before) != _step_of(report):
+            state = replace(state, moved_at=now)
+        state = _resolved(state, report)
     if before and before.incarnation != report.incarnation:
         # Nothing of its own has been dealt with; it may fail to prepare as the last one did.
         state = replace(state, dealt={**state.dealt, task: state.generation - 1})
@@ -335,6 +347,16 @@ def _hear(state: State, report: Report, now: float) -> Step:
     state, effects = _take(state, report, lost_after, now)
     state, more = _go_on(state, now)
     return state, (*effects, *more)
+
+
+def _resolved(state: State, chief: Report) -> State:
+    """What a branch means is found out once, by the chief, for all tasks."""
+    holds = chief.holds
+    if state.commit or not chief.ready or not holds or holds.run != state.job.run:
+        return state
+    if holds.pull != state.pulls.get(chief.task, 0):
+        return state
+    return replace(state, commit=chief.commit)
 
 
 def _step_of(report: Report | None) -> tuple[int, int | None] | None:
@@ -461,7 +483,7 @@ def _form_with(state: State, tasks: Iterable[Task]) -> State:
     state = replace(state, generation=generation, forming=before | frozenset(tasks))
     programs = [task for task in job.tasks if job.mode.runs_program(task)]
     if job.delivery.refresh and state.forming.issuperset(programs) > before.issuperset(programs):
-        state = _asked_again(state, programs)
+        state = replace(_asked_again(state, programs), commit="")
     return state
 
 
@@ -693,6 +715,8 @@ def _adopt(state: State, now: float) -> Step:
         generation=generation,
         charges=(now,) * charged,
         pulls={task: holds.pull for task, holds in held.items()},
+        commit=state.commit
+        or max((h.commit for h in held.values() if h.run == job.run), default=""),
         runs=running,
         members={task: state.seats[task].incarnation for task in running},
         done=frozenset(

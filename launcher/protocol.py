@@ -49,8 +49,9 @@ class Leader:
 class Directive:
     """What a task should be part of.
 
-    `charged` is the restart budget spent so far, `pull` which pull of the run's code the task is to
-    have, `hosts` the addresses of tasks whose names may still mean an older pod.
+    `charged` is the restart budget spent so far. `pull` says which pull of the run's code the task
+    is to have, `commit` what a branch of code.git means, where that has been found out. `hosts` are
+    the addresses of tasks whose names may still mean an older pod.
     """
 
     leader: Leader
@@ -59,6 +60,7 @@ class Directive:
     charged: int
     job: Job
     pull: int = 0
+    commit: str = ""
     hosts: Mapping[Task, str] = field(default_factory=dict)
 
     def holds(self) -> Holds:
@@ -74,6 +76,7 @@ class Directive:
             job.program_digest,
             job.cluster_digest,
             self.pull,
+            self.commit,
         )
 
 
@@ -90,6 +93,7 @@ class Holds:
     program: str
     cluster: str
     pull: int = 0
+    commit: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,9 @@ class Report:
     """What a task says of itself.
 
     `incarnation` is new with every start of the launcher, `sequence` grows with every report of
-    one incarnation; `revision` names its pod's template. `ready` says that the code is there, and
-    `code` is its digest, where it has one; `serving` that a server keeps the seat of its program,
-    which has ended.
+    one incarnation; `revision` names its pod's template. `ready` says that the code is there, `code`
+    is its digest, where it has one, and `commit` what a branch was found to mean. `serving` says
+    that a server keeps the seat of its program, which has ended.
     """
 
     task: Task
@@ -134,6 +138,7 @@ class Report:
     serving: bool = False
     wait: bool = False
     code: str = ""
+    commit: str = ""
 
 
 def encode_report(report: Report) -> bytes:
@@ -174,6 +179,7 @@ def decode_report(text: bytes) -> Report:
         serving=root.flag("serving"),
         wait=root.flag("wait"),
         code=root.text("code", empty=True),
+        commit=root.text("commit", empty=True),
     )
     try:
         task = parse_task(name)
@@ -194,6 +200,7 @@ def encode_directive(directive: Directive | None) -> bytes:
         "generation": directive.generation,
         "charged": directive.charged,
         "pull": directive.pull,
+        "commit": directive.commit,
         "job": directive.job.document,
         "hosts": {str(task): host for task, host in directive.hosts.items()},
     }
@@ -214,9 +221,10 @@ def decode_directive(text: bytes) -> Directive | None:
     generation = part.whole("generation", 0, MOST)
     charged = part.whole("charged", 0, MOST)
     pull = part.whole("pull", 0, MOST)
+    commit = part.text("commit", empty=True)
     hosts = _hosts(part.part("hosts"))
     _refuse(mistakes)
-    return Directive(leader, action, generation, charged, job, pull, hosts)
+    return Directive(leader, action, generation, charged, job, pull, commit, hosts)
 
 
 def _root(text: bytes, mistakes: list[str]) -> Reader:
@@ -259,6 +267,7 @@ def _holds(part: Reader) -> Holds:
         program=part.text("program"),
         cluster=part.text("cluster"),
         pull=part.whole("pull", 0, MOST),
+        commit=part.text("commit", empty=True),
     )
 
 

@@ -34,6 +34,8 @@ HEX_32, HEX_64, COMMIT = "[0-9a-f]{32}", "[0-9a-f]{64}", "[0-9a-f]{40}([0-9a-f]{
 ARCHIVE_URL = r"(https?://[^\s/@]+(/\S*)?|file:///\S+)"
 ARCHIVE_RULE = "an http, https or file address, without a password (see code.secret)"
 GIT_URL = r"(https?://[^\s/@]+/\S+|ssh://([^\s/@:]+@)?[^\s/@]+/\S+|file:///\S+)"
+# A name that git takes for no option, and no other way to write one.
+REF = r"[A-Za-z0-9_](?!.*\.\.)[A-Za-z0-9._/+-]*"
 GIT_RULE = "an https, http, ssh or file address, without a password (see code.secret)"
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' default
 
@@ -67,7 +69,7 @@ class Source:
 
     `nfs` and `claim` are mounted by the kubelet and copied, a `claim` from the folder `path` in it;
     `folder` is copied; `archive` and `git` are fetched from `url`, and `pin` is the archive's
-    SHA-256 or the commit; `inline` brings its `files`; `image` is used where it is.
+    SHA-256, or the commit, branch or tag; `inline` brings its `files`; `image` is used where it is.
     """
 
     kind: str
@@ -78,11 +80,16 @@ class Source:
     pin: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def moves(self) -> bool:
+        """Whether it has yet to be found out which commit is meant."""
+        return self.kind == "git" and not _matches(COMMIT, self.pin)
+
     def __str__(self) -> str:
         where = {
             "nfs": f" {self.server}:{self.path}",
             "claim": f" {self.claim}:/{self.path}",
-            "git": f" {self.url} at {self.pin[:12]}",
+            "git": f" {self.url} at {self.pin if self.moves else self.pin[:12]}",
             "inline": "",
         }
         return f"code.{self.kind}" + where.get(self.kind, f" {self.url or self.path}")
@@ -329,9 +336,9 @@ def _source(part: Reader) -> Source:
             pin=inner.take("sha256", sha256, lambda v: _matches(HEX_64, v), ""),
         )
     elif kind == "git":
-        commit = "a whole commit id, 40 hexadecimal digits"
+        ref = "a branch, a tag, or a whole commit id"
         url = inner.take("url", GIT_RULE, lambda v: _matches(GIT_URL, v), "")
-        pin = inner.take("ref", commit, lambda v: _matches(COMMIT, v), "")
+        pin = inner.take("ref", ref, lambda v: _matches(REF, v), "")
         source = Source(kind, url=url, pin=pin)
     else:
         rule = "an absolute path"

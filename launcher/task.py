@@ -278,7 +278,8 @@ class _Story:
         elif serves or self._ended_in(generation):
             pass
         elif not self._ready(directive):
-            self._prepare(directive, lambda cancelled: self._pull(directive.job, cancelled))
+            if self._may_pull(directive):
+                self._prepare(directive, lambda cancelled: self._pull(directive, cancelled))
         elif runs and self.reached_for != generation:
             self._prepare(directive, lambda cancelled: self._reach(directive, cancelled))
         elif runs:
@@ -328,10 +329,16 @@ class _Story:
 
         threading.Thread(target=work, daemon=True).start()
 
-    def _pull(self, job: Job, cancelled: threading.Event) -> Pulled:
-        settings = self.settings
+    def _may_pull(self, directive: Directive) -> bool:
+        """What a branch means is found out by the chief; all others wait until it is told."""
+        known = directive.commit or not directive.job.source.moves
+        return bool(known or self._is_chief() or not self.settings.controller)
+
+    def _pull(self, directive: Directive, cancelled: threading.Event) -> Pulled:
+        settings, job = self.settings, directive.job
         place = Place(settings.source, settings.secret, settings.work)
-        return pull(job.delivery, place, invocation.python(job), cancelled)
+        python = invocation.python(job)
+        return pull(job.delivery, place, python, directive.commit, cancelled)
 
     def _reach(self, directive: Directive, cancelled: threading.Event) -> None:
         """A program needs the names of those who serve it; alone, also their ports."""
@@ -422,6 +429,7 @@ class _Story:
             ready=self.directive is not None and not self.leaving and self._ready(self.directive),
             serving=self.serving,
             code=self.pulled.digest if self.pulled else "",
+            commit=self.pulled.commit if self.pulled else "",
         )
         return self.report
 

@@ -30,6 +30,7 @@ class Pod:
     serving: bool = False
     revision: str = ""
     code: str = ""
+    commit: str = ""
     pulls: list[int] = field(default_factory=list)  # what was asked for
     started: list[int] = field(default_factory=list)  # generations
 
@@ -47,6 +48,7 @@ class Pod:
             self.serving,
             wait=True,
             code=self.code,
+            commit=self.commit,
         )
 
     @property

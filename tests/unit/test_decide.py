@@ -1095,6 +1095,32 @@ def test_code_that_stays_different_ends_the_run_after_a_while() -> None:
     assert play.end.reason.endswith("was changed after the run had begun: raise run.attempt")
 
 
+BRANCH = {"git": {"url": "https://e.com/a", "ref": "main"}}
+
+
+def test_what_a_branch_means_is_found_out_once() -> None:
+    play = Play(job(code=BRANCH))
+    give(play, "a1", "a1")
+    chief, worker = play.pod("worker-0"), play.pod("worker-1")
+    worker.ready = False
+    talk(play)
+    assert worker.holds
+    assert worker.holds.commit == "", "the chief has yet to tell"
+    chief.commit = "c1"
+    talk(play)
+    assert worker.holds.commit == "c1"
+    worker.ready = True
+    talk(play)
+    assert play.running() == all_run(1)
+    chief.commit = "c2"  # whatever it may say later
+    play.lead(play.job)
+    play.lose("worker-1")
+    play.settle()
+    held = play.pod("worker-1").holds
+    assert held
+    assert held.commit == "c1"
+
+
 @pytest.mark.parametrize("led_anew", [False, True])
 def test_code_never_changes_under_what_runs(led_anew: bool) -> None:
     """The folder was edited; a pod that is made again finds what is there now."""

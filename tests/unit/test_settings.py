@@ -162,8 +162,8 @@ def git(**changes: str) -> dict[str, Any]:
             for url in ("git@e.com:a", "ext::sh", "--upload-pack=x", "https://a@e.com/a")
         ),
         *(
-            ("code", git(ref=ref), "code.git.ref must be a whole commit id, 40 hexadecimal digits")
-            for ref in ("main", COMMIT[:12], "", "--output=x")
+            ("code", git(ref=ref), "code.git.ref must be a branch, a tag, or a whole commit id")
+            for ref in ("a b", "a..b", "", "--output=x")
         ),
         *(
             ("code", {"inline": files}, "code.inline must be texts by file names inside a folder")
