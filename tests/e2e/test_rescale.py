@@ -92,7 +92,7 @@ def unharmed(release: Release, folders: Folders) -> Iterator[None]:
     with Lines(release.logs("run-worker-0")) as lines:
         while saved_step(folders) <= saved:
             lines.wait_for(r"step \d+/\d+ loss", len(lines.lines))
-    assert children(str(lines)) == chief
+    assert children(release.kubectl("logs", "run-worker-0")) == chief
     assert containers(release) == pods
 
 
