@@ -145,6 +145,8 @@ class State:
     `held` those that wait for the chief.
     `hosts` are the addresses of those without whom the others cannot go on. `goal` is what `job`
     becomes when the pods that it needs more are there: until then the smaller one trains on.
+    `cause` is why tasks had to start again at last, `moved_at` when the chief was last seen to make
+    a step, or to start.
     `dealt` is the latest generation whose child's end was dealt with, `drains` how many times in a
     row a child was ended as if from outside. `charges` are the times of
     the failures that the restart budget paid for.
@@ -173,6 +175,8 @@ class State:
     done: frozenset[Task] = frozenset()
     hosts: Mapping[Task, str] = field(default_factory=dict)
     goal: Job | None = None
+    cause: str = ""
+    moved_at: float = 0.0
     began_at: float = 0.0
     said_at: float = 0.0
     complete_at: float | None = None  # when a controller that adopts had heard the run's tasks
@@ -298,6 +302,8 @@ def _hear(state: State, report: Report, now: float) -> Step:
     lost_after = state.heard.get(task, now)
     seats, heard = {**state.seats, task: report}, {**state.heard, task: now}
     state = replace(state, seats=seats, heard=heard)
+    if task == state.job.mode.chief and _step_of(before) != _step_of(report):
+        state = replace(state, moved_at=now)
     if before and before.incarnation != report.incarnation:
         # Nothing of its own has been dealt with; it may fail to prepare as the last one did.
         state = replace(state, dealt={**state.dealt, task: state.generation - 1})
@@ -318,6 +324,11 @@ def _hear(state: State, report: Report, now: float) -> Step:
     state, effects = _take(state, report, lost_after, now)
     state, more = _go_on(state, now)
     return state, (*effects, *more)
+
+
+def _step_of(report: Report | None) -> tuple[int, int | None] | None:
+    child = report.child if report else None
+    return (child.generation, child.step) if child else None
 
 
 def _follows_younger(state: State, report: Report) -> bool:
@@ -508,7 +519,8 @@ def _judge(state: State, now: float) -> Step:
     if any(child and child.generation == state.generation for child in children):
         # Some could not even prepare for this generation: all prepare for another.
         state = replace(state, generation=state.generation + 1)
-    return replace(state, failures={}), (Say(text),)
+    cause = f"{root.task}: {root.reason}"
+    return replace(state, failures={}, cause=cause), (Say(text),)
 
 
 def _final(state: State, root: Failure) -> str:

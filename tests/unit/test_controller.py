@@ -478,7 +478,9 @@ def test_status_and_progress_are_told(run: Run) -> None:
     assert (ps["step"], worker["step"]) == (None, None)
     asked = run.start("status", "--address", f"127.0.0.1:{run.port}", env={})
     assert asked.wait() == 0
-    asked.wait_for(r"^mnist: leading, generation 1, restarts 0 of 2, run 0123456789ab for \d+ s$")
+    asked.wait_for(
+        r"^mnist: leading, generation 1, restarts 0 of 2, run \w+ for \d+ s, progress \d s ago$"
+    )
     asked.wait_for("^  worker-0  running, step 7 of 9$")
     (run.folder / "go").touch()
     assert controller.wait() == 0
