@@ -128,6 +128,7 @@ def check_change(
     assert len(after) <= len(before) + most
 
 
+@pytest.mark.timeout(900)  # minutes where the machine is its own; each wait has its own bound
 def test_a_training_goes_on_through_every_change(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
