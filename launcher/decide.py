@@ -761,9 +761,9 @@ def _grow(state: State, now: float) -> Step:
     }
     anew = _anew(state, held, running)
     state = _form_with(state, anew | state.forming)
-    text = f"{_names(anew, state.job.tasks, 'stop')}: generation {state.generation} forms"
+    text = f"{_names(anew, state.job.tasks, 'stop')}: " if anew & state.runs.keys() else ""
     state, effects = _go_on(state, now)
-    return state, (Say(text), *effects)
+    return state, (Say(f"{text}generation {state.generation} forms"), *effects)
 
 
 def _goes_on(job: Job, task: Task, holds: Holds) -> bool:

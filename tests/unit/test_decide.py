@@ -947,6 +947,7 @@ def test_workers_whose_names_are_listed_join_and_leave_alone() -> None:
     grow(play, "worker", 4)
     play.settle()
     assert play.running() == {**all_run(1), "worker-2": 2, "worker-3": 2}
+    assert play.said[-2:] == ["generation 2 forms", "generation 2: worker-2, worker-3 start"]
     play.lead(job(**names), {"ps": 1, "worker": 4})
     play.settle()
     assert play.running() == all_run(1)
