@@ -326,7 +326,8 @@ def _hear(state: State, report: Report, now: float) -> Step:
     if task == state.job.mode.chief:
         if _step_of(before) != _step_of(report):
             state = replace(state, moved_at=now)
-        state = _resolved(state, report)
+        if state.phase is RunPhase.LEADING:
+            state = _resolved(state, report)
     if before and before.incarnation != report.incarnation:
         # Nothing of its own has been dealt with; it may fail to prepare as the last one did.
         state = replace(state, dealt={**state.dealt, task: state.generation - 1})
@@ -715,8 +716,7 @@ def _adopt(state: State, now: float) -> Step:
         generation=generation,
         charges=(now,) * charged,
         pulls={task: holds.pull for task, holds in held.items()},
-        commit=state.commit
-        or max((h.commit for h in held.values() if h.run == job.run), default=""),
+        commit=max((holds.commit for holds in held.values() if holds.run == job.run), default=""),
         runs=running,
         members={task: state.seats[task].incarnation for task in running},
         done=frozenset(
@@ -725,6 +725,8 @@ def _adopt(state: State, now: float) -> Step:
             if held[task].action is Action.SERVE or _ended_well(state.seats[task])
         ),
     )
+    if job.mode.chief in state.seats:
+        state = _resolved(state, state.seats[job.mode.chief])
     anew = _anew(state, held, running)
     if state.goal and not any(job.mode.runs_program(task) for task in set(running) - anew):
         return _adopt(replace(before, job=state.goal, goal=None), now)  # nothing would train on

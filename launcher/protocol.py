@@ -122,9 +122,9 @@ class Report:
     """What a task says of itself.
 
     `incarnation` is new with every start of the launcher, `sequence` grows with every report of
-    one incarnation; `revision` names its pod's template. `ready` says that the code is there, `code`
-    is its digest, where it has one, and `commit` what a branch was found to mean. `serving` says
-    that a server keeps the seat of its program, which has ended.
+    one incarnation; `revision` names its pod's template. `ready` says that the code is there,
+    `code` is its digest, where it has one, and `commit` what a branch was found to mean. `serving`
+    says that a server keeps the seat of its program, which has ended.
     """
 
     task: Task

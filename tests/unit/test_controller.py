@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -479,6 +480,30 @@ def test_tasks_wait_until_all_have_the_same_code(run: Run, tmp_path: Path) -> No
     assert controller.wait() == 0
     (digest,) = re.findall(r"all tasks start, with code ([0-9a-f]{32})", controller.text())
     assert message(run.folder / "end.json")["lastLines"] == [f"0{digest}"]
+
+
+def test_all_tasks_run_the_commit_that_a_branch_meant_when_the_run_began(run: Run) -> None:
+    repository = run.folder / "repository"
+    repository.mkdir()
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+
+    def commit(text: str) -> None:
+        (repository / "program").write_text(text)
+        for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", text]):
+            subprocess.run([*git, *words], check=True)
+
+    commit("first")
+    tasks = run.tasks()
+    code = {"git": {"url": repository.as_uri(), "ref": "main"}}
+    controller = run.controller(f"cat program; echo; {run.until_go()}", code=code)
+    tasks[2].wait_for("^first")
+    commit("second")
+    tasks[2].signal(signal.SIGTERM)
+    tasks[2].wait()
+    again = run.task("worker-1", TFRUN_WORK=str(run.folder / "another"))
+    again.wait_for("^first")
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
 
 
 # The chief first, and time.

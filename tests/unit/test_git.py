@@ -54,7 +54,7 @@ def test_a_branch_and_a_tag_mean_a_commit(origin: Path, tmp_path: Path, ref: str
 
 def test_a_name_that_is_neither_is_said(origin: Path, tmp_path: Path) -> None:
     commit(origin)
-    with pytest.raises(LauncherError, match="code.git.ref must be a branch, a tag") as error:
+    with pytest.raises(LauncherError, match="must be a branch, a tag") as error:
         git.resolve(of(origin), "mian", tmp_path, threading.Event())
     assert error.value.code is Code.CODE_MISSING
 
