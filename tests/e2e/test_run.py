@@ -19,38 +19,35 @@ import yaml
 from tests.cluster import ClusterError
 from tests.cluster.release import Folders, Release, RunEnd
 from tests.e2e.conftest import EXAMPLE
+from tests.e2e.kills import kill_container
 from tests.e2e.lines import Lines
+from tests.e2e.paced import (
+    brake,
+    check_learnt,
+    generations,
+    install_paced,
+    saved_step,
+    wait_for_progress,
+)
+from tests.e2e.runs import (
+    PROMPT_SECONDS,
+    OnNfs,
+    finish,
+    kill_child,
+    stateful_sets,
+    task_pods,
+    tiny,
+    wait_until_tasks_are_gone,
+)
 
 pytestmark = pytest.mark.cluster
 
 CLAIM = EXAMPLE.parent / "nfs-claim.yaml"
 PODS = ("run-ps-0", "run-worker-0", "run-worker-1")
-# A task pod's own grace is 30 s: what is gone sooner did not wait for it.
-PROMPT_SECONDS = 20
 FOR_EVER = "exec sleep 1000000"
-OnNfs = Callable[[Path], Folders]
-# Kills every process of one pod, whatever its own first process thinks of signals.
-KILLER = """
-import os, pathlib, signal, sys
-for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    try:
-        if f"HOSTNAME={sys.argv[1]}\\0".encode() in (folder / "environ").read_bytes():
-            os.kill(int(folder.name), signal.SIGKILL)
-    except OSError:
-        pass
-"""
 
 
 # What the tests do.
-
-
-def tiny(script: str) -> dict[str, Any]:
-    """Settings of a run whose workers are a few words of shell: no code to bring, no TensorFlow."""
-    return {
-        "code.image.path": "/tmp",  # noqa: S108
-        "program.command": ["sh", "-c", script],
-        "chiefFirst": False,
-    }
 
 
 def only(index: int, script: str) -> str:
@@ -58,103 +55,7 @@ def only(index: int, script: str) -> str:
     return f"[ $TASK_INDEX = {index} ] || {FOR_EVER}; {script}"
 
 
-def finish(release: Release) -> tuple[RunEnd, str]:
-    """Follows the run to its end; how it ended, and the controller's whole log."""
-    log = "\n".join(release.follow())
-    return release.end(), log
-
-
-def install_paced(release: Release, folders: Folders, steps: int) -> None:
-    """Installs the example with its brake on. It saves every second, so that little is lost."""
-    brake(folders).touch()
-    args = ["--checkpoint_dir=/data/checkpoint", "--export_dir=/data/model"]
-    args += ["--checkpoint_secs=1", "--log_every_steps=10", f"--epochs={steps * 32 // 455}"]
-    program = {"program.command": ["python", "paced.py"], "program.args": args}
-    release.install([EXAMPLE / "values.yaml"], {**folders.settings, **program})
-
-
-def brake(folders: Folders) -> Path:
-    return folders.data / "slow"
-
-
-def wait_for_progress(worker: Lines, folders: Folders, generation: int) -> int:
-    """Waits until a generation has made steps, and saved some; the step of that checkpoint."""
-    worker.wait_for(rf"generation {generation}: started ")
-    (begin,) = (
-        number
-        for number, line in enumerate(worker.lines)
-        if f"generation {generation}: started " in line
-    )
-    start = int(worker.wait_for(r"start: step (\d+)/", begin)[1])
-    while saved_step(folders) <= start:
-        worker.wait_for(r"step \d+/\d+ loss", len(worker.lines))
-    return saved_step(folders)
-
-
-def kill_child(release: Release, pod: str) -> None:
-    """Kills the program in a task's container, as the kernel would for want of memory."""
-    pids = re.findall(r"generation \d+: started .*\(process (\d+)\)", release.kubectl("logs", pod))
-    release.kubectl("exec", pod, "--", "sh", "-c", f"kill -9 {pids[-1]}")
-
-
-def kill_container(release: Release, pod: str) -> None:
-    """Kills a container's first process, as the kernel would for want of memory.
-
-    Nobody inside the container can: the kernel keeps a namespace's first process from them.
-    """
-    (node,) = release.kubectl("get", "pod", pod, "-o", "jsonpath={.spec.nodeName}").split()
-    spec = {
-        "nodeName": node,
-        "hostPID": True,
-        "restartPolicy": "Never",
-        "containers": [
-            {
-                "name": "killer",
-                "image": release.cluster.image,
-                "command": ["python3", "-c", KILLER, pod],
-                "securityContext": {"privileged": True},
-            }
-        ],
-    }
-    image = f"--image={release.cluster.image}"
-    override = f"--overrides={json.dumps({'spec': spec})}"
-    release.kubectl("run", "killer", image, "--restart=Never", override)
-
-
 # What the tests look at.
-
-
-def generations(log: str) -> list[int]:
-    return [int(number) for number in re.findall(r"generation (\d+): .* start", log)]
-
-
-def stateful_sets(release: Release) -> list[tuple[str, int, int, dict[str, Any]]]:
-    """Of each StatefulSet its role, its replicas, how often it was changed, and the run's end."""
-    return [
-        (
-            each["metadata"]["labels"]["tfrun/role"],
-            each["spec"]["replicas"],
-            each["metadata"]["generation"],
-            json.loads(each["metadata"].get("annotations", {}).get("tfrun/end", "{}")),
-        )
-        for each in release.get("statefulset")
-    ]
-
-
-def task_pods(release: Release) -> list[dict[str, Any]]:
-    return [
-        pod
-        for pod in release.get("pod")
-        if pod["metadata"]["labels"].get("tfrun/role") in ("ps", "worker")
-    ]
-
-
-def wait_until_tasks_are_gone(release: Release) -> float:
-    """Returns after how many seconds the task pods were gone."""
-    begin = time.monotonic()
-    selector = f"app.kubernetes.io/instance={release.name},tfrun/role in (ps,worker)"
-    release.kubectl("wait", "pod", "-l", selector, "--for=delete", f"--timeout={PROMPT_SECONDS}s")
-    return time.monotonic() - begin
 
 
 def everything(release: Release) -> set[str]:
@@ -162,24 +63,6 @@ def everything(release: Release) -> set[str]:
     kinds = release.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
     kinds = [kind for kind in kinds if not kind.startswith("events")]
     return set(release.kubectl("get", ",".join(kinds), "-o", "name").split())
-
-
-def saved_step(folders: Folders) -> int:
-    """The step of the newest checkpoint in the NFS folder; 0 before there is one."""
-    try:
-        state = (folders.data / "checkpoint" / "checkpoint").read_text()
-    except FileNotFoundError:
-        return 0
-    found = re.match(r'model_checkpoint_path: ".*model\.ckpt-(\d+)"', state)
-    return int(found[1]) if found else 0
-
-
-def check_learnt(end: RunEnd) -> None:
-    assert (end.condition, end.exit_code) == ("Complete", 0)
-    message = end.message
-    assert (message["phase"], message["code"], message["task"]) == ("Succeeded", 0, "worker-0")
-    (auc,) = re.findall(r"^evaluation: .* auc ([01]\.\d+)", "\n".join(message["lastLines"]), re.M)
-    assert float(auc) > 0.97
 
 
 def check_failed(release: Release, end: RunEnd, code: int) -> None:

@@ -1,0 +1,59 @@
+"""The example of breast cancer with its brake on: what tests do to it and look at."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.cluster.release import Folders, Release, RunEnd
+from tests.e2e.conftest import EXAMPLE
+from tests.e2e.lines import Lines
+
+
+def install_paced(release: Release, folders: Folders, steps: int) -> None:
+    """Installs the example with its brake on. It saves every second, so that little is lost."""
+    brake(folders).touch()
+    args = ["--checkpoint_dir=/data/checkpoint", "--export_dir=/data/model"]
+    args += ["--checkpoint_secs=1", "--log_every_steps=10", f"--epochs={steps * 32 // 455}"]
+    program = {"program.command": ["python", "paced.py"], "program.args": args}
+    release.install([EXAMPLE / "values.yaml"], {**folders.settings, **program})
+
+
+def brake(folders: Folders) -> Path:
+    return folders.data / "slow"
+
+
+def wait_for_progress(worker: Lines, folders: Folders, generation: int) -> int:
+    """Waits until a generation has made steps, and saved some; the step of that checkpoint."""
+    worker.wait_for(rf"generation {generation}: started ")
+    (begin,) = (
+        number
+        for number, line in enumerate(worker.lines)
+        if f"generation {generation}: started " in line
+    )
+    start = int(worker.wait_for(r"start: step (\d+)/", begin)[1])
+    while saved_step(folders) <= start:
+        worker.wait_for(r"step \d+/\d+ loss", len(worker.lines))
+    return saved_step(folders)
+
+
+def saved_step(folders: Folders) -> int:
+    """The step of the newest checkpoint in the NFS folder; 0 before there is one."""
+    try:
+        state = (folders.data / "checkpoint" / "checkpoint").read_text()
+    except FileNotFoundError:
+        return 0
+    found = re.match(r'model_checkpoint_path: ".*model\.ckpt-(\d+)"', state)
+    return int(found[1]) if found else 0
+
+
+def check_learnt(end: RunEnd) -> None:
+    assert (end.condition, end.exit_code) == ("Complete", 0)
+    message = end.message
+    assert (message["phase"], message["code"], message["task"]) == ("Succeeded", 0, "worker-0")
+    (auc,) = re.findall(r"^evaluation: .* auc ([01]\.\d+)", "\n".join(message["lastLines"]), re.M)
+    assert float(auc) > 0.97
+
+
+def generations(log: str) -> list[int]:
+    return [int(number) for number in re.findall(r"generation (\d+): .* start", log)]

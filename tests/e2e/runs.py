@@ -1,0 +1,65 @@
+"""What tests do to a run on the real Kubernetes, and what they look at."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+from tests.cluster.release import Folders, Release, RunEnd
+
+# A task pod's own grace is 30 s: what is gone sooner did not wait for it.
+PROMPT_SECONDS = 20
+OnNfs = Callable[[Path], Folders]
+
+
+def tiny(script: str) -> dict[str, Any]:
+    """Settings of a run whose workers are a few words of shell: no code to bring, no TensorFlow."""
+    return {
+        "code.image.path": "/tmp",  # noqa: S108
+        "program.command": ["sh", "-c", script],
+        "chiefFirst": False,
+    }
+
+
+def finish(release: Release) -> tuple[RunEnd, str]:
+    """Follows the run to its end; how it ended, and the controller's whole log."""
+    log = "\n".join(release.follow())
+    return release.end(), log
+
+
+def kill_child(release: Release, pod: str, signal: str = "KILL") -> None:
+    """Signals the program in a task's container; KILL is the kernel's for want of memory."""
+    pids = re.findall(r"generation \d+: started .*\(process (\d+)\)", release.kubectl("logs", pod))
+    release.kubectl("exec", pod, "--", "sh", "-c", f"kill -{signal} {pids[-1]}")
+
+
+def stateful_sets(release: Release) -> list[tuple[str, int, int, dict[str, Any]]]:
+    """Of each StatefulSet its role, its replicas, how often it was changed, and the run's end."""
+    return [
+        (
+            each["metadata"]["labels"]["tfrun/role"],
+            each["spec"]["replicas"],
+            each["metadata"]["generation"],
+            json.loads(each["metadata"].get("annotations", {}).get("tfrun/end", "{}")),
+        )
+        for each in release.get("statefulset")
+    ]
+
+
+def task_pods(release: Release) -> list[dict[str, Any]]:
+    return [
+        pod
+        for pod in release.get("pod")
+        if pod["metadata"]["labels"].get("tfrun/role") in ("ps", "worker")
+    ]
+
+
+def wait_until_tasks_are_gone(release: Release) -> float:
+    """Returns after how many seconds the task pods were gone."""
+    begin = time.monotonic()
+    selector = f"app.kubernetes.io/instance={release.name},tfrun/role in (ps,worker)"
+    release.kubectl("wait", "pod", "-l", selector, "--for=delete", f"--timeout={PROMPT_SECONDS}s")
+    return time.monotonic() - begin
