@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from launcher.identity import ROLES, Task
-from launcher.modes import EVALUATOR
 from launcher.settings import Addresses, Job
 
 # With one host for all tasks each role has a range of ports of its own.
@@ -34,6 +33,5 @@ def spec(job: Job, hosts: Mapping[Task, str]) -> dict[str, list[str]]:
             address(job.addresses, task, hosts.get(task, ""))
             for task in (Task(role, i) for i in range(count))
         ]
-        for role, count in job.replicas.items()
-        if role != EVALUATOR
+        for role, count in job.listed.items()
     }

@@ -19,7 +19,7 @@ from typing import Any, Callable, TypeVar
 from launcher import decide, nfs, status
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
-from launcher.kubernetes import Kubernetes, StatefulSet
+from launcher.kubernetes import Kubernetes, StatefulSet, SupersededError
 from launcher.log import say
 from launcher.progress import Progress
 from launcher.protocol import (
@@ -43,10 +43,12 @@ BUSY_TICK_SECONDS = 0.05
 DIAGNOSE_SECONDS = 4.0  # without a word from any task
 MISSING_SECONDS = 30.0  # how long a folder may stay missing before the run fails
 REFUSED_SECONDS = 5.0  # until a Role that has just been made is known to every API server
-FAREWELL_SECONDS = 2.0  # for the tasks to hear of the end
+FAREWELL_SECONDS = 2.0  # for the tasks to hear of the end; the pods go anyway
+KEPT_FAREWELL_SECONDS = 10.0  # and its grace, for tasks that nobody else will tell to stop
 LONGEST_BACKOFF = 10.0
 # Codes after which the chart's Job starts the controller again: its own failure, and its death
 # by SIGKILL or SIGTERM. A run that ends with one of them must not be taken for that.
+ALREADY = "ended already: "
 RETRIED = frozenset({Code.BUG, 128 + signal.SIGKILL, 128 + signal.SIGTERM})
 
 T = TypeVar("T")
@@ -87,7 +89,9 @@ class _Controller:
         self.kubernetes = (
             Kubernetes(settings.kubernetes, self.job.release) if settings.kubernetes else None
         )
-        self.state = decide.State(self.job, Leader(0, os.urandom(8).hex()))
+        self.id = os.urandom(8).hex()
+        self.state = decide.State(self.job, Leader(0, self.id))
+        self.found: dict[str, StatefulSet] = {}
         self.progress = Progress()
         self.effects: asyncio.Queue[decide.Effect] = asyncio.Queue()
         self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
@@ -125,7 +129,7 @@ class _Controller:
         besides = [asyncio.ensure_future(task) for task in (self._tick(), self._diagnose())]
         for task in besides:
             task.add_done_callback(self._check)
-        following = asyncio.ensure_future(self._follow())
+        following = asyncio.ensure_future(self._until_superseded())
         try:
             await asyncio.wait([following, self.fault], return_when=asyncio.FIRST_COMPLETED)
             return (following if following.done() else self.fault).result()
@@ -144,21 +148,22 @@ class _Controller:
         if error and not self.fault.done():
             self.fault.set_exception(error)
 
-    async def _follow(self) -> End:
-        if self.kubernetes:
-            found = {
-                role: await self._insist(self.kubernetes.read, role) for role in self.job.replicas
-            }
-            for role in found.values():
-                if role.end.get("run") == self.job.run:
-                    return await self._ended_before(role.end)
-            age = await self._age(self.kubernetes, found)
-            replicas = {role: item.replicas for role, item in found.items()}
-            revisions = {role: item.revision for role, item in found.items()}
-            self._step(decide.Begin(replicas, revisions, age))
-        else:
-            self._step(decide.Begin({}, {}))
-        while True:
+    async def _until_superseded(self) -> End:
+        """What the run comes to; the Job starts a controller again that yielded in error."""
+        try:
+            end = await self._follow()
+        except SupersededError:
+            end = None
+        if end is None:
+            reason = "a younger controller leads this run"
+            say(reason)
+            return End(Phase.STOPPED, 128 + signal.SIGTERM, reason)
+        return end
+
+    async def _follow(self) -> End | None:
+        """Leads, and returns how the run ended; None where another controller leads it."""
+        self._step(await self._begin())
+        while self.state.phase is not decide.RunPhase.YIELDED:
             effect = await self.effects.get()
             if isinstance(effect, decide.Say):
                 say(effect.text)
@@ -166,15 +171,41 @@ class _Controller:
                 await self._finish(effect.end)
                 return effect.end
             elif self.kubernetes:
-                await self._insist(self.kubernetes.scale, effect.role, effect.replicas)
+                leader, replicas = self.state.leader, effect.replicas
+                await self._insist(self.kubernetes.scale, effect.role, leader, replicas)
+        return None
 
-    async def _age(self, kubernetes: Kubernetes, found: Mapping[str, StatefulSet]) -> float:
+    async def _begin(self) -> decide.Begin:
+        """Claims the StatefulSets, and finds out what there is."""
+        leader = Leader(time.time_ns() // 1_000_000, self.id)
+        while self.kubernetes:
+            for role in self.job.replicas:
+                self.found[role] = await self._insist(self.kubernetes.claim, role, leader)
+            newest = max(item.leader for item in self.found.values())
+            if newest == leader:
+                break
+            leader = Leader(newest.number + 1, self.id)  # a clock is wrong
+        ended = self._on_record()
+        replicas = {role: item.replicas for role, item in self.found.items()}
+        revisions = {role: item.revision for role, item in self.found.items()}
+        age = 0.0 if ended else await self._age(leader)
+        return decide.Begin(leader.number, replicas, revisions, age, _end_of(ended))
+
+    def _on_record(self) -> Mapping[str, Any] | None:
+        """How this run ended, where one of the StatefulSets has got to know it."""
+        ends = [end for item in self.found.values() for end in item.ends]
+        return next((end for end in ends if end.get("run") == self.job.run), None)
+
+    async def _age(self, leader: Leader) -> float:
         """How many seconds ago the run began; the first controller of a run writes it down."""
-        role, first = next(iter(found.items()))
-        at = first.begin.get("at")
-        if first.begin.get("run") == self.job.run and isinstance(at, (int, float)):
-            return max(0.0, time.time() - at)
-        await self._insist(kubernetes.begin, role, {"run": self.job.run, "at": time.time()})
+        for role, first in self.found.items():
+            at = first.begin.get("at")
+            if first.begin.get("run") == self.job.run and isinstance(at, (int, float)):
+                return max(0.0, time.time() - at)
+            assert self.kubernetes
+            record = {"run": self.job.run, "at": time.time()}
+            await self._insist(self.kubernetes.begin, role, leader, record)
+            break
         return 0.0
 
     async def _tick(self) -> None:
@@ -225,42 +256,35 @@ class _Controller:
     # The end.
 
     async def _finish(self, end: End) -> None:
-        record = {
+        record = self._on_record() or {
             "run": self.job.run,
             "phase": end.phase.value,
             "task": end.task,
             "code": end.code,
             "reason": end.reason,
         }
-        say(_last_words(end))
+        say(_last_words(end, self.job.run))
         await self._record(record)
         self.recorded = True
         self._wake()
         await self._farewell()
 
-    async def _ended_before(self, record: Mapping[str, Any]) -> End:
-        """A controller that starts again after the end: nothing trains twice."""
-        await self._record(record)
-        phase = Phase.SUCCEEDED if record.get("phase") == "Succeeded" else Phase.FAILED
-        code, reason = record.get("code"), record.get("reason", "")
-        say(
-            f"run {self.job.run} has ended already: {phase.value}: {reason}\n"
-            "to train again raise run.attempt"
-        )
-        code = code if isinstance(code, int) and 0 <= code <= 255 else int(Code.BUG)
-        return End(phase, code, f"ended already: {reason}", str(record.get("task", "")))
-
     async def _record(self, record: Mapping[str, Any]) -> None:
         """Writes the end to every StatefulSet, in the same change that frees its pods."""
-        if self.kubernetes:
-            for role in self.job.replicas:
-                free = self.job.cleanup == "Delete"
-                await self._insist(self.kubernetes.end, role, record, free)
+        if not self.kubernetes:
+            return
+        free = self.job.cleanup == "Delete"
+        for role, item in self.found.items():
+            ends = [*(end for end in item.ends if end.get("run") != record["run"]), record]
+            await self._insist(self.kubernetes.end, role, self.state.leader, ends, free)
 
     async def _farewell(self) -> None:
-        """Gives every task that is connected the time to hear of the end."""
-        deadline = time.monotonic() + FAREWELL_SECONDS
-        while time.monotonic() < deadline and not self.farewell >= set(self.state.seats):
+        """Gives the tasks the time to hear of the end, and to stop."""
+        gone = self.kubernetes and self.job.cleanup == "Delete"
+        seconds = FAREWELL_SECONDS if gone else KEPT_FAREWELL_SECONDS + self.job.grace
+        tasks = set(self.state.seats if gone else self.state.job.tasks)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.farewell >= tasks:
             await asyncio.sleep(0.02)
 
     async def _insist(self, call: Callable[..., T], *arguments: object) -> T:
@@ -322,7 +346,9 @@ class _Controller:
         if superseded:
             superseded.set()
         self._step(decide.Heard(report))
-        if report.holds and report.holds.action is Action.END and not decide.runs(report):
+        holds = report.holds
+        ended = holds and holds.action is Action.END and holds.run == self.job.run
+        if ended and not decide.runs(report):
             self.farewell.add(task)
         if task == self.job.mode.chief:
             line = self.progress.line(report, time.monotonic())
@@ -333,10 +359,10 @@ class _Controller:
             wanted = await self._hold(report)
         if wanted is None:
             return encode_directive(None)
-        holds = wanted.holds()
-        if holds not in self.encoded:
-            self.encoded[holds] = encode_directive(wanted)
-        return self.encoded[holds]
+        key = wanted.holds()
+        if key not in self.encoded:
+            self.encoded[key] = encode_directive(wanted)
+        return self.encoded[key]
 
     async def _hold(self, report: Report) -> Directive | None:
         """Keeps a request until there is news for its task, for so long as HTTP allows."""
@@ -366,6 +392,7 @@ def _told(state: decide.State) -> tuple[object, ...]:
     """What directives depend on."""
     return (
         state.phase,
+        state.job.digest,
         state.leader,
         state.generation,
         len(state.charges),
@@ -377,7 +404,21 @@ def _told(state: decide.State) -> tuple[object, ...]:
     )
 
 
-def _last_words(end: End) -> str:
+def _end_of(record: Mapping[str, Any] | None) -> End | None:
+    """The end that a record tells."""
+    if record is None:
+        return None
+    phase = Phase.SUCCEEDED if record.get("phase") == "Succeeded" else Phase.FAILED
+    code = record.get("code")
+    code = code if isinstance(code, int) and 0 <= code <= 255 else int(Code.BUG)
+    return End(phase, code, f"{ALREADY}{record.get('reason', '')}", str(record.get("task", "")))
+
+
+def _last_words(end: End, run: str) -> str:
+    if end.reason.startswith(ALREADY):
+        reason = end.reason[len(ALREADY) :]
+        text = f"run {run} has ended already: {end.phase.value}: {reason}\n"
+        return text + "to train again raise run.attempt"
     text = f"the run has {end.phase.value.lower()}: {end.reason}"
     if end.last_lines:
         text += f"\nthe last lines of {end.task}:\n" + "\n".join(f"  {x}" for x in end.last_lines)

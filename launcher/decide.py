@@ -38,8 +38,10 @@ LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
 # The launcher's own ends that another try cannot mend.
 PERMANENT = frozenset({Code.USAGE, Code.CODE_MISSING, Code.CONFIGURATION})
-# Ended from outside: a drained node, a deleted pod. Never the program's fault.
+# Ended from outside: a drained node, a deleted pod. The program's fault only where a child ends so
+# again and again while its launcher is left alone.
 DRAINED = 128 + 15
+DRAINS = 2
 
 
 class RunPhase(enum.Enum):
@@ -56,10 +58,12 @@ class RunPhase(enum.Enum):
 class Begin:
     """The controller knows the cluster.
 
-    `replicas` are the pods that exist or are being made, `revisions` the newest templates of pods,
-    by role; `age` is how many seconds ago the run began, `end` how it ended, if that is on record.
+    `number` is this controller's as a Leader, greater than that of all before it. `replicas` are
+    the pods that exist or are being made, `revisions` the newest templates of pods, by role; `age`
+    is how many seconds ago the run began, `end` how it ended, if that is on record.
     """
 
+    number: int
     replicas: Mapping[str, int]
     revisions: Mapping[str, str]
     age: float = 0.0
@@ -117,7 +121,8 @@ Effect = Union[Scale, Say, Finish]
 class Failure:
     """A child that was lost, `at` this time or, where its launcher went, after it.
 
-    `lost` says that its launcher went too, or that it was ended from outside.
+    `lost` says that its launcher went too, or that it was ended from outside; `free` that nothing
+    of that is the program's fault.
     """
 
     task: Task
@@ -126,6 +131,7 @@ class Failure:
     reason: str
     at: float
     lost: bool = False
+    free: bool = False
     last_lines: tuple[str, ...] = ()
 
 
@@ -137,8 +143,12 @@ class State:
     whose child a task shall run, `members` the launcher that was to run it; `forming` are the
     tasks that shall start with `generation`, `stopping` those whose program has yet to stop, and
     `held` those that wait for the chief.
-    `hosts` are the addresses of those without whom the others cannot go on.
-    `dealt` is the latest generation whose child's end was dealt with. `charges` are the times of
+    `hosts` are the addresses of those without whom the others cannot go on. `goal` is what `job`
+    becomes when the pods that it needs more are there: until then the smaller one trains on.
+    `cause` is why tasks had to start again at last, `moved_at` when the chief was last seen to make
+    a step, or to start.
+    `dealt` is the latest generation whose child's end was dealt with, `drains` how many times in a
+    row a child was ended as if from outside. `charges` are the times of
     the failures that the restart budget paid for.
     """
 
@@ -153,6 +163,7 @@ class State:
     runs: Mapping[Task, int] = field(default_factory=dict)
     members: Mapping[Task, str] = field(default_factory=dict)
     dealt: Mapping[Task, int] = field(default_factory=dict)
+    drains: Mapping[Task, int] = field(default_factory=dict)
     forming: frozenset[Task] = frozenset()
     stopping: frozenset[Task] = frozenset()
     held: frozenset[Task] = frozenset()
@@ -163,6 +174,9 @@ class State:
     charges: tuple[float, ...] = ()
     done: frozenset[Task] = frozenset()
     hosts: Mapping[Task, str] = field(default_factory=dict)
+    goal: Job | None = None
+    cause: str = ""
+    moved_at: float = 0.0
     began_at: float = 0.0
     said_at: float = 0.0
     complete_at: float | None = None  # when a controller that adopts had heard the run's tasks
@@ -219,16 +233,14 @@ def directive(state: State, report: Report) -> Directive | None:
 
 def _wanted(state: State, report: Report) -> Directive | None:
     task, mode = report.task, state.job.mode
-    action, generation, leader = Action.WAIT, state.generation, state.leader
+    action, generation = Action.WAIT, state.generation
     if state.phase is RunPhase.ENDED:
         holds = report.holds
         if holds and holds.action is Action.END and holds.run == state.job.run:
             return None
         action = Action.END
         if holds:
-            # It may have ended before this controller led; a task must believe it all the same.
-            leader = max(leader, Leader(holds.leader.number + 1, leader.id))
-            generation = max(generation, holds.generation)
+            generation = max(generation, holds.generation)  # of which this one may not know
     elif task in state.forming or task not in state.runs:
         holds = report.holds
         serving = not mode.runs_program(task) and holds and holds.action is Action.RUN
@@ -250,10 +262,11 @@ def _wanted(state: State, report: Report) -> Directive | None:
         else:
             generation = max(generation, later)
     charged = len(state.charges)
-    return Directive(leader, action, generation, charged, state.job, state.hosts)
+    return Directive(state.leader, action, generation, charged, state.job, state.hosts)
 
 
 def _begin(state: State, event: Begin, now: float) -> Step:
+    state = replace(state, leader=Leader(event.number, state.leader.id))
     if event.end:
         # Tasks that are still there may not know yet, and nobody waits for those that leave.
         state, effects = _scale(replace(state, replicas=event.replicas), down=True, up=False)
@@ -268,8 +281,13 @@ def _begin(state: State, event: Begin, now: float) -> Step:
         said_at=now,
     )
     seats = {task: seat for task, seat in state.seats.items() if _belongs(state, task)}
+    if any(_follows_younger(state, seat) for seat in seats.values()):
+        return _yield(state)
     counts = ", ".join(f"{count} {role}" for role, count in state.job.replicas.items())
     state, effects = _scale(replace(state, seats=seats), down=False)
+    there = {role: min(n, event.replicas.get(role, n)) for role, n in state.job.replicas.items()}
+    if there != state.job.replicas and all(there.values()):
+        state = replace(state, job=state.job.resized(there), goal=state.job)
     state, more = _adopt(state, now)
     return state, (Say(f"run {state.job.run}: {counts}"), *effects, *more)
 
@@ -284,20 +302,21 @@ def _hear(state: State, report: Report, now: float) -> Step:
     lost_after = state.heard.get(task, now)
     seats, heard = {**state.seats, task: report}, {**state.heard, task: now}
     state = replace(state, seats=seats, heard=heard)
+    if task == state.job.mode.chief and _step_of(before) != _step_of(report):
+        state = replace(state, moved_at=now)
     if before and before.incarnation != report.incarnation:
         # Nothing of its own has been dealt with; it may fail to prepare as the last one did.
         state = replace(state, dealt={**state.dealt, task: state.generation - 1})
     if state.phase is RunPhase.STARTING:
         return state, ()
+    if _follows_younger(state, report):
+        return _yield(state)
     if state.phase is RunPhase.ADOPTING:
         return _adopt(state, now)
-    holds = report.holds
-    if holds and holds.leader > state.leader:
-        text = "a younger controller leads this run now; this one yields"
-        return replace(state, phase=RunPhase.YIELDED), (Say(text),)
-    if holds and _misled(state, task, holds):
+    later = _misled(state, report)
+    if later:
         # An older controller led a while longer; no generation is used twice.
-        later = holds.generation + (1 if state.forming else 0)
+        later += 1 if state.forming else 0
         state = replace(state, generation=max(state.generation, later))
         if task not in state.done or task in state.forming:
             reached = state.job.mode.reached([task], state.job.tasks)
@@ -307,13 +326,35 @@ def _hear(state: State, report: Report, now: float) -> Step:
     return state, (*effects, *more)
 
 
-def _misled(state: State, task: Task, holds: Holds) -> bool:
-    """Whether another controller has told a task of a later generation than this one knows."""
-    if holds.leader == state.leader:
-        return False
+def _step_of(report: Report | None) -> tuple[int, int | None] | None:
+    child = report.child if report else None
+    return (child.generation, child.step) if child else None
+
+
+def _follows_younger(state: State, report: Report) -> bool:
+    return report.holds is not None and report.holds.leader > state.leader
+
+
+def _yield(state: State) -> Step:
+    text = "a younger controller leads this run now; this one yields"
+    return replace(state, phase=RunPhase.YIELDED), (Say(text),)
+
+
+def _misled(state: State, report: Report) -> int:
+    """The later generation that another controller has told a task of; 0 where none has."""
+    task, holds = report.task, report.holds
+    if holds and holds.leader == state.leader:
+        return 0
+    generation = _newest(report)
     if task in state.forming or task not in state.runs:
-        return holds.generation >= state.generation
-    return holds.generation > state.runs[task]
+        return generation if generation >= state.generation else 0
+    return generation if generation > state.runs[task] else 0
+
+
+def _newest(report: Report) -> int:
+    """The newest generation that a task knows of."""
+    holds, child = report.holds, report.child
+    return holds.generation if holds else child.generation if child else 0
 
 
 def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
@@ -325,9 +366,13 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
             return state, ()
         state = replace(state, members={**state.members, task: report.incarnation})
         if not finished:
-            reason = "its pod or its launcher was started again"
             generation = state.runs[task]
-            lost = Failure(task, generation, DRAINED, reason, lost_after, lost=True)
+            code, reason, free = DRAINED, "its pod or its launcher was started again", True
+            if not report.holds and child and child.code and child.generation == generation:
+                # A new launcher knows: its last one was killed with it, not told to end.
+                code, reason, free = child.code, child.reason, False
+                state = replace(state, dealt={**state.dealt, task: generation})
+            lost = Failure(task, generation, code, reason, lost_after, lost=True, free=free)
             return _fail(state, lost, now)
     if not child or not _member(state, task):
         return state, ()
@@ -349,7 +394,7 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
             return state, ()
         if task in state.forming and not _should_run(report):
             return state, ()  # as it was told to
-        drained, reason = True, "it was stopped from outside"
+        drained, free, reason = True, True, "it was stopped from outside"
     elif child.code == 0 and state.job.mode.runs_program(task):
         if task in state.forming:
             return state, ()
@@ -358,8 +403,13 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
         return state, ()  # others had stopped already, and no failure made them
     else:
         drained, reason = child.code == DRAINED, child.reason
+        drains = state.drains.get(task, 0) + 1 if drained else 0
+        state = replace(state, drains={**state.drains, task: drains})
+        free = drained = 0 < drains <= DRAINS
     at = lost_after if drained else now - child.ago
-    failure = Failure(task, child.generation, child.code, reason, at, drained, child.last_lines)
+    failure = Failure(
+        task, child.generation, child.code, reason, at, drained, free, child.last_lines
+    )
     return _fail(state, failure, now)
 
 
@@ -370,9 +420,9 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
         return state, ()
     tasks = state.job.tasks
     if failure.lost and failure.task.role != EVALUATOR:
-        # Whatever failed since then may have failed for want of it.
-        since = failure.at - LATE_SECONDS
-        state = replace(state, charges=tuple(at for at in state.charges if at < since))
+        # Whatever failed since then may have failed for want of it; but never its own last failure.
+        since = failure.at - LATE_SECONDS if failure.free else failure.at
+        state = replace(state, charges=tuple(at for at in state.charges if at <= since))
     reached = state.job.mode.reached([failure.task], tasks)
     if everybody:
         reached |= state.job.mode.reached(tasks, tasks)
@@ -401,6 +451,8 @@ def _go_on(state: State, now: float) -> Step:
     end = _success(state)
     if end:
         return _end(state, end)
+    if state.goal and not _awaited(state):
+        return _grow(state, now)
     if state.held and state.job.mode.chief in state.done:
         return _go_on(replace(state, held=frozenset()), now)
     if state.held and now >= state.held_until:
@@ -439,12 +491,13 @@ def _judge(state: State, now: float) -> Step:
     """Finds the root cause of what failed; ends the run with it, or lets it go on."""
     # The evaluator only looks on: it explains nothing, and never ends the run.
     failures = sorted(
-        state.failures.values(), key=lambda f: (f.task.role == EVALUATOR, not f.lost, f.at)
+        state.failures.values(),
+        key=lambda f: (f.task.role == EVALUATOR, not f.free, not f.lost, f.at),
     )
     root = failures[0]
     if root.task.role == EVALUATOR:
         state = replace(state, not_before=now + EVALUATOR_BACKOFF)
-    elif not root.lost:
+    elif not root.free:
         refill = state.job.restarts.refill
         charges = tuple(at for at in state.charges if not refill or now - at < refill)
         state = replace(state, charges=(*charges, now))
@@ -466,7 +519,8 @@ def _judge(state: State, now: float) -> Step:
     if any(child and child.generation == state.generation for child in children):
         # Some could not even prepare for this generation: all prepare for another.
         state = replace(state, generation=state.generation + 1)
-    return replace(state, failures={}), (Say(text),)
+    cause = f"{root.task}: {root.reason}"
+    return replace(state, failures={}, cause=cause), (Say(text),)
 
 
 def _final(state: State, root: Failure) -> str:
@@ -482,14 +536,14 @@ def _final(state: State, root: Failure) -> str:
 def _explain(state: State, failures: list[Failure], now: float) -> str:
     root = failures[0]
     text = f"the cause: {root.task}: {root.reason}; "
-    if root.lost or root.task.role == EVALUATOR:
+    if root.free or root.task.role == EVALUATOR:
         text += "not charged to the restart budget"
     else:
         text += f"restart {len(state.charges)} of {state.job.restarts.limit}"
     collateral = ", ".join(f"{f.task} ({f.reason})" for f in failures[1:])
     text += f"; followed by {collateral}" if collateral else ""
     wait = state.not_before - now
-    return text + (f"; next try in {wait:.0f} s" if wait > 0 and not root.lost else "")
+    return text + (f"; next try in {wait:.0f} s" if wait > 0 and not root.free else "")
 
 
 def _start(state: State, now: float) -> Step:
@@ -540,7 +594,7 @@ def _end(state: State, end: End) -> Step:
 
 def _adopt(state: State, now: float) -> Step:
     """Rebuilds the run from what the tasks hold, once all have reported."""
-    job, tasks = state.job, state.job.tasks
+    before, job, tasks = state, state.job, state.job.tasks
     if not all(task in state.seats for task in tasks):
         return state, ()
     if not all(task in state.seats for task in _leaving(state)):
@@ -552,8 +606,7 @@ def _adopt(state: State, now: float) -> Step:
     held = {task: seat.holds for task, seat in state.seats.items() if seat.holds}
     if any(holds.action is Action.END and holds.run == job.run for holds in held.values()):
         return _end(state, _remembered(state, now))
-    generation = max((holds.generation for holds in held.values()), default=0)
-    number = max((holds.leader.number for holds in held.values()), default=0)
+    generation = max(_newest(seat) for seat in state.seats.values())
     goes_on = {
         task: held[task] for task in tasks if task in held and _goes_on(job, task, held[task])
     }
@@ -572,7 +625,6 @@ def _adopt(state: State, now: float) -> Step:
     state = replace(
         state,
         phase=RunPhase.LEADING,
-        leader=max(state.leader, Leader(number + 1, state.leader.id)),
         generation=generation,
         charges=(now,) * charged,
         runs=running,
@@ -584,6 +636,8 @@ def _adopt(state: State, now: float) -> Step:
         ),
     )
     anew = _anew(state, held, running)
+    if state.goal and not any(job.mode.runs_program(task) for task in set(running) - anew):
+        return _adopt(replace(before, job=state.goal, goal=None), now)  # nothing would train on
     # What failed of those that start anyway may have failed for the same reason.
     dealt = {task: generation if task in anew else running[task] - 1 for task in tasks}
     state = replace(state, dealt=dealt)
@@ -601,6 +655,23 @@ def _adopt(state: State, now: float) -> Step:
         effects = (*effects, *more)
     state, more = _go_on(state, now)
     return state, (*effects, *more)
+
+
+def _grow(state: State, now: float) -> Step:
+    """The pods for a larger size are there: it takes the place of the smaller one."""
+    assert state.goal
+    state = replace(state, job=state.goal, goal=None)
+    held = {task: seat.holds for task, seat in state.seats.items() if seat.holds}
+    running = {
+        task: generation
+        for task, generation in state.runs.items()
+        if task in held and _goes_on(state.job, task, held[task])
+    }
+    anew = _anew(state, held, running)
+    state = _form_with(state, anew | state.forming)
+    text = f"{_names(anew, state.job.tasks, 'stop')}: generation {state.generation} forms"
+    state, effects = _go_on(state, now)
+    return state, (Say(text), *effects)
 
 
 def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
@@ -650,8 +721,25 @@ def _remembered(state: State, now: float) -> End:
 
 def _belongs(state: State, task: Task) -> bool:
     """Whether it is a task of the run, or a pod that is there and shall leave it."""
-    wanted = state.job.replicas.get(task.role, 0)
+    wanted = _asked(state).replicas.get(task.role, 0)
     return task.index < max(state.replicas.get(task.role, 0), wanted)
+
+
+def _asked(state: State) -> Job:
+    """What a person asked for; it may be larger than what trains."""
+    return state.goal or state.job
+
+
+def _awaited(state: State) -> dict[Task, str]:
+    """What the tasks lack without which the run cannot grow."""
+    lacking = {}
+    for task in _asked(state).tasks:
+        seat = state.seats.get(task)
+        if not seat:
+            lacking[task] = "not heard from"
+        elif not _member(state, task) and not seat.ready:
+            lacking[task] = "pulls the code"
+    return lacking
 
 
 def _member(state: State, task: Task) -> bool:
@@ -663,7 +751,7 @@ def _leaving(state: State) -> list[Task]:
     return [
         Task(role, index)
         for role, there in state.replicas.items()
-        for index in range(state.job.replicas.get(role, 0), there)
+        for index in range(_asked(state).replicas.get(role, 0), there)
     ]
 
 
@@ -727,6 +815,7 @@ def _say_missing(state: State, now: float) -> Step:
     else:
         awaited = sorted({*state.forming, *(_leaving(state) if state.forming else ())})
         lacking = {task: what for task in awaited if (what := _lacks(state, task))}
+        lacking = lacking or (_awaited(state) if state.goal else {})
     if not lacking:
         return state, ()
     named = [f"{task} ({what})" for task, what in lacking.items()]
@@ -749,7 +838,7 @@ def _scale(state: State, down: bool, up: bool = True) -> Step:
     """Pods are made before they are needed, and go when nothing of theirs runs any more."""
     effects = tuple(
         Scale(role, wanted)
-        for role, wanted in state.job.replicas.items()
+        for role, wanted in _asked(state).replicas.items()
         if (up and state.replicas.get(role, wanted) < wanted)
         or (down and state.replicas.get(role, wanted) > wanted)
     )

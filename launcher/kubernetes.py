@@ -8,31 +8,40 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launcher.exits import Code, LauncherError
+from launcher.protocol import Leader
 from launcher.settings import KubernetesSettings
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_SECONDS = 10.0
+LEADER_ANNOTATION = "tfrun/leader"  # the controller that may write: its number and id
 BEGIN_ANNOTATION = "tfrun/begin"  # when the run began, as a JSON text
-END_ANNOTATION = "tfrun/end"  # how the run ended, as a JSON text
+ENDS_ANNOTATION = "tfrun/ends"  # how the last runs ended, as a JSON text
+MOST_ENDS = 20  # a rollback to a run that has ended finds its end
+
+
+class SupersededError(Exception):
+    """A younger controller has claimed the StatefulSets: this one may write them no more."""
 
 
 @dataclass(frozen=True)
 class StatefulSet:
     """What the controller reads of a role's StatefulSet.
 
-    `revision` names the newest template of its pods. `begin` and `end` are empty before any.
+    `revision` names the newest template of its pods, `leader` the controller that has claimed it.
+    `begin` and `ends` (the newest last) are empty before any.
     """
 
     replicas: int
     revision: str
+    leader: Leader
     begin: Mapping[str, Any]
-    end: Mapping[str, Any]
+    ends: tuple[Mapping[str, Any], ...]
 
 
 class Kubernetes:
@@ -46,47 +55,69 @@ class Kubernetes:
         self._server = (settings.host, settings.port)
         self._path = f"/apis/apps/v1/namespaces/{settings.namespace}/statefulsets/{release}-"
 
-    def read(self, role: str) -> StatefulSet:
-        """The role's StatefulSet, once Kubernetes has seen its newest template."""
-        document = self._call("GET", role, None)
-        metadata, status = document["metadata"], document.get("status") or {}
+    def claim(self, role: str, leader: Leader) -> StatefulSet:
+        """The role's StatefulSet, which from now on only this leader may write.
+
+        Where a greater leader has claimed it, it is returned as it is.
+        """
+        found = self._call("GET", role)
+        if _leader(found) <= leader:
+            # Whoever has written it since then has a say: a conflict, and another try.
+            metadata = {
+                "resourceVersion": found["metadata"].get("resourceVersion"),
+                "annotations": {LEADER_ANNOTATION: f"{leader.number} {leader.id}"},
+            }
+            found = self._call("PATCH", role, {"metadata": metadata})
+        metadata, status = found["metadata"], found.get("status") or {}
         if status.get("observedGeneration", 0) < metadata["generation"]:
             raise http.client.HTTPException(f"the StatefulSet of role {role} is not yet observed")
         annotations = metadata.get("annotations") or {}
+        begin = _parsed(annotations.get(BEGIN_ANNOTATION))
+        ends = _parsed(annotations.get(ENDS_ANNOTATION))
         return StatefulSet(
-            document["spec"].get("replicas", 1),
+            found["spec"].get("replicas", 1),
             status.get("updateRevision", ""),
-            _record(annotations.get(BEGIN_ANNOTATION)),
-            _record(annotations.get(END_ANNOTATION)),
+            _leader(found),
+            begin if isinstance(begin, dict) else {},
+            tuple(e for e in ends if isinstance(e, dict)) if isinstance(ends, list) else (),
         )
 
-    def scale(self, role: str, replicas: int) -> None:
-        """Sets the number of pods."""
-        self._call("PATCH", role, {"spec": {"replicas": replicas}})
+    def scale(self, role: str, leader: Leader, replicas: int) -> None:
+        """Sets the number of pods. Raises SupersededError, as all that follow."""
+        self._write(role, leader, ("/spec/replicas", replicas))
 
-    def begin(self, role: str, record: Mapping[str, Any]) -> None:
+    def begin(self, role: str, leader: Leader, record: Mapping[str, Any]) -> None:
         """Records when the run began."""
-        annotations = {BEGIN_ANNOTATION: json.dumps(record)}
-        self._call("PATCH", role, {"metadata": {"annotations": annotations}})
+        self._write(role, leader, (_annotation(BEGIN_ANNOTATION), json.dumps(record)))
 
-    def end(self, role: str, record: Mapping[str, Any], free: bool) -> None:
-        """Records how the run ended, and frees its pods in the same change."""
-        annotations = {END_ANNOTATION: json.dumps(record)}
-        patch: dict[str, Any] = {"metadata": {"annotations": annotations}}
-        if free:
-            patch["spec"] = {"replicas": 0}
-        self._call("PATCH", role, patch)
+    def end(self, role: str, leader: Leader, ends: Sequence[Mapping[str, Any]], free: bool) -> None:
+        """Records how the runs ended, and frees the pods in the same change."""
+        changes = [(_annotation(ENDS_ANNOTATION), json.dumps(ends[-MOST_ENDS:]))]
+        self._write(role, leader, *changes, *([("/spec/replicas", 0)] if free else []))
 
-    def _call(self, method: str, role: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _write(self, role: str, leader: Leader, *changes: tuple[str, object]) -> None:
+        """Sets some fields, in a change that fails where the claim is not this leader's."""
+        claim = (_annotation(LEADER_ANNOTATION), f"{leader.number} {leader.id}")
+        test = {"op": "test", "path": claim[0], "value": claim[1]}
+        adds = [{"op": "add", "path": path, "value": value} for path, value in changes]
+        try:
+            self._call("PATCH", role, [test, *adds])
+        except LauncherError:
+            if _leader(self._call("GET", role)) != leader:
+                raise SupersededError from None
+            raise
+
+    def _call(self, method: str, role: str, body: object = None) -> dict[str, Any]:
         # The token is read each time: the kubelet replaces it before it expires.
         token = (ACCOUNT / "token").read_text()
         context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
         connection = http.client.HTTPSConnection(
             *self._server, timeout=TIMEOUT_SECONDS, context=context
         )
+        kind = "json-patch" if isinstance(body, list) else "merge-patch"
         headers = {
             "Authorization": f"Bearer {token}",
-            "Content-Type": "application/merge-patch+json",
+            "Content-Type": f"application/{kind}+json",
         }
         try:
             connection.request(
@@ -112,12 +143,23 @@ class Kubernetes:
         return document
 
 
-def _record(text: object) -> Mapping[str, Any]:
+def _annotation(name: str) -> str:
+    """The JSON pointer of an annotation."""
+    return "/metadata/annotations/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def _leader(document: Mapping[str, Any]) -> Leader:
+    """Who has claimed a StatefulSet; the least of all where nobody has."""
+    annotations = document["metadata"].get("annotations") or {}
+    number, _, name = str(annotations.get(LEADER_ANNOTATION, "")).partition(" ")
+    return Leader(int(number) if number.isdecimal() else 0, name)
+
+
+def _parsed(text: object) -> object:
     try:
-        document = json.loads(text) if isinstance(text, str) else {}
+        return json.loads(text) if isinstance(text, str) else None
     except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
+        return None
 
 
 def _reason(text: bytes) -> str:

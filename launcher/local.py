@@ -125,7 +125,7 @@ def _job(document: dict[str, Any], port: int, mistakes: Sequence[str]) -> Job:
         job = job_of(document)
     except LauncherError as error:
         # The values say worker.replicas where job.json says replicas.worker.
-        text = re.sub(r"\breplicas\.(\w+)", r"\1.replicas", error.reason)
+        text = re.sub(r"\b(replicas|maxReplicas)\.(\w+)", r"\2.\1", error.reason)
         raise LauncherError(error.code, "\n".join([*mistakes, text])) from None
     if mistakes:
         raise LauncherError(Code.CONFIGURATION, "\n".join(mistakes))
@@ -151,6 +151,7 @@ def _document(values: Mapping[str, Any], code: Path | None, mistakes: list[str])
         "release": "local",
         "mode": values.get("mode"),
         "replicas": {role: _replicas(values, role) for role in _roles(values)},
+        "maxReplicas": {"worker": (values.get("worker") or {}).get("maxReplicas")},
         "addresses": {"host": HOST, "port": 1, "portsPerTask": True},
         "program": {
             **program,

@@ -28,7 +28,8 @@ class Mode:
     `least` are the roles of the ClusterSpec and the fewest tasks of each. `chief` is the task
     that initialises and saves the model. `losses` and `resize` tell what starts again when a task
     of a role is lost, and when the counts change. `seats`: a finished task's address must stay
-    answered while others train. `chief_first`: the others start once the chief's session is up.
+    answered while others train. `joins`: workers join and leave alone where their names are
+    listed before. `chief_first`: the others start once the chief's session is up.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Mode:
     losses: Mapping[str, Reach]
     resize: Reach
     seats: bool
+    joins: bool
     chief_first: bool
 
     def runs_program(self, task: Task) -> bool:
@@ -77,6 +79,7 @@ MODES = {
             losses={"worker": Reach.ITSELF, "ps": Reach.EVERYBODY},
             resize=Reach.EVERYBODY,
             seats=True,
+            joins=True,
             chief_first=True,
         ),
         # ParameterServerStrategy: the chief tells the servers what the cluster is.
@@ -92,6 +95,7 @@ MODES = {
             },
             resize=Reach.WITH_CHIEF,
             seats=False,
+            joins=False,
             chief_first=False,
         ),
         # MultiWorkerMirroredStrategy: all or none.
@@ -103,6 +107,7 @@ MODES = {
             losses={"worker": Reach.EVERYBODY},
             resize=Reach.EVERYBODY,
             seats=False,
+            joins=False,
             chief_first=False,
         ),
     )

@@ -84,13 +84,15 @@ class Job:
     """The whole desired run, as the chart wrote it. `digest` names exactly this text.
 
     `success` says whose exit code 0 ends the run. `hang_timeout` and `deadline` are seconds, 0 for
-    none. With `logs` a copy of each child's output goes to that folder.
+    none. `listed` counts the tasks of each role that the ClusterSpec lists: with worker.maxReplicas
+    more than there are. With `logs` a copy of each child's output goes to that folder.
     """
 
     release: str
     run: str
     mode: Mode
     replicas: Mapping[str, int]
+    listed: Mapping[str, int]
     addresses: Addresses
     program: Program
     source: Source | None
@@ -106,6 +108,10 @@ class Job:
     document: Mapping[str, Any]
     digest: str
 
+    def resized(self, replicas: Mapping[str, int]) -> Job:
+        """The same job with other counts of tasks."""
+        return job_of({**self.document, "replicas": dict(replicas)})
+
     @functools.cached_property
     def tasks(self) -> tuple[Task, ...]:
         """Every task of the run, by role and index."""
@@ -119,8 +125,7 @@ class Job:
     @functools.cached_property
     def cluster_digest(self) -> str:
         """Names the ClusterSpec."""
-        counts = {role: n for role, n in self.replicas.items() if role != EVALUATOR}
-        return _digest([counts, self.document["addresses"]])
+        return _digest([self.listed, self.document["addresses"]])
 
 
 def read_job(text: str | bytes) -> Job:
@@ -150,11 +155,13 @@ def job_of(document: Any) -> Job:
     addresses = root.part("addresses")
     program = root.part("program")
     restarts = root.part("restarts")
+    replicas = _replicas(root.part("replicas"), mode)
     job = Job(
         release=root.text("release"),
         run=root.text("run"),
         mode=mode,
-        replicas=_replicas(root.part("replicas"), mode),
+        replicas=replicas,
+        listed=_listed(root.part("maxReplicas"), mode, replicas),
         addresses=Addresses(
             host=addresses.text("host"),
             port=addresses.whole("port", 1, 65535),
@@ -199,6 +206,18 @@ def _replicas(part: Reader, mode: Mode) -> dict[str, int]:
     part.asked.add(EVALUATOR)
     part.done()
     return counts
+
+
+def _listed(part: Reader, mode: Mode, replicas: Mapping[str, int]) -> dict[str, int]:
+    """The tasks that the ClusterSpec lists: the evaluator is in none."""
+    listed = {role: count for role, count in replicas.items() if role != EVALUATOR}
+    most = part.whole("worker", 0, MOST_TASKS)
+    if most and not mode.joins:
+        part.wrong("worker", f"0 in mode {mode.name}: its tasks start again for another size", most)
+    elif most and most < listed["worker"]:
+        part.wrong("worker", f"0, or no less than the {listed['worker']} workers that run", most)
+    part.done()
+    return {**listed, "worker": max(most, listed["worker"])}
 
 
 def _program(part: Reader) -> Program:
@@ -423,6 +442,7 @@ def _standalone_job(
             "run": "standalone",
             "mode": mode.name,
             "replicas": replicas,
+            "maxReplicas": {"worker": 0},
             "addresses": {"host": host, "port": port},
             "program": {
                 "command": list(program),

@@ -27,8 +27,12 @@ TIMEOUT_SECONDS = 10.0
 
 
 def document(state: State, now: float) -> dict[str, Any]:
-    """What the controller tells of its run. `ago` are seconds since a task was last heard."""
+    """What the controller tells of its run.
+
+    `ago` are seconds since a task was last heard, `progressAgo` those since the chief made a step.
+    """
     job = state.job
+    asked = state.goal or job
     return {
         "release": job.release,
         "run": job.run,
@@ -37,8 +41,10 @@ def document(state: State, now: float) -> dict[str, Any]:
         "generation": state.generation,
         "restarts": len(state.charges),
         "restartLimit": job.restarts.limit,
+        "cause": state.cause,
         "seconds": round(now - state.began_at),
-        "tasks": [_task(state, task, now) for task in job.tasks],
+        "progressAgo": round(now - state.moved_at) if state.moved_at else None,
+        "tasks": [_task(state, task, now) for task in asked.tasks],
     }
 
 
@@ -60,6 +66,8 @@ def _state(state: State, task: Task) -> str:
     seat = state.seats.get(task)
     if not seat:
         return "not heard from"
+    if task not in state.job.tasks:
+        return "waiting to join" if seat.ready else "pulling the code"
     if task in state.done:
         return "done"
     child = seat.child
@@ -79,11 +87,15 @@ def show(found: Mapping[str, Any]) -> list[str]:
     """A status as lines: the run first, then a line for each task."""
     if "end" in found:
         return [_ended(found["end"])]
+    ago = found.get("progressAgo")  # which an older controller does not tell
     lines = [
         f"{found['release']}: {found['phase']}, generation {found['generation']}, "
         f"restarts {found['restarts']} of {found['restartLimit']}, "
         f"run {found['run']} for {found['seconds']} s"
+        + ("" if ago is None else f", progress {ago} s ago")
     ]
+    if found.get("cause"):
+        lines.append(f"  the last cause of a restart: {found['cause']}")
     width = max(len(task["task"]) for task in found["tasks"])
     for task in found["tasks"]:
         line = f"  {task['task']:<{width}}  {task['state']}"
@@ -114,7 +126,7 @@ def run(
     for found in statuses:
         lines = [json.dumps(found)] if as_json else show(found)
         # Time goes by without anything having changed.
-        seen = json.dumps({**found, "seconds": 0, "tasks": _timeless(found)})
+        seen = json.dumps({**found, "seconds": 0, "progressAgo": 0, "tasks": _timeless(found)})
         if seen != before:
             before = seen
             sys.stdout.write("\n".join(lines) + "\n")

@@ -24,6 +24,7 @@ from launcher.exits import Code, End, LauncherError, Phase, describe
 from launcher.identity import Task
 from launcher.link import Link
 from launcher.log import say
+from launcher.mark import left_behind, mark
 from launcher.protocol import Action, ChildReport, Directive, Leader, Report
 from launcher.settings import Job, TaskSettings
 from launcher.watch import Watch
@@ -67,6 +68,11 @@ class _Story:
         self.settings = settings
         self.environ = environ
         self.events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        # What is said of this generation's child, or of the one that the last launcher died with.
+        self.latest = left_behind(settings.work) if settings.controller else None
+        self._mark(None)
+        if self.latest:
+            say(f"generation {self.latest.generation}: the last child was {self.latest.reason}")
         self.report = Report(
             task=settings.task,
             incarnation=os.urandom(16).hex(),
@@ -74,7 +80,7 @@ class _Story:
             address=settings.address,
             revision=settings.revision,
             holds=None,
-            child=None,
+            child=self.latest,
             ready=False,
             wait=True,
         )
@@ -85,7 +91,6 @@ class _Story:
         self.preparing: tuple[Directive, threading.Event] | None = None
         self.child: Child | None = None
         self.watch: Watch | None = None  # where the child is the program
-        self.latest: ChildReport | None = None  # what is said of this generation's child
         self.serving = False  # the child is a server in the place of the program, which has ended
         self.served_for = 0
         self.ended_at = 0.0
@@ -197,6 +202,7 @@ class _Story:
 
     def _take_ended(self, event: Ended) -> None:
         self.child = None
+        self._mark(None)
         if self.serving:
             self.serving = False
             return
@@ -356,8 +362,13 @@ class _Story:
                 self.watch = None
                 self._fail(generation, failure)
             return
+        self._mark(generation)
         words = " ".join(started.argv)
         say(f"generation {generation}: started {words} (process {self.child.pid})")
+
+    def _mark(self, generation: int | None) -> None:
+        if self.settings.controller:  # alone it has nobody to tell
+            mark(self.settings.work, generation)
 
     def _stop_child(self, number: int) -> None:
         if self.child:

@@ -39,7 +39,7 @@ def test_job_json_is_the_whole_run(helm: str) -> None:
                 "workingDir": "src",
             },
             "ps": {"replicas": 2},
-            "worker": {"replicas": 3},
+            "worker": {"replicas": 3, "maxReplicas": 8},
             "port": 3333,
             "restarts": {"limit": 7, "permanentCodes": [9], "refill": 60},
             "success": "Chief",
@@ -62,6 +62,7 @@ def test_job_json_is_the_whole_run(helm: str) -> None:
         "release": "mnist",
         "mode": "parameter-server",
         "replicas": {"ps": 2, "worker": 3},
+        "maxReplicas": {"worker": 8},
         "addresses": {"host": "mnist-{role}-{index}.mnist", "port": 3333},
         "program": {
             "command": ["python", "-m", "app"],

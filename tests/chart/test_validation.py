@@ -105,6 +105,20 @@ RULES = [
         {"ps": {"replicas": 1}},
     ),
     Rule(
+        "no more workers run than are listed",
+        {"worker": {"replicas": 3, "maxReplicas": 2}},
+        "worker.maxReplicas must be 0, or no less than worker.replicas (3): it counts the names "
+        "that every task knows; got 2. Raise it: that starts all tasks again, once.",
+        {"worker": {"replicas": 3, "maxReplicas": 3}},
+    ),
+    Rule(
+        "workers join alone in mode parameter-server only",
+        {"mode": "all-reduce", "worker": {"maxReplicas": 4}},
+        "worker.maxReplicas must be 0 in mode all-reduce: its tasks start again for another size; "
+        "got 4. Remove it.",
+        {"mode": "parameter-server", "worker": {"maxReplicas": 4}},
+    ),
+    Rule(
         "there is a worker",
         {"worker": {"replicas": -1}},
         "worker.replicas must be 1 or more: workers run the program; got -1.",

@@ -249,6 +249,8 @@ class Box:
             if one.name not in there:
                 with step(f"importing {one.name}"):
                     run(self.enter(*ctr, "images", "import", "--local", one.archive))
+            if one.again not in there:
+                run(self.enter(*ctr, "images", "tag", "--force", one.name, one.again))
 
     def _clean(self) -> None:
         """End what runs of the box, and remove what outlives its processes."""

@@ -26,6 +26,7 @@ class Cluster:
     helm: Path  # Helm 4
     helm3: Path
     image: str  # TensorFlow, as pods name it
+    image_again: str  # the same, by another name where it has one
     nfs_server: str
     nfs_path: str
     nfs_folder: Path  # the same export, as a folder of this machine
@@ -48,19 +49,22 @@ def ensure(context: str | None = None) -> Cluster:
             helm=binaries.tool("helm"),
             helm3=binaries.tool("helm3"),
             image=kind.IMAGE,
+            image_again=in_full(kind.IMAGE),
             nfs_server=made.nfs_server,
             nfs_path=NFS_EXPORT,
             nfs_folder=made.nfs_folder,
         )
     box = Box()
     plan = box.up()
+    tensorflow = image.tensorflow()
     return Cluster(
         kubeconfig=box.kubeconfig,
         context=box.context,
         kubectl=binaries.tool("kubectl"),
         helm=binaries.tool("helm"),
         helm3=binaries.tool("helm3"),
-        image=image.tensorflow().name,
+        image=tensorflow.name,
+        image_again=tensorflow.again,
         nfs_server=plan.node.ip,
         nfs_path=NFS_EXPORT,
         nfs_folder=box.nfs_folder,
@@ -90,17 +94,26 @@ def named(context: str, environment: Mapping[str, str]) -> Cluster:
     kubeconfig.parent.mkdir(parents=True, exist_ok=True)
     secret(kubeconfig, run([kubectl, *view]).encode())
     server, path = nfs.split(":", 1)
+    name = environment.get("TFRUN_IMAGE") or kind.IMAGE
     return Cluster(
         kubeconfig=kubeconfig,
         context=context,
         kubectl=kubectl,
         helm=binaries.tool("helm"),
         helm3=binaries.tool("helm3"),
-        image=environment.get("TFRUN_IMAGE") or kind.IMAGE,
+        image=name,
+        image_again=in_full(name),
         nfs_server=server,
         nfs_path=path,
         nfs_folder=Path(folder),
     )
+
+
+def in_full(image: str) -> str:
+    """An image of Docker Hub by its full name; those of other registries have no other."""
+    registry, slash, _ = image.partition("/")
+    elsewhere = slash and re.search(r"[.:]|^localhost$", registry)
+    return image if elsewhere else f"docker.io/{image}"
 
 
 def any_kubectl() -> Path:

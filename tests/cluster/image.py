@@ -43,6 +43,11 @@ class Image:
     name: str
     archive: Path
 
+    @property
+    def again(self) -> str:
+        """A second name that the box gives it."""
+        return f"{self.name}-again"
+
 
 def pause() -> Image:
     """The image that holds each pod's namespaces."""

@@ -56,6 +56,22 @@ class Release:
         """Upgrades the release and returns what helm prints."""
         return self._helm("upgrade", values, settings)
 
+    def change(self, settings: Mapping[str, Any]) -> str:
+        """Upgrades the release: all is as it was, but for these settings."""
+        return run([*self._helm_command("upgrade", settings), "--reuse-values"])
+
+    def rollback(self, revision: int) -> None:
+        """Makes the release what it was: the install was revision 1, each change made another."""
+        run([*self._helm_base(), "rollback", self.name, str(revision)])
+
+    def job_json(self) -> dict[str, Any]:
+        """What the release tells its controller."""
+        (text,) = (
+            each["data"]["job.json"] for each in self.get("configmap") if "job.json" in each["data"]
+        )
+        document: dict[str, Any] = json.loads(text)
+        return document
+
     def uninstall(self) -> None:
         """Removes the release, if it is there, and returns when its pods are gone."""
         run([*self._helm_base(), "uninstall", self.name, "--ignore-not-found", "--wait"])
@@ -136,16 +152,18 @@ class Release:
         return RunEnd(condition, ended["exitCode"], message)
 
     def _helm(self, verb: str, values: Sequence[Path], settings: Mapping[str, Any]) -> str:
-        repository, _, tag = self.cluster.image.rpartition(":")
-        image = {"image.repository": repository, "image.tag": tag}
-        command = [*self._helm_base(), verb, self.name, str(CHART)]
+        command = self._helm_command(verb, {**image_settings(self.cluster.image), **settings})
         if verb == "install":
             command.append("--create-namespace")
         for file in values:
             command += ["--values", str(file)]
-        for key, value in {**image, **settings}.items():
-            command += ["--set-json", f"{key}={json.dumps(value)}"]
         return run(command)
+
+    def _helm_command(self, verb: str, settings: Mapping[str, Any]) -> list[str]:
+        command = [*self._helm_base(), verb, self.name, str(CHART)]
+        for key, value in settings.items():
+            command += ["--set-json", f"{key}={json.dumps(value)}"]
+        return command
 
     def _kubectl(self) -> list[str]:
         cluster = self.cluster
@@ -156,6 +174,12 @@ class Release:
         cluster = self.cluster
         where = ["--kubeconfig", str(cluster.kubeconfig), "--kube-context", cluster.context]
         return [str(cluster.helm), *where, "--namespace", self.namespace]
+
+
+def image_settings(image: str) -> dict[str, str]:
+    """The values that name an image."""
+    repository, _, tag = image.rpartition(":")
+    return {"image.repository": repository, "image.tag": tag}
 
 
 @dataclass(frozen=True)

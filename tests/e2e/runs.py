@@ -43,7 +43,7 @@ def stateful_sets(release: Release) -> list[tuple[str, int, int, dict[str, Any]]
             each["metadata"]["labels"]["tfrun/role"],
             each["spec"]["replicas"],
             each["metadata"]["generation"],
-            json.loads(each["metadata"].get("annotations", {}).get("tfrun/end", "{}")),
+            *json.loads(each["metadata"].get("annotations", {}).get("tfrun/ends", "[{}]"))[-1:],
         )
         for each in release.get("statefulset")
     ]

@@ -289,7 +289,7 @@ def wait_until_only(release: Release, before: set[str]) -> None:
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
-def test_both_helms_install_upgrade_and_uninstall(release: Release, helm: str) -> None:
+def test_both_helms_install_upgrade_roll_back_and_uninstall(release: Release, helm: str) -> None:
     cluster = dataclasses.replace(release.cluster, helm=getattr(release.cluster, helm))
     release = dataclasses.replace(release, cluster=cluster)
     release.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt")
@@ -308,6 +308,9 @@ def test_both_helms_install_upgrade_and_uninstall(release: Release, helm: str) -
     assert any("the run has succeeded" in line for line in lines)
     assert release.end().message["lastLines"] == ["upgraded"]
 
+    release.rollback(1)
+    with Lines(release.logs(release.controller())) as log:
+        log.wait_for("generation 1: all tasks start")
     release.uninstall()
     wait_until_only(release, before)
 

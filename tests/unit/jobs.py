@@ -13,6 +13,7 @@ DOCUMENT: dict[str, Any] = {
     "run": "0123456789ab",
     "mode": "parameter-server",
     "replicas": {"ps": 1, "worker": 2},
+    "maxReplicas": {"worker": 0},
     "addresses": {"host": "mnist-{role}-{index}.mnist", "port": 2222},
     "program": {
         "command": ["python", "train.py"],

@@ -113,7 +113,8 @@ class Play:
         self.said: list[str] = []
         self.scaled: list[tuple[str, int]] = []
         self.end: End | None = None
-        self.step(decide.Begin(replicas or {}, revisions or {}, age, end))
+        number = self.controllers
+        self.step(decide.Begin(number, replicas or {}, revisions or {}, age, end))
 
     def pod(self, name: str) -> Pod:
         return self.pods[parse_task(name)]

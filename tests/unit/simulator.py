@@ -57,6 +57,7 @@ KINDS = {  # of faults, and how often
     "controller crashes": 4,
     "upgrade": 5,
     "pull fails": 1,
+    "no room": 2,
     "program always fails": 1,
 }
 
@@ -82,6 +83,7 @@ class Wish(NamedTuple):
     hang: bool
     deadline: bool
     keep: bool
+    joins: bool
     args: int = 0
     attempt: int = 0
     revision: int = 0
@@ -103,6 +105,7 @@ def job_for(wish: Wish) -> Job:
             "run": f"run{wish.attempt}",
             "mode": wish.mode,
             "replicas": replicas,
+            "maxReplicas": {"worker": 4 if wish.joins else 0},
             "addresses": {"host": "sim-{role}-{index}.sim", "port": 2222},
             "program": {
                 "command": ["python", "train.py"],
@@ -158,7 +161,9 @@ def schedule_for(seed: int) -> Schedule:
         hang=dice.random() < 0.4,
         deadline=dice.random() < 0.1,
         keep=dice.random() < 0.3,
+        joins=dice.random() < 0.3,
     )
+    wish = wish._replace(joins=wish.joins and MODES[wish.mode].joins)
     kinds, weights = list(KINDS), list(KINDS.values())
     begin, end = 0.0, FAULTS_SECONDS
     if dice.random() < 0.5:  # they come together
@@ -214,7 +219,7 @@ class Controller:
     offset: float
     state: decide.State
     alive: bool = True
-    began: bool = False
+    number: int = 0  # of its claim on the StatefulSets
     recorded: bool = False
     waiting: dict[Task, tuple[Pod, int, int, Report]] | None = None
     effects: list[decide.Effect] | None = None
@@ -239,7 +244,8 @@ class Simulation:
         self.replicas: dict[str, int] = {}
         self.pods: dict[Task, Pod] = {}
         self.coming: set[Task] = set()
-        self.claim = 0  # the controller that StatefulSets take patches from
+        self.room_at = 0.0  # when pods can be scheduled again
+        self.claims = 0  # how many controllers have claimed the StatefulSets
         self.records: dict[str, End] = {}  # on the StatefulSets, by run
         self.run_began: dict[str, float] = {}
         # Controllers.
@@ -257,6 +263,7 @@ class Simulation:
         self.progress: dict[tuple[str, Task], float] = {}
         self.poison: dict[tuple[str, int], tuple[str, int]] = {}
         self.pull_fails: dict[Task, int] = {}
+        self.drains: Counter[Task] = Counter()  # children that were terminated
 
     # Time.
 
@@ -359,6 +366,9 @@ class Simulation:
                 self.after(self.random() * slow, self.make, task)
 
     def make(self, task: Task) -> None:
+        if self.now < self.room_at:
+            self.after(self.room_at - self.now, self.make, task)
+            return
         self.coming.discard(task)
         if task.index < self.replicas.get(task.role, 0) and task not in self.pods:
             pod = self.pods[task] = Pod(task, self.wish.revision)
@@ -445,33 +455,30 @@ class Simulation:
     def start_controller(self, serial: int) -> None:
         if serial != self.newest:
             return
-        controller = Controller(serial, self.job, self.wish, self.random() * 1e6, self.new_state())
+        state = decide.State(self.job, Leader(0, f"{self.random():.6f}"))
+        controller = Controller(serial, self.job, self.wish, self.random() * 1e6, state)
         controller.waiting, controller.effects, controller.farewell = {}, [], set()
         self.controllers.append(controller)
         self.log("a controller {} starts: {}", serial, dict(self.job.replicas))
         self.after(self.random() * 3, self.begin, controller)
 
-    def new_state(self) -> decide.State:
-        # Of two that are alive the younger leads, also where no task remembers the older one.
-        return decide.State(self.job, Leader(int(self.now * 10), f"{self.random():.6f}"))
-
     def begin(self, controller: Controller) -> None:
         """It claims the StatefulSets, and reads them; older controllers write them no more."""
         if not controller.alive:
             return
-        self.claim = id(controller)
+        self.claims += 1
+        controller.number = number = self.claims
         run = controller.job.run
         if run in self.records:
             self.log("the record says that {} has ended", run)
             there = {role: self.replicas.get(role, 0) for role in controller.job.replicas}
-            self.step(controller, decide.Begin(there, {}, end=self.records[run]))
+            self.step(controller, decide.Begin(number, there, {}, end=self.records[run]))
             return
         began_at = self.run_began.setdefault(run, self.now)
-        controller.began = True
         roles = [role for role in controller.job.replicas if role in self.replicas]
         revisions = {role: str(self.wish.revision) for role in roles}
         replicas = {role: self.replicas[role] for role in roles}
-        self.step(controller, decide.Begin(replicas, revisions, self.now - began_at))
+        self.step(controller, decide.Begin(number, replicas, revisions, self.now - began_at))
         self.tick(controller)
 
     def tick(self, controller: Controller) -> None:
@@ -536,7 +543,7 @@ class Simulation:
         controller.busy = False
         if not controller.alive:
             return
-        if self.claim != id(controller):
+        if self.claims != controller.number:
             self.log("controller {} leads no more", controller.serial)
             self.crash(controller)
             return
@@ -895,7 +902,7 @@ class Simulation:
         ended_at = self.ended.get(job.run)
         if ended_at is not None and started.sent_at > ended_at:
             sender = started.sent_by
-            if sender and self.claim == id(sender):
+            if sender and self.claims == sender.number:
                 raise Violation("after the end", f"{started.task} starts: {self.describe()}")
         if started.task.role == EVALUATOR:
             return
@@ -958,7 +965,8 @@ class Simulation:
                 raise Violation("end", f"it has not: {end}")
             return
         if end.phase is Phase.SUCCEEDED:
-            tasks = [task for task in job.tasks if job.mode.decides_success(task)]
+            led = controller.state.job  # it may have waited in vain for more pods
+            tasks = [task for task in led.tasks if job.mode.decides_success(task)]
             if job.success == "Chief":
                 tasks = [job.mode.chief]
             for task in tasks:
@@ -990,6 +998,10 @@ class Simulation:
         if kind == "upgrade":
             self.upgrade(fault)
             return
+        if kind == "no room":
+            self.room_at = max(self.room_at, self.now + how * 80)
+            self.log("fault: {} until {:.2f}", kind, self.room_at)
+            return
         if kind == "program always fails":
             role = "chief" if self.job.mode.name == "coordinator" else "worker"
             code = PERMANENT if how < 0.2 else 1
@@ -1007,6 +1019,7 @@ class Simulation:
         if not pods:
             return
         pod = pods[int(fault.pick * len(pods))]
+        task = pod.task
         self.log("fault: {}: {}", pod.task, kind)
         token = pod.child_token
         if kind == "child fails":
@@ -1016,7 +1029,10 @@ class Simulation:
         elif kind == "child is killed":
             self.end_child(pod, token, 137, "program")
         elif kind == "child is terminated":
-            self.end_child(pod, token, 143, "outside")
+            self.drains[task] += 1
+            self.end_child(
+                pod, token, 143, "outside" if self.drains[task] <= decide.DRAINS else "program"
+            )
         elif kind == "child hangs":
             if pod.program:
                 self.hang(pod, token, "program")
@@ -1024,7 +1040,13 @@ class Simulation:
             if pod.going:
                 self.gone(pod)
                 return
+            left = None
+            if pod.running and pod.child and pod.child_job:
+                # The container is killed: nobody can tell that from a program that takes too much.
+                left = replace(pod.child, code=137, stopped=False, reason="killed", up=False)
+                self.blame(pod, pod.child_job, 137, "program")
             self.end_launcher(pod)
+            pod.child = left
             self.forget()
             self.after(0.2 + how * 10, self.start_launcher, pod, pod.token)
         elif kind == "pod is deleted":

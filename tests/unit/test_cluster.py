@@ -36,6 +36,15 @@ def test_on_one_host_every_task_has_a_port() -> None:
     assert len(every) == len(set(every))
 
 
+def test_workers_that_may_join_are_listed() -> None:
+    few = job(replicas={"ps": 1, "worker": 1}, maxReplicas={"worker": 3})
+    more = job(replicas={"ps": 1, "worker": 3}, maxReplicas={"worker": 3})
+    spec = cluster.spec(few, {})
+    assert spec["worker"] == [f"mnist-worker-{i}.mnist:2222" for i in range(3)]
+    assert cluster.spec(more, {}) == spec
+    assert few.cluster_digest == more.cluster_digest
+
+
 def test_an_evaluator_is_in_no_cluster() -> None:
     beside = job(mode="all-reduce", replicas={"worker": 1, "evaluator": 1})
     assert cluster.spec(beside, {}) == {"worker": ["mnist-worker-0.mnist:2222"]}

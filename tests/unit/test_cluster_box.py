@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster import ClusterError, binaries, kind, packages
 from tests.cluster.box import Box, first_node, free_subnet
-from tests.cluster.choose import named
+from tests.cluster.choose import in_full, named
 from tests.cluster.components import containerd_config
 from tests.cluster.plan import Plan
 
@@ -115,6 +115,21 @@ def test_a_context_of_ones_own_needs_an_export_and_all_that_is_missing_is_said()
     with pytest.raises(ClusterError, match=r"TFRUN_NFS must be .* got 'server'") as error:
         named("production", {"TFRUN_NFS": "server", "TFRUN_NFS_FOLDER": "/"})
     assert "TFRUN_NFS_FOLDER" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "full"),
+    [
+        ("tensorflow/tensorflow:2.21.0", "docker.io/tensorflow/tensorflow:2.21.0"),
+        ("python:3.12", "docker.io/python:3.12"),
+        ("docker.io/library/python:3.12", "docker.io/library/python:3.12"),
+        ("ghcr.io/me/train:1", "ghcr.io/me/train:1"),
+        ("registry:5000/train:1", "registry:5000/train:1"),
+        ("localhost/train:1", "localhost/train:1"),
+    ],
+)
+def test_only_images_of_docker_hub_have_a_second_name(image: str, full: str) -> None:
+    assert in_full(image) == full
 
 
 class Recorder:

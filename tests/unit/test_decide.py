@@ -372,6 +372,54 @@ def test_a_run_does_not_end_before_all_have_been_heard_from() -> None:
     assert set(play.running().values()) == {2}
 
 
+def kill_container(play: Play, name: str) -> None:
+    """The child is killed together with its launcher; the next launcher in the pod knows."""
+    generation = play.pod(name).runs
+    assert generation
+    play.lose(name)
+    play.pod(name).child = ChildReport(generation, code=137, reason="killed with its launcher")
+
+
+def test_who_is_killed_with_its_launcher_is_charged_until_the_budget_is_spent(play: Play) -> None:
+    for _ in range(3):
+        play.now += 1
+        kill_container(play, "worker-1")
+        play.settle()
+    assert "the cause: worker-1: killed with its launcher; restart 1 of 2" in play.said
+    assert play.end
+    assert (play.end.code, play.end.task) == (137, "worker-1")
+
+
+def test_who_is_killed_with_its_launcher_is_the_cause_of_what_failed_since(play: Play) -> None:
+    play.now += 10
+    play.exit("worker-0", 1)
+    play.settle("ps-0")
+    assert len(play.state.charges) == 1
+    kill_container(play, "ps-0")
+    play.settle()
+    assert len(play.state.charges) == 1, "it is charged instead"
+    assert play.said[-2].startswith("the cause: ps-0: killed with its launcher; restart 1 of 2")
+
+
+def test_a_pod_that_is_killed_before_its_controller_knows_of_it_starts_again(play: Play) -> None:
+    for name in EVERYBODY:
+        kill_container(play, name)
+    play.lead(play.job)
+    play.settle()
+    assert play.running() == all_run(2)
+
+
+def test_a_child_that_is_terminated_again_and_again_is_charged(play: Play) -> None:
+    for charged in (0, 0, 1, 2):
+        play.exit("worker-1", 143)
+        play.settle()
+        assert len(play.state.charges) == charged
+    play.exit("worker-1", 143)
+    play.settle()
+    assert play.end
+    assert play.end.code == 143
+
+
 def test_losses_are_never_charged_however_many(play: Play) -> None:
     for generation in range(2, 12):
         play.lose("worker-1")
@@ -679,12 +727,20 @@ def test_the_older_of_two_controllers_yields(play: Play) -> None:
     assert decide.directive(state, report) is None
 
 
-def test_the_younger_leads_where_no_task_remembers_the_older(play: Play) -> None:
-    play = Play()
-    play.state = decide.State(play.job, Leader(2000, "young"))
-    play.step(decide.Begin({}, {}))
-    play.settle()
-    assert play.state.leader == Leader(2000, "young")
+@pytest.mark.parametrize("early", [True, False])
+def test_the_older_yields_also_where_it_has_not_led_yet(play: Play, early: bool) -> None:
+    """Both adopt at once; the younger was done first, and a task knows it already."""
+    report = play.pod("worker-0").report()
+    assert report.holds
+    younger = replace(report.holds, leader=Leader(3, "younger"))
+    events: list[decide.Event] = [
+        decide.Begin(2, {}, {}),
+        decide.Heard(replace(report, holds=younger)),
+    ]
+    state = decide.State(play.job, Leader(0, "older"))
+    for event in reversed(events) if early else events:
+        state, _ = decide.step(state, event, play.now)
+    assert state.phase is RunPhase.YIELDED
 
 
 def test_a_generation_that_an_older_controller_used_meanwhile_is_not_used_again(
@@ -802,6 +858,76 @@ def test_pods_are_made_at_the_beginning(
 def test_growth_lets_the_old_size_train_until_the_new_pods_are_there(play: Play) -> None:
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
     assert play.scaled == [("worker", 3)]
+    play.settle()
+    assert play.running() == all_run(1)
+    grow(play, "worker", 3)
+    play.settle()
+    assert play.running() == {**all_run(2), "worker-2": 2}
+
+
+def growing(replicas: dict[str, int] | None = None, **changes: object) -> Play:
+    """A run that shall have a third worker, for which there is no room yet."""
+    play = started(**changes)
+    play.lead(job(**changes, replicas=replicas or {"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
+    play.settle()
+    return play
+
+
+def test_who_waits_for_more_pods_leads_the_smaller_size_meanwhile() -> None:
+    play = growing()
+    play.tick(decide.SAY_SECONDS)
+    assert "waiting for worker-2 (not heard from)" in play.said
+    play.exit("worker-1", 1)
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-1": 2}
+    assert len(play.state.charges) == 1
+    grow(play, "worker", 3)
+    play.pod("worker-2").ready = False
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-1": 2}, "it pulls the code"
+    play.pod("worker-2").ready = True
+    play.settle()
+    assert play.running() == {**all_run(3), "worker-2": 3}
+
+
+def test_who_waits_for_more_pods_ends_well_without_them() -> None:
+    play = growing()
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end
+    assert play.end.reason == "all 2 workers ended with exit code 0"
+
+
+def test_who_waits_for_more_pods_stops_nobody_for_a_pod_that_goes() -> None:
+    play = growing()
+    play.lead(job(), {"ps": 1, "worker": 3})  # it was asked for two again
+    play.now += decide.LEAVING_SECONDS
+    play.settle()
+    play.tick(decide.LEAVING_SECONDS)
+    play.settle()
+    assert play.running() == all_run(1)
+    assert play.scaled == [("worker", 2)]
+
+
+def test_workers_whose_names_are_listed_join_and_leave_alone() -> None:
+    names = {"maxReplicas": {"worker": 4}}
+    play = started(**names)
+    play.lead(job(replicas={"ps": 1, "worker": 4}, **names), {"ps": 1, "worker": 2})
+    play.settle()
+    grow(play, "worker", 4)
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-2": 2, "worker-3": 2}
+    play.lead(job(**names), {"ps": 1, "worker": 4})
+    play.settle()
+    assert play.running() == all_run(1)
+    assert play.scaled == [("worker", 2)]
+    assert not play.state.charges
+
+
+def test_other_arguments_wait_for_all_pods_of_the_larger_size() -> None:
+    play = started()
+    play.lead(job(run="another", replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
     play.settle()
     assert play.running() == all_run(1)
     grow(play, "worker", 3)
@@ -1010,7 +1136,7 @@ def test_reports_count_whether_they_come_before_the_beginning_or_after(
     play.state = decide.State(play.job, Leader(0, "new"))
     if when == "before":
         play.tell(*EVERYBODY)
-    play.step(decide.Begin({"ps": 1, "worker": 2}, {}))
+    play.step(decide.Begin(1, {"ps": 1, "worker": 2}, {}))
     if when == "after":
         play.tell(*EVERYBODY)
     assert play.state.phase is RunPhase.LEADING

@@ -1,7 +1,7 @@
 """The controller's Kubernetes calls against a small HTTPS server of this test: a fake.
 
-It knows two StatefulSets, merges patches as the API server does, checks the token, and fails when
-it is told to. What a real API server says is tested end to end.
+It knows two StatefulSets, takes both kinds of patches as the API server does, checks the token,
+and fails when it is told to. What a real API server says is tested end to end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,18 @@ import trustme
 from launcher import controller, decide, kubernetes
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
-from launcher.kubernetes import BEGIN_ANNOTATION, END_ANNOTATION, Kubernetes
+from launcher.kubernetes import (
+    BEGIN_ANNOTATION,
+    ENDS_ANNOTATION,
+    LEADER_ANNOTATION,
+    Kubernetes,
+    SupersededError,
+)
 from launcher.protocol import (
     PATH,
     Action,
     Directive,
+    Leader,
     Report,
     decode_directive,
     encode_report,
@@ -46,7 +53,7 @@ class FakeApiServer:
     def __init__(self, authority: trustme.CA) -> None:
         self.objects: dict[str, dict[str, Any]] = {
             f"mnist-{role}": {
-                "metadata": {"name": f"mnist-{role}", "generation": 3},
+                "metadata": {"name": f"mnist-{role}", "generation": 3, "resourceVersion": "1"},
                 "spec": {"replicas": 1},
                 "status": {"observedGeneration": 3, "updateRevision": f"mnist-{role}-1"},
             }
@@ -55,6 +62,7 @@ class FakeApiServer:
         self.calls: list[tuple[str, str, Any]] = []
         self.failures: list[tuple[int, bytes]] = []  # the next answers
         self.records_refused = 0  # how many records of the end fail first
+        self.meanwhile: list[str] = []  # who claims both before the next patch is taken
         self.token = "first"
         fake = self
 
@@ -91,21 +99,58 @@ class FakeApiServer:
             return self.failures.pop(0)
         if request.headers["Authorization"] != f"Bearer {self.token}":
             return 401, json.dumps({"message": "Unauthorized"}).encode()
-        if body and "metadata" in body and self.records_refused:
+        if isinstance(body, list) and ENDS_ANNOTATION in self.names(body) and self.records_refused:
             self.records_refused -= 1
             return 503, b"{}"
         found = self.objects.get(request.path.removeprefix(PREFIX))
         if not found:
             return 404, json.dumps({"message": "statefulsets.apps not found"}).encode()
         if request.command == "PATCH":
-            assert request.headers["Content-Type"] == "application/merge-patch+json"
-            merge(found, body)
+            if self.meanwhile:
+                self.claim(self.meanwhile.pop())
+            kind = "json-patch" if isinstance(body, list) else "merge-patch"
+            assert request.headers["Content-Type"] == f"application/{kind}+json"
+            refused = change(found, body) if isinstance(body, list) else merge_newest(found, body)
+            if refused:
+                return refused, json.dumps({"message": "it has changed"}).encode()
+            version = int(found["metadata"]["resourceVersion"])
+            found["metadata"]["resourceVersion"] = str(version + 1)
         return 200, json.dumps(found).encode()
+
+    def claim(self, leader: str) -> None:
+        for each in self.objects.values():
+            merge(each, {"metadata": {"annotations": {LEADER_ANNOTATION: leader}}})
+            each["metadata"]["resourceVersion"] += "0"
+
+    @staticmethod
+    def names(patch: list[dict[str, Any]]) -> list[str]:
+        return [operation["path"].split("/")[-1].replace("~1", "/") for operation in patch]
 
     def close(self) -> None:
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
+
+
+def merge_newest(into: dict[str, Any], patch: dict[str, Any]) -> int:
+    """A merge patch that names the version that it was made for; the status where it is refused."""
+    if patch["metadata"]["resourceVersion"] != into["metadata"]["resourceVersion"]:
+        return 409
+    merge(into, patch)
+    return 0
+
+
+def change(into: dict[str, Any], patch: list[dict[str, Any]]) -> int:
+    """RFC 6902, as far as it is used; the status where it is refused."""
+    for operation in patch:
+        *parents, last = (part.replace("~1", "/") for part in operation["path"][1:].split("/"))
+        place = into
+        for part in parents:
+            place = place[part]
+        if operation["op"] == "test" and place.get(last) != operation["value"]:
+            return 422
+        place[last] = operation["value"]
+    return 0
 
 
 def merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
@@ -115,6 +160,13 @@ def merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
             merge(into.setdefault(key, {}), value)
         else:
             into[key] = value
+
+
+@pytest.fixture(autouse=True)
+def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To tasks that are never there."""
+    monkeypatch.setattr(controller, "FAREWELL_SECONDS", 0.5)
+    monkeypatch.setattr(controller, "KEPT_FAREWELL_SECONDS", 0.5)
 
 
 @pytest.fixture
@@ -138,44 +190,84 @@ def client(port: int) -> Kubernetes:
     return Kubernetes(KubernetesSettings("127.0.0.1", port, "research"), "mnist")
 
 
+ME = Leader(5, "me")
+
+
+def found_ends(api: FakeApiServer, role: str) -> list[dict[str, Any]]:
+    annotations = api.objects[f"mnist-{role}"]["metadata"]["annotations"]
+    ends: list[dict[str, Any]] = json.loads(annotations[ENDS_ANNOTATION])
+    return ends
+
+
 def test_the_number_of_pods_is_read_and_written(api: FakeApiServer) -> None:
     k = client(api.port)
-    assert k.read("worker") == kubernetes.StatefulSet(1, "mnist-worker-1", {}, {})
-    k.scale("worker", 4)
-    assert k.read("worker").replicas == 4
-    assert k.read("ps").replicas == 1
-    assert api.calls[1] == ("PATCH", f"{PREFIX}mnist-worker", {"spec": {"replicas": 4}})
+    assert k.claim("worker", ME) == kubernetes.StatefulSet(1, "mnist-worker-1", ME, {}, ())
+    k.scale("worker", ME, 4)
+    assert k.claim("worker", ME).replicas == 4
+    assert k.claim("ps", ME).replicas == 1
 
 
 def test_the_end_and_the_pods_change_in_one_call(api: FakeApiServer) -> None:
     k = client(api.port)
-    k.end("ps", {"run": "r", "code": 0}, free=True)
-    assert k.read("ps") == kubernetes.StatefulSet(0, "mnist-ps-1", {}, {"run": "r", "code": 0})
-    ((_, _, body), _) = api.calls
-    assert set(body) == {"spec", "metadata"}
+    k.claim("ps", ME)
+    k.end("ps", ME, [{"run": "r", "code": 0}], free=True)
+    found = k.claim("ps", ME)
+    assert (found.replicas, found.ends) == (0, ({"run": "r", "code": 0},))
+    assert [method for method, _, _ in api.calls] == ["GET", "PATCH", "PATCH", "GET", "PATCH"]
 
 
-def test_the_end_alone_leaves_the_pods(api: FakeApiServer) -> None:
-    client(api.port).end("ps", {"run": "r"}, free=False)
-    ((_, _, body),) = api.calls
-    assert body == {"metadata": {"annotations": {END_ANNOTATION: '{"run": "r"}'}}}
-
-
-@pytest.mark.parametrize("value", ["", "{", "[1]", "3"])
-def test_a_record_that_is_none_is_no_end(api: FakeApiServer, value: str) -> None:
-    api.objects["mnist-ps"]["metadata"]["annotations"] = {END_ANNOTATION: value}
-    assert client(api.port).read("ps").end == {}
-
-
-def test_the_beginning_is_kept_beside_the_end(api: FakeApiServer) -> None:
+def test_the_end_alone_leaves_the_pods_and_the_beginning(api: FakeApiServer) -> None:
     k = client(api.port)
-    k.begin("ps", {"run": "r", "at": 5.5})
-    k.end("ps", {"run": "r"}, free=False)
-    found = k.read("ps")
-    assert (found.begin, found.end) == ({"run": "r", "at": 5.5}, {"run": "r"})
-    assert found.replicas == 1
-    ((_, _, body), _, _) = api.calls
-    assert body == {"metadata": {"annotations": {BEGIN_ANNOTATION: '{"run": "r", "at": 5.5}'}}}
+    k.claim("ps", ME)
+    k.begin("ps", ME, {"run": "r", "at": 5.5})
+    k.end("ps", ME, [{"run": "r"}], free=False)
+    found = k.claim("ps", ME)
+    assert (found.begin, found.ends, found.replicas) == (
+        {"run": "r", "at": 5.5},
+        ({"run": "r"},),
+        1,
+    )
+
+
+def test_the_newest_ends_are_kept(api: FakeApiServer) -> None:
+    k = client(api.port)
+    k.claim("ps", ME)
+    k.end("ps", ME, [{"run": number} for number in range(99)], free=False)
+    assert [end["run"] for end in k.claim("ps", ME).ends] == list(range(79, 99))
+
+
+@pytest.mark.parametrize("value", ["", "{", "[1]", "3", "{}"])
+def test_a_record_that_is_none_is_no_end(api: FakeApiServer, value: str) -> None:
+    api.objects["mnist-ps"]["metadata"]["annotations"] = {ENDS_ANNOTATION: value}
+    assert client(api.port).claim("ps", ME).ends == ()
+
+
+# Of two controllers the one that began later writes.
+
+
+@pytest.mark.parametrize("what", ["scale", "begin", "end"])
+def test_who_is_superseded_writes_no_more(api: FakeApiServer, what: str) -> None:
+    k = client(api.port)
+    k.claim("ps", ME)
+    k.claim("ps", Leader(6, "younger"))
+    before = json.dumps(api.objects)
+    writes: dict[str, Callable[[], None]] = {
+        "scale": lambda: k.scale("ps", ME, 3),
+        "begin": lambda: k.begin("ps", ME, {"run": "r"}),
+        "end": lambda: k.end("ps", ME, [], free=True),
+    }
+    with pytest.raises(SupersededError):
+        writes[what]()
+    assert json.dumps(api.objects) == before
+    k.scale("ps", Leader(6, "younger"), 3)
+
+
+def test_a_claim_that_comes_between_is_seen(api: FakeApiServer) -> None:
+    k = client(api.port)
+    api.meanwhile = ["9 younger"]
+    with pytest.raises(http.client.HTTPException, match="409"):
+        k.claim("ps", ME)
+    assert k.claim("ps", ME).leader == Leader(9, "younger")
 
 
 @pytest.mark.parametrize("status", [None, {}, {"observedGeneration": 2, "updateRevision": "old"}])
@@ -185,27 +277,27 @@ def test_a_template_that_kubernetes_has_not_seen_is_waited_for(
     """Its revision would be the last template's, and the pods of that one seem up to date."""
     api.objects["mnist-ps"]["status"] = status
     with pytest.raises(http.client.HTTPException, match="of role ps is not yet observed"):
-        client(api.port).read("ps")
+        client(api.port).claim("ps", ME)
 
 
 def test_replicas_that_nobody_set_are_one(api: FakeApiServer) -> None:
     del api.objects["mnist-ps"]["spec"]["replicas"]
-    assert client(api.port).read("ps").replicas == 1
+    assert client(api.port).claim("ps", ME).replicas == 1
 
 
 def test_the_token_is_read_each_time(api: FakeApiServer, account: Path) -> None:
     k = client(api.port)
-    k.read("ps")
+    k.claim("ps", ME)
     api.token = "second"
     (account / "token").write_text("second")
-    k.read("ps")
+    k.claim("ps", ME)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 422])
 def test_a_refusal_says_what_and_why(api: FakeApiServer, status: int) -> None:
     api.failures.append((status, json.dumps({"message": 'cannot get "mnist-ps"'}).encode()))
     with pytest.raises(LauncherError) as error:
-        client(api.port).read("ps")
+        client(api.port).claim("ps", ME)
     assert error.value.code is Code.CONFIGURATION
     assert f'role ps ({status}): cannot get "mnist-ps".' in error.value.reason
 
@@ -216,13 +308,13 @@ def test_a_refusal_says_what_and_why(api: FakeApiServer, status: int) -> None:
 def test_what_may_pass_is_not_a_refusal(api: FakeApiServer, status: int, text: bytes) -> None:
     api.failures.append((status, text))
     with pytest.raises((OSError, http.client.HTTPException)):
-        client(api.port).read("ps")
+        client(api.port).claim("ps", ME)
 
 
 def test_another_authority_is_not_trusted(api: FakeApiServer, account: Path) -> None:
     trustme.CA().cert_pem.write_to_path(str(account / "ca.crt"))
     with pytest.raises(ssl.SSLCertVerificationError):
-        client(api.port).read("ps")
+        client(api.port).claim("ps", ME)
     assert api.calls == []
 
 
@@ -242,7 +334,8 @@ def lead(api_port: int, **changes: Any) -> End:
 
 def record(**changes: Any) -> dict[str, Any]:
     ended = {"run": job().run, "phase": "Succeeded", "task": "worker-0", "code": 0, "reason": "ok"}
-    return {"annotations": {END_ANNOTATION: json.dumps({**ended, **changes})}}
+    others = [{"run": "before"}, {**ended, **changes}, {"run": "after"}]
+    return {"annotations": {ENDS_ANNOTATION: json.dumps(others)}}
 
 
 @pytest.mark.parametrize(
@@ -263,7 +356,9 @@ def test_a_run_that_has_ended_is_not_led_again(
     assert (end.phase, end.code) == (phase, code)
     for each in api.objects.values():
         assert each["spec"]["replicas"] == 0
-        assert json.loads(each["metadata"]["annotations"][END_ANNOTATION])["run"] == job().run
+    for known in ("ps", "worker"):
+        assert found_ends(api, known)[-1]["run"] == job().run
+        assert [end["run"] for end in found_ends(api, known)].count(job().run) == 1
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -274,8 +369,8 @@ def test_a_deadline_counts_from_when_the_run_began(api: FakeApiServer, keep: boo
     end = lead(api.port, deadline=3600, cleanup="Keep" if keep else "Delete")
     assert (end.phase, end.code) == (Phase.FAILED, 124)
     assert end.reason == "the run has not ended within its deadline of 3600 s"
-    for each in api.objects.values():
-        ended = json.loads(each["metadata"]["annotations"][END_ANNOTATION])
+    for role, each in zip(("ps", "worker"), api.objects.values()):
+        (ended,) = found_ends(api, role)
         assert (ended["run"], ended["code"]) == (job().run, 124)
         assert each["spec"]["replicas"] == (2 if keep and "worker" in str(each) else int(keep))
 
@@ -292,6 +387,33 @@ def test_the_first_controller_of_a_run_writes_down_when_it_began(
     assert began["run"] == job().run
     assert at <= began["at"] <= time.time()
     assert time.time() - at >= 0.5
+
+
+def test_a_controller_that_is_superseded_ends_and_may_be_started_again(
+    api: FakeApiServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    api.records_refused = 1
+
+    def claim() -> None:
+        while api.records_refused:
+            time.sleep(0.01)
+        api.claim("9999999999999 younger")
+
+    claiming = threading.Thread(target=claim)
+    claiming.start()
+    end = lead(api.port, deadline=0.1)
+    claiming.join()
+    assert (end.phase, end.code) == (Phase.STOPPED, 143)
+    assert "a younger controller leads this run" in capfd.readouterr().err
+    assert ENDS_ANNOTATION not in api.objects["mnist-ps"]["metadata"]["annotations"]
+
+
+def test_a_claim_of_the_future_is_outbidden(api: FakeApiServer) -> None:
+    """Its clock went ahead, and it is gone."""
+    api.claim("9999999999999 older")
+    assert lead(api.port, deadline=0.1).code == 124
+    for each in api.objects.values():
+        assert each["metadata"]["annotations"][LEADER_ANNOTATION].startswith("10000000000000 ")
 
 
 def test_pods_that_are_kept_are_kept(api: FakeApiServer) -> None:
@@ -386,7 +508,9 @@ def test_tasks_hear_of_the_end_when_it_is_on_record(api: FakeApiServer, code: in
                 if directive and pod.follow(directive) and directive.action is Action.END:
                     objects = api.objects.values()
                     recorded.append(
-                        all(END_ANNOTATION in o["metadata"].get("annotations", {}) for o in objects)
+                        all(
+                            ENDS_ANNOTATION in o["metadata"].get("annotations", {}) for o in objects
+                        )
                     )
                 if pod.must_stop():
                     pod.end(143, stopped=True)

@@ -94,6 +94,12 @@ def test_a_chief_is_one() -> None:
     assert "replicas.chief must be a whole number from 1 to 1; got 2" in reason
 
 
+@pytest.mark.parametrize("mode", ["coordinator", "all-reduce"])
+def test_workers_join_alone_in_one_mode_only(mode: str) -> None:
+    reason = refusal(document(mode=mode, maxReplicas={"worker": 4}))
+    assert f"maxReplicas.worker must be 0 in mode {mode}: its tasks start again" in reason
+
+
 def test_an_nfs_source_says_where_it_is() -> None:
     read = job(code={"nfs": {"server": "nfs.example.com", "path": "/exports/app"}})
     assert str(read.source) == "code.nfs nfs.example.com:/exports/app"
@@ -112,6 +118,8 @@ def test_an_nfs_source_says_where_it_is() -> None:
         ("replicas__worker", 2.0, "replicas.worker must be a whole number"),
         ("replicas__chief", 1, "replicas.chief is not a known key; known are ['evaluator', 'ps'"),
         ("replicas__evaluator", 2, "replicas.evaluator must be a whole number from 0 to 1; got 2"),
+        ("maxReplicas__worker", 1, "maxReplicas.worker must be 0, or no less than the 2 workers"),
+        ("maxReplicas__ps", 1, "maxReplicas.ps is not a known key"),
         ("addresses__port", 65536, "addresses.port must be a whole number from 1 to 65535"),
         ("addresses__portsPerTask", "yes", "addresses.portsPerTask must be true or false"),
         ("program__command", [], "program.command must be a list of at least one text"),

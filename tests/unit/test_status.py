@@ -62,7 +62,10 @@ def test_a_task_is_told_by_what_it_does(found: State, said: str) -> None:
 
 
 def test_a_document_tells_all() -> None:
-    found = status.document(state(RUNNING, generation=3, charges=(50.0,)), 100.0)
+    found = status.document(
+        state(RUNNING, generation=3, charges=(50.0,), cause="ps-0: exit code 1", moved_at=98.0),
+        100.0,
+    )
     assert {key: found[key] for key in found if key != "tasks"} == {
         "release": "mnist",
         "run": "0123456789ab",
@@ -71,7 +74,9 @@ def test_a_document_tells_all() -> None:
         "generation": 3,
         "restarts": 1,
         "restartLimit": 2,
+        "cause": "ps-0: exit code 1",
         "seconds": 60,
+        "progressAgo": 2,
     }
     assert found["tasks"][2] == {
         "task": "worker-1",
@@ -86,13 +91,27 @@ def test_a_document_tells_all() -> None:
 
 
 def test_lines_are_for_a_person() -> None:
-    found = status.document(state(RUNNING, generation=3, charges=(50.0,)), 100.0)
+    found = status.document(
+        state(RUNNING, generation=3, charges=(50.0,), cause="ps-0: exit code 1", moved_at=98.0),
+        100.0,
+    )
     assert status.show(found) == [
-        "mnist: leading, generation 3, restarts 1 of 2, run 0123456789ab for 60 s",
+        "mnist: leading, generation 3, restarts 1 of 2, run 0123456789ab for 60 s, "
+        "progress 2 s ago",
+        "  the last cause of a restart: ps-0: exit code 1",
         "  ps-0      not heard from",
         "  worker-0  not heard from",
         "  worker-1  running, step 5 of 9",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ready", "said"), [(True, "waiting to join"), (False, "pulling the code")]
+)
+def test_a_task_that_the_run_will_grow_by_is_told(ready: bool, said: str) -> None:
+    small = job(replicas={"ps": 1, "worker": 1})
+    found = status.document(state(ready=ready, job=small, goal=job()), 100.0)
+    assert status.show(found)[3] == f"  worker-1  {said}"
 
 
 def test_lines_tell_of_a_failure_and_of_silence() -> None:

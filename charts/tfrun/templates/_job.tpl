@@ -74,6 +74,7 @@ leads while pods are replaced is one that knows of it. Comments are left out of 
   "run" (include "tfrun.run.id" .)
   "mode" .Values.mode
   "replicas" $replicas
+  "maxReplicas" (dict "worker" (int64 .Values.worker.maxReplicas))
   "addresses" (dict "host" $host "port" (int64 .Values.port))
   "program" (include "tfrun.run.program" . | fromJson)
   "code" (include "tfrun.run.code" . | fromJson)

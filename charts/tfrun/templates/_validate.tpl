@@ -44,6 +44,13 @@ Each part prints a JSON list of what is wrong.
 {{- $wrong = append $wrong (printf "%s.replicas must be 1 or more: %s; got %s.%s" $role (get $why $role) (toJson $replicas) (get $instead $role)) }}
 {{- end }}
 {{- end }}
+{{- with int64 .Values.worker.maxReplicas }}
+{{- if ne $.Values.mode "parameter-server" }}
+{{- $wrong = append $wrong (printf "worker.maxReplicas must be 0 in mode %s: its tasks start again for another size; got %d. Remove it." $.Values.mode .) }}
+{{- else if lt . (int64 $.Values.worker.replicas) }}
+{{- $wrong = append $wrong (printf "worker.maxReplicas must be 0, or no less than worker.replicas (%d): it counts the names that every task knows; got %d. Raise it: that starts all tasks again, once." (int64 $.Values.worker.replicas) .) }}
+{{- end }}
+{{- end }}
 {{- with .Values.evaluator.replicas }}
 {{- if ne (int64 .) 1 }}
 {{- $wrong = append $wrong (printf "evaluator.replicas must be 0 or 1: TensorFlow knows no more than one evaluator; got %s." (toJson .)) }}
