@@ -309,7 +309,7 @@ def test_a_controller_lost_in_any_phase_trains_once(release: Release, tmp_path: 
         tell(ending, "ending-worker-0")
         tell(ending, "ending-worker-1")
         log.wait_for("the run has succeeded")
-        log.wait_for("Kubernetes refuses to patch")
+        log.wait_for("Kubernetes refuses to")
         kill_container(ending, controllers["ending"])
         log.end()
         ending.upgrade([], settings["ending"])
