@@ -39,8 +39,8 @@ pytestmark = pytest.mark.cluster
 
 PLAIN = PACED.with_name("plain.py")
 KILLS = 10
-# TensorFlow's own polls are 30 s apart.
-POLL_SECONDS = 25
+POLL_SECONDS = 25  # TensorFlow's own polls are 30 s apart
+SESSION_SECONDS = 15  # for a session that can be had; a part of a poll may pass unseen
 STEPS = 9000  # more than can be made while a test goes on
 OUTAGE_SECONDS = 60
 GO = "/tmp/go"  # noqa: S108
@@ -210,9 +210,9 @@ def test_no_start_of_ten_is_slow(release: Release, on_nfs: OnNfs, paced: Path) -
     # On a machine so busy that the chief is not waited for any longer, a poll is no wonder.
     late = len(re.findall("session is not up after", str(log)))
     assert late < KILLS / 2
-    assert len([wait for wait in waits if wait > POLL_SECONDS]) <= late
-    slow = statistics.median(seconds) + POLL_SECONDS
-    assert len([each for each in seconds if each > slow]) <= late
+    assert len([wait for wait in waits if wait > SESSION_SECONDS]) <= late
+    slow = statistics.median(seconds[1:]) + POLL_SECONDS
+    assert len([each for each in seconds[1:] if each > slow]) <= late
 
 
 def test_training_goes_on_without_the_control_plane(
