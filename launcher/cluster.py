@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from launcher.identity import ROLES, Task
+from launcher.modes import Reach
 from launcher.settings import Addresses, Job
 
 # With one host for all tasks each role has a range of ports of its own.
@@ -26,11 +27,17 @@ def spec(job: Job, hosts: Mapping[Task, str]) -> dict[str, list[str]]:
     """The ClusterSpec: each role's addresses in the order of their indices.
 
     `hosts` are IP addresses that are known. A pod that was made again has another one, and its
-    name may mean the old one for half a minute, in which TensorFlow would dial a dead address.
+    name may mean the old one for half a minute, in which TensorFlow would dial a dead address. Only
+    those whose loss others start again by are listed so: nobody keeps an address that is no more.
     """
+    losses = job.mode.losses
     return {
         role: [
-            address(job.addresses, task, hosts.get(task, ""))
+            address(
+                job.addresses,
+                task,
+                "" if losses[role] is Reach.ITSELF else hosts.get(task, ""),
+            )
             for task in (Task(role, i) for i in range(count))
         ]
         for role, count in job.listed.items()

@@ -143,8 +143,9 @@ class State:
     whose child a task shall run, `members` the launcher that was to run it; `forming` are the
     tasks that shall start with `generation`, `stopping` those whose program has yet to stop, and
     `held` those that wait for the chief.
-    `hosts` are the addresses of those without whom the others cannot go on. `goal` is what `job`
-    becomes when the pods that it needs more are there: until then the smaller one trains on.
+    `hosts` are the addresses of the chief, and of those without whom others cannot go on.
+    `goal` is what `job` becomes when the pods that it needs more are there: until then the smaller
+    one trains on.
     `cause` is why tasks had to start again at last, `moved_at` when the chief was last seen to make
     a step, or to start.
     `dealt` is the latest generation whose child's end was dealt with, `drains` how many times in a
@@ -385,6 +386,11 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
                 task, child.generation, Code.DEADLINE, reason, now, last_lines=child.last_lines
             )
             return _fail(state, hang, now, everybody=task.role != EVALUATOR)
+        if _leaves(state, report) and task not in state.forming and task in state.runs:
+            # It serves on until the chief has saved.
+            reason = "its pod was told to end"
+            lost = Failure(task, child.generation, DRAINED, reason, now, lost=True, free=True)
+            return _fail(state, lost, now)
         return state, ()
     if child.generation <= state.dealt.get(task, 0):
         return state, ()
@@ -576,12 +582,13 @@ def _start(state: State, now: float) -> Step:
 
 
 def _hosts(state: State) -> dict[Task, str]:
-    """Where tasks are by IP address: those whose loss starts all again who would dial them."""
-    losses = state.job.mode.losses
+    """Where the chief is, and those whose loss starts others again, by IP address."""
+    mode = state.job.mode
     return {
         task: state.seats[task].address
         for task in state.job.tasks
-        if losses.get(task.role, Reach.ITSELF) is not Reach.ITSELF and state.seats[task].address
+        if (task == mode.chief or mode.losses.get(task.role, Reach.ITSELF) is not Reach.ITSELF)
+        and state.seats[task].address
     }
 
 
@@ -648,7 +655,9 @@ def _adopt(state: State, now: float) -> Step:
         text = f"{_names(anew, tasks, 'stop')}: " if stop else ""
         effects = (Say(f"{text}generation {state.generation} forms"),)
     else:
-        state, effects = _scale(state, down=True)
+        leaving = set(_leaving(state))  # they go alone, and nobody waits for them
+        seats = {task: seat for task, seat in state.seats.items() if task not in leaving}
+        state, effects = _scale(replace(state, seats=seats), down=True)
         effects = (*effects, Say(f"generation {generation}: found running, and taken over"))
     for task in running:
         state, more = _take(state, state.seats[task], now, now)
@@ -787,6 +796,11 @@ def _stopping(state: State, tasks: Iterable[Task]) -> frozenset[Task]:
     )
 
 
+def _leaves(state: State, seat: Report) -> bool:
+    """Whether a server's pod was told to end: all others that hold something are ready."""
+    return seat.holds is not None and not seat.ready and not state.job.mode.runs_program(seat.task)
+
+
 def _lacks(state: State, task: Task) -> str:
     """What a task still lacks to start, or nothing."""
     seat = state.seats.get(task)
@@ -800,6 +814,8 @@ def _lacks(state: State, task: Task) -> str:
     holds, wanted = seat.holds, (state.leader, Action.WAIT, state.generation, state.job.digest)
     if not holds or (holds.leader, holds.action, holds.generation, holds.job) != wanted:
         return "has not answered"
+    if _leaves(state, seat):
+        return "its pod is ending"
     if task in state.failures:
         return ""
     if not _current(state, task):

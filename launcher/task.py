@@ -20,6 +20,7 @@ from typing import Callable, Optional, Union
 from launcher import cluster, invocation, peers
 from launcher.child import Child, Ended
 from launcher.code import Pulled, pull
+from launcher.connections import connected
 from launcher.exits import Code, End, LauncherError, Phase, describe
 from launcher.identity import Task
 from launcher.link import Link
@@ -31,6 +32,7 @@ from launcher.watch import Watch
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+LEAVE_SECONDS = 0.2  # between two looks at whether the chief has left its server
 UP_SECONDS = 0.2  # between two looks at whether the chief's session is up
 PROGRESS_SECONDS = 5.0  # between two reports of the chief's step
 
@@ -96,6 +98,7 @@ class _Story:
         self.ended_at = 0.0
         self.told_at = 0.0
         self.leaving = 0  # the signal that ends the launcher
+        self.leave_by = 0.0
 
     def play(self) -> End:
         for number in (*STOPPING, *FORWARDED):
@@ -129,6 +132,8 @@ class _Story:
             return _Wake()
 
     def _patience(self) -> float | None:
+        if self.leaving:
+            return LEAVE_SECONDS
         if not self.watch or not self.directive or not self.latest:
             return None
         job, chief = self.directive.job, self._is_chief()
@@ -184,7 +189,7 @@ class _Story:
             if self.leaving and self.child:
                 self.child.send(signal.SIGKILL)  # asked twice: no more grace
             self.leaving = event.number
-            self._stop_child(event.number)
+            self.leave_by = time.monotonic() + (self.directive.job.grace if self.directive else 0)
         elif self.child:
             self.child.send(event.number)
 
@@ -245,7 +250,11 @@ class _Story:
     def _step(self) -> None:
         """The next step towards what the directive asks for; one at a time, each brings events."""
         directive = self.directive
-        if directive is None or self.leaving:
+        if self.leaving:
+            if not self._chief_needs_it():
+                self._stop_child(self.leaving)
+            return
+        if directive is None:
             return
         generation = directive.generation
         runs = directive.action is Action.RUN
@@ -270,6 +279,18 @@ class _Story:
             self._prepare(directive, lambda cancelled: self._reach(directive, cancelled))
         elif runs:
             self._start_child(directive)
+
+    def _chief_needs_it(self) -> bool:
+        """Whether the child serves a chief that may still save: it stops after the chief then."""
+        task, directive = self.settings.task, self.directive
+        if not self.child or not directive or directive.action is Action.END:
+            return False
+        mode = directive.job.mode
+        if mode.runs_program(task) or mode.chief not in mode.reached([task], directive.job.tasks):
+            return False
+        chief = directive.hosts.get(mode.chief)
+        port = int(cluster.address(directive.job.addresses, task).rpartition(":")[2])
+        return bool(chief) and time.monotonic() < self.leave_by and connected(str(chief), port)
 
     def _wants_child(self, directive: Directive) -> bool:
         """Whether the child that runs is the one that the directive asks for."""
@@ -373,6 +394,8 @@ class _Story:
     def _stop_child(self, number: int) -> None:
         if self.child:
             grace = self.directive.job.grace if self.directive else 0.0
+            if self.leaving:
+                grace = max(1.0, self.leave_by - time.monotonic())
             if self.latest and not self.serving:
                 self.latest = replace(self.latest, stopped=True)
             self.child.stop(grace, number)

@@ -43,7 +43,7 @@ def saved_step(folders: Folders) -> int:
         state = (folders.data / "checkpoint" / "checkpoint").read_text()
     except FileNotFoundError:
         return 0
-    found = re.match(r'model_checkpoint_path: ".*model\.ckpt-(\d+)"', state)
+    found = re.match(r'model_checkpoint_path: ".*ckpt-(\d+)"', state)
     return int(found[1]) if found else 0
 
 

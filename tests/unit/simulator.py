@@ -401,12 +401,28 @@ class Simulation:
         self.leave(pod)
 
     def leave(self, pod: Pod) -> None:
-        if pod.running:
+        if pod.running and not pod.program:
+            self.send(pod)
+            self.leave_after_chief(pod, pod.child_token, self.now + GRACE)
+        elif pod.running:
             self.stop_child(pod)
         elif pod.serving:
             pod.serving = False
         if not pod.running:
             self.say_farewell(pod)
+
+    def leave_after_chief(self, pod: Pod, token: int, by: float) -> None:
+        """A server stops when the chief, whom it may serve, has left it."""
+        if pod.child_token != token or not pod.running:
+            return
+        job = pod.child_job
+        assert job
+        chief = self.pods.get(job.mode.chief)
+        serves = job.mode.chief in job.mode.reached([pod.task], job.tasks)
+        if serves and chief and chief.running and chief.program and self.now < by:
+            self.after(0.5, self.leave_after_chief, pod, token, by)
+        else:
+            self.stop_child(pod)
 
     def say_farewell(self, pod: Pod) -> None:
         """The launcher's last report, and its end."""

@@ -24,6 +24,10 @@ def test_a_known_address_is_listed_in_place_of_the_name(ip: str, listed: str | N
     assert spec["ps"] == ["mnist-ps-0.mnist:2222", listed or "mnist-ps-1.mnist:2222"]
 
 
+def test_the_chief_that_may_come_back_alone_is_listed_by_its_name() -> None:
+    assert cluster.spec(job(), {Task("worker", 0): "10.1.2.3"}) == cluster.spec(job(), {})
+
+
 def test_on_one_host_every_task_has_a_port() -> None:
     here = job(
         addresses={"host": "127.0.0.1", "port": 3000, "portsPerTask": True},

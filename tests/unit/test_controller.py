@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -238,6 +239,66 @@ def test_a_drained_task_is_not_charged(run: Run) -> None:
     child(run.task("worker-1"), 2)
     (run.folder / "go").touch()
     assert controller.wait() == 0
+
+
+SAVES_ON_THE_PS = """
+import os, signal, socket, sys, time
+host, port = os.environ["PS_HOSTS"].split(":")
+while True:
+    try:
+        ps = socket.create_connection((host, int(port)))
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.02)
+def save(*_):
+    time.sleep(0.5)  # for a ps that does not wait
+    socket.create_connection((host, int(port))).close()
+    print("saved", flush=True)
+    os._exit(143)
+signal.signal(signal.SIGTERM, save)
+print("connected", flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("who", ["the ps alone", "all at once"])
+def test_a_ps_that_is_told_to_end_serves_until_the_chief_has_saved(run: Run, who: str) -> None:
+    """As with a drained node; and as `helm uninstall` does, which ends the controller too."""
+    ps, chief = (run.task(name, TFRUN_POD_IP="127.0.0.1") for name in ("ps-0", "worker-0"))
+    controller = run.controller(
+        program__command=[sys.executable, "-c", SAVES_ON_THE_PS, str(run.folder / "go")],
+        replicas={"ps": 1, "worker": 1},
+        restarts__limit=0,
+        grace=20,
+    )
+    chief.wait_for("^connected")
+    if who != "the ps alone":
+        controller.signal(signal.SIGTERM)
+        controller.wait()
+        chief.signal(signal.SIGTERM)
+    ps.signal(signal.SIGTERM)
+    chief.wait_for("^saved")
+    assert ps.wait() == 143
+    if who == "the ps alone":
+        controller.wait_for("lost ps-0: its pod was told to end; all tasks stop")
+        (run.folder / "go").touch()
+        run.task("ps-0", TFRUN_POD_IP="127.0.0.1", TFRUN_WORK=str(run.folder / "another"))
+        assert controller.wait() == 0
+
+
+def test_a_ps_does_not_wait_for_a_chief_for_ever(run: Run) -> None:
+    ps, chief = (run.task(name, TFRUN_POD_IP="127.0.0.1") for name in ("ps-0", "worker-0"))
+    controller = run.controller(
+        program__command=[sys.executable, "-c", SAVES_ON_THE_PS, "/no/such"],
+        replicas={"ps": 1, "worker": 1},
+        grace=1,
+    )
+    chief.wait_for("^connected")
+    controller.signal(signal.SIGTERM)
+    controller.wait()
+    ps.signal(signal.SIGTERM)
+    assert ps.wait() == 143
 
 
 def test_a_deaf_program_holds_up_the_next_generation_until_it_is_killed(run: Run) -> None:

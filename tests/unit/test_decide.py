@@ -372,6 +372,35 @@ def test_a_run_does_not_end_before_all_have_been_heard_from() -> None:
     assert set(play.running().values()) == {2}
 
 
+@pytest.mark.parametrize("mode", ["parameter-server", "coordinator"])
+def test_a_server_that_is_told_to_end_serves_until_the_chief_has_saved(mode: str) -> None:
+    play = started(mode=mode)
+    chief = str(play.job.mode.chief)
+    ps = play.pod("ps-0")
+    ps.ready = False
+    play.tell("ps-0", chief, "ps-0")
+    assert f"{chief}" not in play.running(), "it is told to stop, and saves"
+    assert ps.runs == 1
+    ps.end(143, stopped=True)
+    play.settle()
+    assert chief not in play.running(), "the pod has yet to be made again"
+    play.lose("ps-0")
+    play.settle()
+    assert play.running()[chief] == play.running()["ps-0"] == 2
+    assert len([text for text in play.said if "lost ps-0" in text]) == 1
+    assert (
+        "the cause: ps-0: its pod was told to end; not charged to the restart budget" in play.said
+    )
+
+
+def test_a_coordinators_worker_that_is_told_to_end_concerns_nobody_else() -> None:
+    play = started(mode="coordinator")
+    play.pod("worker-0").ready = False
+    play.tell("worker-0")
+    play.settle()
+    assert play.running()["chief-0"] == 1
+
+
 def kill_container(play: Play, name: str) -> None:
     """The child is killed together with its launcher; the next launcher in the pod knows."""
     generation = play.pod(name).runs

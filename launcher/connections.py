@@ -1,0 +1,36 @@
+"""Who is connected to a port of this pod, as the kernel tells it."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+ESTABLISHED = "01"
+
+
+def connected(host: str, port: int) -> bool:
+    """Whether the IP address has a connection to the port. False where nobody tells.
+
+    https://docs.kernel.org/networking/proc_net_tcp.html
+    """
+    peer = ipaddress.ip_address(host)
+    for table in TABLES:
+        try:
+            lines = table.read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            _, local, remote, state, *_ = line.split()
+            here = int(local.rpartition(":")[2], 16)
+            if state == ESTABLISHED and here == port and _address(remote) == peer:
+                return True
+    return False
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IP address in HEX:PORT, whose words of 32 bits are in the machine's order."""
+    words = bytes.fromhex(text.rpartition(":")[0])
+    packed = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+    address = ipaddress.ip_address(packed)
+    return getattr(address, "ipv4_mapped", None) or address

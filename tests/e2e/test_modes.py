@@ -1,0 +1,182 @@
+"""Modes coordinator and all-reduce on the real Kubernetes, with real TensorFlow.
+
+Each is led through the losses that its mode knows and to another size, and ends well.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.release import Folders, Release
+from tests.e2e.conftest import EXAMPLE
+from tests.e2e.lines import Lines
+from tests.e2e.paced import saved_step
+from tests.e2e.runs import OnNfs, kill_child
+
+pytestmark = pytest.mark.cluster
+
+REPOSITORY = Path(__file__).parents[2]
+FOR_EVER = 10**9
+STARTED = r"generation (\d+): started "
+
+
+def arguments(steps: int) -> dict[str, Any]:
+    args = ["--checkpoint_dir=/data/checkpoint", "--export_dir=/data/model"]
+    args += ["--checkpoint_secs=1", "--log_every_steps=50"]
+    return {"program.args": [*args, f"--epochs={math.ceil(steps * 32 / 455)}"]}
+
+
+def install(release: Release, folders: Folders, mode: str, settings: dict[str, Any]) -> None:
+    values = EXAMPLE.parent / mode / "values.yaml"
+    small = {f"{role}.resources.requests.cpu": "50m" for role in ("chief", "ps", "worker")}
+    release.install([values], {**folders.settings, **small, **arguments(FOR_EVER), **settings})
+
+
+def starts(release: Release, pods: list[str]) -> dict[str, list[int]]:
+    """The generations whose child each pod has started, for as long as it is there."""
+    return {
+        pod: [int(number) for number in re.findall(STARTED, release.kubectl("logs", pod))]
+        for pod in pods
+    }
+
+
+def make_progress(
+    release: Release, folders: Folders, pod: str, generation: int, after: int = 0
+) -> int:
+    """Waits for a checkpoint of a generation that began with what was saved; its step."""
+    with Lines(release.logs(pod)) as lines:
+        found = lines.wait_for(rf"generation {generation}: started ")
+        begin = lines.lines.index(found.string)
+        start = int(lines.wait_for(r"start: step (\d+)/", begin)[1])
+        assert start >= after
+        while saved_step(folders) <= start:
+            lines.wait_for(r"step \d+/\d+ loss", len(lines.lines))
+        return saved_step(folders)
+
+
+def await_generation(release: Release, pattern: str) -> None:
+    """Waits for a line of the newest controller."""
+    with Lines(release.logs(release.controller())) as log:
+        log.wait_for(pattern)
+
+
+def end_well(release: Release, folders: Folders) -> None:
+    """Lets it train a little more, then end: what it has learnt is told."""
+    release.change(arguments(saved_step(folders) + 500))
+    end = release.end()
+    assert (end.condition, end.exit_code, end.message["phase"]) == ("Complete", 0, "Succeeded")
+    said = re.findall(r"evaluation: .* auc (\S+) rows 114", "\n".join(end.message["lastLines"]))
+    assert float(said[0]) > 0.97
+    assert (folders.data / "model" / "saved_model.pb").stat().st_size > 0
+
+
+def test_coordinator_restarts_only_whom_a_loss_reaches(release: Release, on_nfs: OnNfs) -> None:
+    folders = on_nfs(EXAMPLE.parent / "coordinator")
+    install(release, folders, "coordinator", {})
+    await_generation(release, "generation 1: all tasks start")
+    saved = make_progress(release, folders, "run-chief-0", 1)
+
+    # A worker's pod, which comes back at another address: the chief trains on.
+    release.kubectl("delete", "pod", "run-worker-1", "--wait=false")
+    await_generation(release, "generation 2: worker-1 starts")
+    with Lines(release.logs("run-worker-1")) as worker, Lines(release.logs("run-chief-0")) as chief:
+        worker.wait_for("serving ")
+        for _ in range(3):
+            chief.wait_for(r"step \d+/\d+ loss", len(chief.lines))
+    pods = ["run-chief-0", "run-ps-0", "run-worker-0"]
+    assert starts(release, pods) == {pod: [1] for pod in pods}
+
+    # The ps's pod: the variables are lost, so the chief starts again, from its checkpoint.
+    saved = saved_step(folders)
+    release.kubectl("delete", "pod", "run-ps-0", "--wait=false")
+    await_generation(release, "generation 3: chief-0, ps-0 start")
+    saved = make_progress(release, folders, "run-chief-0", 3, saved)
+    pods = ["run-chief-0", "run-worker-0", "run-worker-1"]
+    assert starts(release, pods) == {
+        "run-chief-0": [1, 3],
+        "run-worker-0": [1],
+        "run-worker-1": [2],
+    }
+
+    # The chief's child.
+    kill_child(release, "run-chief-0")
+    await_generation(release, "generation 4: chief-0 starts")
+    saved = make_progress(release, folders, "run-chief-0", 4, saved)
+
+    # One worker more: only the chief starts again.
+    release.change({"worker.replicas": 3})
+    await_generation(release, "generation 5: chief-0, worker-2 start")
+    make_progress(release, folders, "run-chief-0", 5, saved)
+    pods = ["run-ps-0", "run-worker-0", "run-worker-1", "run-worker-2"]
+    assert starts(release, pods) == {
+        "run-ps-0": [3],
+        "run-worker-0": [1],
+        "run-worker-1": [2],
+        "run-worker-2": [5],
+    }
+    check_status(release)
+    end_well(release, folders)
+
+
+def check_status(release: Release) -> None:
+    """What a person who asks is told."""
+    cluster = release.cluster
+    command = [sys.executable, "-m", "launcher", "status", release.name]
+    command += ["--namespace", release.namespace, "--context", cluster.context]
+    told = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env={"KUBECONFIG": str(cluster.kubeconfig), "PATH": str(cluster.kubectl.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert re.match(
+        r"run: leading, generation 5, restarts 1 of 3, run \w+ for \d+ s, progress", told
+    )
+    assert re.search(r"^  chief-0   running, step \d+ of \d+$", told, re.M)
+    assert re.search(r"^  worker-2  running$", told, re.M)
+
+
+def test_all_reduce_restarts_everybody_at_any_size(release: Release, on_nfs: OnNfs) -> None:
+    folders = on_nfs(EXAMPLE.parent / "all-reduce")
+    looks = "while true; do ls /data/checkpoint 2>/dev/null | grep -c index; sleep 1; done"
+    program = f'[ $JOB_NAME = evaluator ] || exec python train.py "$@"; {looks}'
+    settings = {
+        "program.command": ["sh", "-c", program, "sh"],
+        "evaluator.replicas": 1,
+        "evaluator.resources.requests": {"cpu": "10m", "memory": "32Mi"},
+    }
+    install(release, folders, "all-reduce", settings)
+    await_generation(release, "generation 1: all tasks start")
+    saved = make_progress(release, folders, "run-worker-0", 1)
+
+    # A pod: nobody can go on without it.
+    release.kubectl("delete", "pod", "run-worker-1", "--wait=false")
+    await_generation(release, "generation 2: worker-0, worker-1 start")
+    saved = make_progress(release, folders, "run-worker-0", 2, saved)
+
+    # A child.
+    kill_child(release, "run-worker-1")
+    await_generation(release, "generation 3: worker-0, worker-1 start")
+    saved = make_progress(release, folders, "run-worker-0", 3, saved)
+
+    # Three, in the pods that are there and one more.
+    release.change({"worker.replicas": 3})
+    await_generation(release, "generation 4: worker-0, worker-1, worker-2 start")
+    make_progress(release, folders, "run-worker-0", 4, saved)
+    pods = ["run-evaluator-0", "run-worker-0", "run-worker-1", "run-worker-2"]
+    assert starts(release, pods) == {
+        "run-evaluator-0": [1],
+        "run-worker-0": [1, 2, 3, 4],
+        "run-worker-1": [2, 3, 4],
+        "run-worker-2": [4],
+    }
+    end_well(release, folders)

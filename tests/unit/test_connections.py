@@ -1,0 +1,33 @@
+"""Who is connected to a port."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from launcher.connections import connected
+
+
+@pytest.mark.parametrize(
+    ("family", "host"),
+    [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "127.0.0.1"), (socket.AF_INET6, "::1")],
+)
+def test_a_connection_is_seen_while_it_is_there(family: socket.AddressFamily, host: str) -> None:
+    """Also that of an IPv4 address to a server of both kinds, as TensorFlow's is."""
+    dual = family is socket.AF_INET6
+    try:
+        server = socket.create_server(("", 0), family=family, dualstack_ipv6=dual)
+    except (OSError, ValueError):
+        pytest.skip("this machine has no IPv6")
+    with server:
+        port = server.getsockname()[1]
+        assert not connected(host, port), "who listens is not connected"
+        with socket.create_connection((host, port)):
+            assert connected(host, port)
+            assert not connected("192.0.2.1", port)
+            assert not connected(host, port + 1)
+            accepted, _ = server.accept()
+            with accepted:
+                assert connected(host, port)
+        assert not connected(host, port)
