@@ -217,7 +217,7 @@ class _Story:
             step, last_step = self.watch.step, self.watch.last_step
             self.latest = replace(self.latest, step=step, last_step=last_step)
             self.watch = None
-        self.ended_at = time.monotonic()
+        self.ended_at = event.at
         reason = describe(event.code)
         self.latest = replace(
             self.latest, code=event.code, reason=reason, last_lines=event.last_lines
