@@ -572,10 +572,18 @@ def _success(state: State) -> End | None:
 
 def _judge(state: State, now: float) -> Step:
     """Finds the root cause of what failed; ends the run with it, or lets it go on."""
-    # The evaluator only looks on: it explains nothing, and never ends the run.
+    # The evaluator only looks on: it explains nothing, and never ends the run. A server fails for
+    # want of no program; which of the two was seen first is chance, for both go in milliseconds.
+    runs_program = state.job.mode.runs_program
     failures = sorted(
         state.failures.values(),
-        key=lambda f: (f.task.role == EVALUATOR, not f.free, not f.lost, f.at),
+        key=lambda f: (
+            f.task.role == EVALUATOR,
+            not f.free,
+            not f.lost,
+            runs_program(f.task),
+            f.at,
+        ),
     )
     root = failures[0]
     if root.task.role == EVALUATOR:
@@ -654,11 +662,11 @@ def _start(state: State, now: float) -> Step:
     )
     state, scaling = _scale(state, down=True)
     text = f"generation {generation}: {_names(tasks, job.tasks, 'start')}"
+    text += f", {job.mode.chief} first" if held & tasks else ""
     code = next(iter(_codes(state).values()), "")
     if code != state.code:
         state = replace(state, code=code)
         text += f", with code {code}"
-    text += f", {job.mode.chief} first" if held & tasks else ""
     return state, (*scaling, Say(text))
 
 

@@ -323,7 +323,7 @@ def test_a_controller_that_cannot_be_reached_is_named_and_waited_for(run: Run) -
     task.wait_for(rf"the controller 127\.0\.0\.1:{run.port} cannot be reached for \d s, and is")
     run.controller(replicas={"ps": 1, "worker": 1})
     task.wait_for(rf"the controller 127\.0\.0\.1:{run.port} answers")
-    task.wait_for("code [0-9a-f]{16} is in ")
+    task.wait_for("code [0-9a-f]{32} is in ")
 
 
 def test_a_controller_whose_name_is_none_is_named(run: Run) -> None:

@@ -321,6 +321,20 @@ def test_the_earliest_failure_is_the_cause_in_whatever_order_it_is_heard(
     assert cause in play.said
 
 
+def test_a_server_that_was_killed_is_the_cause_though_its_programs_were_seen_to_fail_first(
+    play: Play,
+) -> None:
+    for name, code, ago in (("worker-1", 1, 0.3), ("ps-0", 137, 0.0)):
+        play.exit(name, code)
+        pod = play.pod(name)
+        assert pod.child
+        pod.child = replace(pod.child, ago=ago)
+    play.tell("worker-1", "ps-0")
+    play.settle()
+    cause = "the cause: ps-0: killed by SIGKILL (exit code 137); restart 1 of 2; "
+    assert cause + "followed by worker-1 (exit code 1)" in play.said
+
+
 @pytest.mark.parametrize("how", ["lost", "drained", "terminated"])
 @pytest.mark.parametrize("when", ["before", "after", "much later"])
 def test_a_peer_that_is_gone_explains_a_failure(play: Play, how: str, when: str) -> None:
