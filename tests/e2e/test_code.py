@@ -125,10 +125,11 @@ def test_a_tree_arrives_whole_is_pulled_once_and_again_when_it_is_edited(
             begin = time.monotonic()
             release.upgrade([], {**settings, "run.attempt": 2})
             edited = chief.wait_for(r"^shown (\w+) (\w+)$", before[0])
-            print(f"edited, and running again after {time.monotonic() - begin:.1f} s")
+            seconds = time.monotonic() - begin
             assert again.wait_for("^shown .*", before[1])[0] == edited[0]
             for lines, at in ((chief, before[0]), (again, before[1])):
-                lines.wait_for(r"read 2 of \d+ files", at)
+                read = lines.wait_for(r"read 2 of \d+ files", at)
+                print(f"edited, running again after {seconds:.1f} s: {read.string}")
         for name in IGNORED:
             (folders.code / name).unlink()
             if (folders.code / name).parent != folders.code:

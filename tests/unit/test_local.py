@@ -18,7 +18,7 @@ from launcher.cluster import PORTS_PER_ROLE
 from launcher.exits import Code, LauncherError
 from launcher.local import _document, _job, _merge, _text, _values
 from tests.unit.conftest import Start
-from tests.unit.processes import Launcher, lives, wait_until
+from tests.unit.processes import ROOT, Launcher, lives, wait_until
 from tests.unit.test_requirements import wheel
 
 LOOP = "while :; do sleep 0.02; done"
@@ -268,6 +268,14 @@ def test_requirements_and_the_digest_reach_the_program(
     launcher = local({**values, "code": pinned})
     assert launcher.wait() == 66
     launcher.wait_for(f"must have the digest that code.digest says, {digest}; it has")
+
+
+def test_the_example_of_sources_runs_as_it_is(start: Start) -> None:
+    values = ROOT / "examples" / "code" / "values.yaml"
+    launcher = start("local", "-f", str(values), env={})
+    assert launcher.wait() == 0, launcher.text()
+    digest = launcher.wait_for(r"code (\w{32}) is in")[1]
+    assert f"worker-1   | worker 1 has code {digest}" in launcher.lines
 
 
 @pytest.mark.parametrize(
