@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,11 @@ PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Ended:
-    """A child's end: its code as a shell says it, and its last lines of output."""
+    """A child's end: its code as a shell says it, its last lines of output, and when it exited."""
 
     code: int
     last_lines: tuple[str, ...]
+    at: float  # seconds of the monotonic clock
 
 
 class Child:
@@ -100,6 +102,7 @@ class Child:
         pump = threading.Thread(target=self._pump, args=[self._process.stdout], daemon=True)
         pump.start()
         self._wait_for_exit()
+        at = time.monotonic()  # what follows takes its time, and others' failures are told apart
         if self._kill_timer:
             self._kill_timer.cancel()
         self.send(signal.SIGKILL)  # end what it left behind in its group
@@ -108,7 +111,7 @@ class Child:
             self._reaped = True
         _kill_orphans()  # and what left the group
         pump.join(timeout=5)  # ends with the last writer, and they are all gone
-        self._ended(Ended(from_wait(self._process.returncode), tuple(self._lines)))
+        self._ended(Ended(from_wait(self._process.returncode), tuple(self._lines), at))
 
     def _wait_for_exit(self) -> None:
         """Returns when the child has exited, before it is reaped; reaps every orphan meanwhile."""

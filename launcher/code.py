@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launcher import credentials, requirements, tree
 from launcher.exits import Code, LauncherError
+from launcher.log import say
 from launcher.settings import Delivery, Source
 
 FETCHED = frozenset({"archive", "git", "inline"})
@@ -39,16 +40,23 @@ class Pulled:
     folder: Path
     digest: str
     libraries: Path | None = None
+    commit: str = ""
 
 
-def pull(delivery: Delivery, place: Place, python: str, cancelled: threading.Event) -> Pulled:
+def pull(
+    delivery: Delivery, place: Place, python: str, commit: str, cancelled: threading.Event
+) -> Pulled:
     """Brings the code into `place.work`, and there reuses what has not changed since the last time.
 
-    `python` is what will run it. Raises LauncherError: CODE_MISSING where there is no code, or
+    `python` is what will run it, `commit` what a branch was found to mean, if it was: otherwise
+    this finds it out. Raises LauncherError: CODE_MISSING where there is no code, or
     other code than asked for, IO where it cannot be read or written, TRY_AGAIN where it changes
     while it is read.
     """
-    pulled = _pull(delivery, place, cancelled)
+    if delivery.source.moves:
+        commit = commit or _resolve(delivery, place, cancelled)
+        delivery = replace(delivery, source=replace(delivery.source, pin=commit))
+    pulled = replace(_pull(delivery, place, cancelled), commit=commit)
     if delivery.digest and pulled.digest != delivery.digest:
         raise LauncherError(
             Code.CODE_MISSING,
@@ -77,6 +85,16 @@ def _pull(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pulle
     if not digest:
         raise LauncherError(Code.CODE_MISSING, f"{source} must hold a program; it is empty")
     return Pulled(folder, digest)
+
+
+def _resolve(delivery: Delivery, place: Place, cancelled: threading.Event) -> str:
+    from launcher import git
+
+    source = delivery.source
+    repository = git.Repository(source.url, credentials.read(place.secret), delivery.timeout)
+    commit = git.resolve(repository, source.pin, place.work, cancelled)
+    say(f"{source} is commit {commit}")
+    return commit
 
 
 def _in_place(source: Source) -> Pulled:

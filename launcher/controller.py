@@ -262,6 +262,7 @@ class _Controller:
             "task": end.task,
             "code": end.code,
             "reason": end.reason,
+            "codeDigest": self.state.code,
         }
         say(_last_words(end, self.job.run))
         await self._record(record)
@@ -401,6 +402,8 @@ def _told(state: decide.State) -> tuple[object, ...]:
         state.held,
         state.done,
         state.stopping,
+        state.pulls,
+        state.commit,
     )
 
 

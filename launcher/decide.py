@@ -17,6 +17,7 @@ heard from after it, for one that was lost explains it.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Union
@@ -33,6 +34,9 @@ SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
 # For a task that is no part of the run any more to report: longer than its longest silence.
 LEAVING_SECONDS = 40.0
+# For the tasks' code to become the same: NFS clients may believe what they saw for a minute.
+AGREE_SECONDS = 120.0
+LONGEST_PULL_PAUSE = 20.0
 CHIEF_SECONDS = 20.0  # for the chief's session to come up before the others start anyway
 LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
@@ -146,6 +150,9 @@ class State:
     `hosts` are the addresses of the chief, and of those without whom others cannot go on.
     `goal` is what `job` becomes when the pods that it needs more are there: until then the smaller
     one trains on.
+    `pulls` counts how often each task was asked to pull the code again, `code` is the digest that
+    they agreed on; they have not since `differ_since`, if that is not 0. `commit` is what a branch
+    was found to mean by the chief.
     `cause` is why tasks had to start again at last, `moved_at` when the chief was last seen to make
     a step, or to start.
     `dealt` is the latest generation whose child's end was dealt with, `drains` how many times in a
@@ -176,6 +183,10 @@ class State:
     done: frozenset[Task] = frozenset()
     hosts: Mapping[Task, str] = field(default_factory=dict)
     goal: Job | None = None
+    pulls: Mapping[Task, int] = field(default_factory=dict)
+    code: str = ""
+    commit: str = ""
+    differ_since: float = 0.0
     cause: str = ""
     moved_at: float = 0.0
     began_at: float = 0.0
@@ -263,7 +274,16 @@ def _wanted(state: State, report: Report) -> Directive | None:
         else:
             generation = max(generation, later)
     charged = len(state.charges)
-    return Directive(state.leader, action, generation, charged, state.job, state.hosts)
+    return Directive(
+        state.leader,
+        action,
+        generation,
+        charged,
+        state.job,
+        state.pulls.get(task, 0),
+        state.commit,
+        state.hosts,
+    )
 
 
 def _begin(state: State, event: Begin, now: float) -> Step:
@@ -303,8 +323,11 @@ def _hear(state: State, report: Report, now: float) -> Step:
     lost_after = state.heard.get(task, now)
     seats, heard = {**state.seats, task: report}, {**state.heard, task: now}
     state = replace(state, seats=seats, heard=heard)
-    if task == state.job.mode.chief and _step_of(before) != _step_of(report):
-        state = replace(state, moved_at=now)
+    if task == state.job.mode.chief:
+        if _step_of(before) != _step_of(report):
+            state = replace(state, moved_at=now)
+        if state.phase is RunPhase.LEADING:
+            state = _resolved(state, report)
     if before and before.incarnation != report.incarnation:
         # Nothing of its own has been dealt with; it may fail to prepare as the last one did.
         state = replace(state, dealt={**state.dealt, task: state.generation - 1})
@@ -325,6 +348,16 @@ def _hear(state: State, report: Report, now: float) -> Step:
     state, effects = _take(state, report, lost_after, now)
     state, more = _go_on(state, now)
     return state, (*effects, *more)
+
+
+def _resolved(state: State, chief: Report) -> State:
+    """What a branch means is found out once, by the chief, for all tasks."""
+    holds = chief.holds
+    if state.commit or not chief.ready or not holds or holds.run != state.job.run:
+        return state
+    if holds.pull != state.pulls.get(chief.task, 0):
+        return state
+    return replace(state, commit=chief.commit)
 
 
 def _step_of(report: Report | None) -> tuple[int, int | None] | None:
@@ -447,7 +480,12 @@ def _form_with(state: State, tasks: Iterable[Task]) -> State:
     if state.forming >= frozenset(tasks):
         return state
     generation = state.generation if state.forming else state.generation + 1
-    return replace(state, generation=generation, forming=state.forming | frozenset(tasks))
+    job, before = state.job, state.forming
+    state = replace(state, generation=generation, forming=before | frozenset(tasks))
+    programs = [task for task in job.tasks if job.mode.runs_program(task)]
+    if job.delivery.refresh and state.forming.issuperset(programs) > before.issuperset(programs):
+        state = replace(_asked_again(state, programs), commit="")
+    return state
 
 
 def _go_on(state: State, now: float) -> Step:
@@ -475,8 +513,47 @@ def _go_on(state: State, now: float) -> Step:
             return state, effects
     if now < state.not_before or any(_lacks(state, task) for task in state.forming):
         return state, effects
-    state, more = _start(state, now)
+    found = _codes(state)
+    if len(set(found.values())) > 1:
+        state, more = _pull_again(state, found, now)
+    else:
+        state, more = _start(replace(state, differ_since=0.0), now)
     return state, (*effects, *more)
+
+
+def _codes(state: State) -> dict[Task, str]:
+    """The digests of the code by the tasks that run it, and that are about to."""
+    return {
+        task: seat.code
+        for task in state.job.tasks
+        if state.job.mode.runs_program(task) and (seat := state.seats.get(task)) and seat.ready
+    }
+
+
+def _pull_again(state: State, found: Mapping[Task, str], now: float) -> Step:
+    """Somebody changed the code while it was pulled, or a file system tells an old tale."""
+    since = state.differ_since or now
+    running = {task: digest for task, digest in found.items() if task not in state.forming}
+    counts = Counter((running or found).values()).most_common()
+    most = counts[0][0]
+    others = sorted(task for task, digest in found.items() if digest != most)
+    named = ", ".join(f"{task} has {found[task]}" for task in others[:SAY_TASKS])
+    more = f" and {len(others) - SAY_TASKS} more have others" if len(others) > SAY_TASKS else ""
+    text = f"the code of all tasks must be the same: {named}{more}, the rest {most}"
+    if now - since >= AGREE_SECONDS:
+        reason = f"{text}; pulling it again for {now - since:.0f} s has not helped. "
+        reason += f"{state.job.source} was changed after the run had begun: raise run.attempt"
+        return _end(state, End(Phase.FAILED, Code.CODE_MISSING, reason, str(others[0])))
+    # What runs stays as it is; among those that all start anew nobody knows whose is the newest.
+    again = others if running else sorted(found)
+    pause = min(LONGEST_PULL_PAUSE, 1.0 + (now - since))
+    state = replace(_asked_again(state, again), differ_since=since, not_before=now + pause)
+    return state, (Say(f"{text}; {_names(again, state.job.tasks, 'pull')} it again"),)
+
+
+def _asked_again(state: State, tasks: Iterable[Task]) -> State:
+    pulls = {**state.pulls, **{task: state.pulls.get(task, 0) + 1 for task in tasks}}
+    return replace(state, pulls=pulls)
 
 
 def _success(state: State) -> End | None:
@@ -495,10 +572,18 @@ def _success(state: State) -> End | None:
 
 def _judge(state: State, now: float) -> Step:
     """Finds the root cause of what failed; ends the run with it, or lets it go on."""
-    # The evaluator only looks on: it explains nothing, and never ends the run.
+    # The evaluator only looks on: it explains nothing, and never ends the run. A server fails for
+    # want of no program; which of the two was seen first is chance, for both go in milliseconds.
+    runs_program = state.job.mode.runs_program
     failures = sorted(
         state.failures.values(),
-        key=lambda f: (f.task.role == EVALUATOR, not f.free, not f.lost, f.at),
+        key=lambda f: (
+            f.task.role == EVALUATOR,
+            not f.free,
+            not f.lost,
+            runs_program(f.task),
+            f.at,
+        ),
     )
     root = failures[0]
     if root.task.role == EVALUATOR:
@@ -578,6 +663,10 @@ def _start(state: State, now: float) -> Step:
     state, scaling = _scale(state, down=True)
     text = f"generation {generation}: {_names(tasks, job.tasks, 'start')}"
     text += f", {job.mode.chief} first" if held & tasks else ""
+    code = next(iter(_codes(state).values()), "")
+    if code != state.code:
+        state = replace(state, code=code)
+        text += f", with code {code}"
     return state, (*scaling, Say(text))
 
 
@@ -634,6 +723,8 @@ def _adopt(state: State, now: float) -> Step:
         phase=RunPhase.LEADING,
         generation=generation,
         charges=(now,) * charged,
+        pulls={task: holds.pull for task, holds in held.items()},
+        commit=max((holds.commit for holds in held.values() if holds.run == job.run), default=""),
         runs=running,
         members={task: state.seats[task].incarnation for task in running},
         done=frozenset(
@@ -642,6 +733,8 @@ def _adopt(state: State, now: float) -> Step:
             if held[task].action is Action.SERVE or _ended_well(state.seats[task])
         ),
     )
+    if job.mode.chief in state.seats:
+        state = _resolved(state, state.seats[job.mode.chief])
     anew = _anew(state, held, running)
     if state.goal and not any(job.mode.runs_program(task) for task in set(running) - anew):
         return _adopt(replace(before, job=state.goal, goal=None), now)  # nothing would train on
@@ -678,9 +771,9 @@ def _grow(state: State, now: float) -> Step:
     }
     anew = _anew(state, held, running)
     state = _form_with(state, anew | state.forming)
-    text = f"{_names(anew, state.job.tasks, 'stop')}: generation {state.generation} forms"
+    text = f"{_names(anew, state.job.tasks, 'stop')}: " if anew & state.runs.keys() else ""
     state, effects = _go_on(state, now)
-    return state, (Say(text), *effects)
+    return state, (Say(f"{text}generation {state.generation} forms"), *effects)
 
 
 def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
@@ -811,8 +904,11 @@ def _lacks(state: State, task: Task) -> str:
         return "its child has not stopped"
     if not member:
         return ""
-    holds, wanted = seat.holds, (state.leader, Action.WAIT, state.generation, state.job.digest)
-    if not holds or (holds.leader, holds.action, holds.generation, holds.job) != wanted:
+    holds, pull = seat.holds, state.pulls.get(task, 0)
+    wanted = (state.leader, Action.WAIT, state.generation, state.job.digest, pull)
+    if not holds or wanted != (
+        *(holds.leader, holds.action, holds.generation, holds.job, holds.pull),
+    ):
         return "has not answered"
     if _leaves(state, seat):
         return "its pod is ending"

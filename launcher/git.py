@@ -1,4 +1,4 @@
-"""Fetches one commit of a Git repository, by the image's own git."""
+"""Finds out and fetches one commit of a Git repository, by the image's own git."""
 
 from __future__ import annotations
 
@@ -62,6 +62,26 @@ def fetch(repository: Repository, commit: str, folder: Path, cancelled: threadin
     git("checkout", "--quiet", "--detach", commit)
     shutil.rmtree(new / ".git")
     new.rename(folder)
+
+
+def resolve(repository: Repository, ref: str, folder: Path, cancelled: threading.Event) -> str:
+    """The commit that a branch or a tag means now. `folder` is where git may run.
+
+    Raises LauncherError as `fetch` does.
+    """
+    names = {name: f"refs/{name}" for name in (f"heads/{ref}", f"tags/{ref}^{{}}", f"tags/{ref}")}
+    folder.mkdir(parents=True, exist_ok=True)
+    git = _Git(repository, folder, cancelled)
+    lines = git("ls-remote", "--quiet", repository.url, *names.values()).last_lines
+    found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
+    for name in names.values():
+        if name in found:
+            return found[name]
+    raise LauncherError(
+        Code.CODE_MISSING,
+        f"code.git.ref must be a branch, a tag, or a whole commit id of {repository.url}; {ref} is "
+        "none",
+    )
 
 
 class _Git:

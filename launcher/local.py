@@ -185,7 +185,7 @@ def _code(named: Mapping[str, Any], folder: Path | None, mistakes: list[str]) ->
     elif named.get("secret"):
         mistakes.append("--code must name the folder of the program: only a cluster has Secrets")
     options = {key: named[key] for key in ("requirements", "digest") if named.get(key)}
-    return {**source, **options, "timeout": named.get("timeout")}
+    return {**source, **options, "timeout": named.get("timeout"), "refresh": named.get("refresh")}
 
 
 def _texts(value: Any) -> Any:

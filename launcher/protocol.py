@@ -49,8 +49,9 @@ class Leader:
 class Directive:
     """What a task should be part of.
 
-    `charged` is the restart budget spent so far, `hosts` the addresses of tasks whose names may
-    still mean an older pod.
+    `charged` is the restart budget spent so far. `pull` says which pull of the run's code the task
+    is to have, `commit` what a branch of code.git means, where that has been found out. `hosts` are
+    the addresses of tasks whose names may still mean an older pod.
     """
 
     leader: Leader
@@ -58,6 +59,8 @@ class Directive:
     generation: int
     charged: int
     job: Job
+    pull: int = 0
+    commit: str = ""
     hosts: Mapping[Task, str] = field(default_factory=dict)
 
     def holds(self) -> Holds:
@@ -72,6 +75,8 @@ class Directive:
             job.digest,
             job.program_digest,
             job.cluster_digest,
+            self.pull,
+            self.commit,
         )
 
 
@@ -87,6 +92,8 @@ class Holds:
     job: str
     program: str
     cluster: str
+    pull: int = 0
+    commit: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ class Report:
 
     `incarnation` is new with every start of the launcher, `sequence` grows with every report of
     one incarnation; `revision` names its pod's template. `ready` says that the code is there,
-    `serving` that a server keeps the seat of its program, which has ended.
+    `code` is its digest, where it has one, and `commit` what a branch was found to mean. `serving`
+    says that a server keeps the seat of its program, which has ended.
     """
 
     task: Task
@@ -129,6 +137,8 @@ class Report:
     ready: bool
     serving: bool = False
     wait: bool = False
+    code: str = ""
+    commit: str = ""
 
 
 def encode_report(report: Report) -> bytes:
@@ -168,6 +178,8 @@ def decode_report(text: bytes) -> Report:
         ready=root.flag("ready"),
         serving=root.flag("serving"),
         wait=root.flag("wait"),
+        code=root.text("code", empty=True),
+        commit=root.text("commit", empty=True),
     )
     try:
         task = parse_task(name)
@@ -187,6 +199,8 @@ def encode_directive(directive: Directive | None) -> bytes:
         "action": directive.action.value,
         "generation": directive.generation,
         "charged": directive.charged,
+        "pull": directive.pull,
+        "commit": directive.commit,
         "job": directive.job.document,
         "hosts": {str(task): host for task, host in directive.hosts.items()},
     }
@@ -206,9 +220,11 @@ def decode_directive(text: bytes) -> Directive | None:
     action = Action(part.choice("action", [a.value for a in Action]))
     generation = part.whole("generation", 0, MOST)
     charged = part.whole("charged", 0, MOST)
+    pull = part.whole("pull", 0, MOST)
+    commit = part.text("commit", empty=True)
     hosts = _hosts(part.part("hosts"))
     _refuse(mistakes)
-    return Directive(leader, action, generation, charged, job, hosts)
+    return Directive(leader, action, generation, charged, job, pull, commit, hosts)
 
 
 def _root(text: bytes, mistakes: list[str]) -> Reader:
@@ -250,6 +266,8 @@ def _holds(part: Reader) -> Holds:
         job=part.text("job"),
         program=part.text("program"),
         cluster=part.text("cluster"),
+        pull=part.whole("pull", 0, MOST),
+        commit=part.text("commit", empty=True),
     )
 
 

@@ -25,6 +25,7 @@ DEFAULT_PORT = 2222
 MOST_TASKS = 100_000
 SUCCESSES = ("AllWorkers", "Chief")
 CLEANUPS = ("Delete", "Keep")
+REFRESHES = ("OnRequest", "OnGeneration")  # when the code is pulled anew
 SOURCES = ("nfs", "claim", "archive", "git", "inline", "image", "folder")
 PULL_SECONDS = 120.0  # for which a source may be silent
 INLINE_BYTES = 512 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
@@ -33,6 +34,8 @@ HEX_32, HEX_64, COMMIT = "[0-9a-f]{32}", "[0-9a-f]{64}", "[0-9a-f]{40}([0-9a-f]{
 ARCHIVE_URL = r"(https?://[^\s/@]+(/\S*)?|file:///\S+)"
 ARCHIVE_RULE = "an http, https or file address, without a password (see code.secret)"
 GIT_URL = r"(https?://[^\s/@]+/\S+|ssh://([^\s/@:]+@)?[^\s/@]+/\S+|file:///\S+)"
+# A name that git takes for no option, and no other way to write one.
+REF = r"[A-Za-z0-9_](?!.*\.\.)[A-Za-z0-9._/+-]*"
 GIT_RULE = "an https, http, ssh or file address, without a password (see code.secret)"
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' default
 
@@ -66,7 +69,7 @@ class Source:
 
     `nfs` and `claim` are mounted by the kubelet and copied, a `claim` from the folder `path` in it;
     `folder` is copied; `archive` and `git` are fetched from `url`, and `pin` is the archive's
-    SHA-256 or the commit; `inline` brings its `files`; `image` is used where it is.
+    SHA-256, or the commit, branch or tag; `inline` brings its `files`; `image` is used where it is.
     """
 
     kind: str
@@ -77,11 +80,16 @@ class Source:
     pin: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def moves(self) -> bool:
+        """Whether it has yet to be found out which commit is meant."""
+        return self.kind == "git" and not _matches(COMMIT, self.pin)
+
     def __str__(self) -> str:
         where = {
             "nfs": f" {self.server}:{self.path}",
             "claim": f" {self.claim}:/{self.path}",
-            "git": f" {self.url} at {self.pin[:12]}",
+            "git": f" {self.url} at {self.pin if self.moves else self.pin[:12]}",
             "inline": "",
         }
         return f"code.{self.kind}" + where.get(self.kind, f" {self.url or self.path}")
@@ -92,13 +100,14 @@ class Delivery:
     """How the code gets to a task: from where, whether its requirements.txt is installed.
 
     Code with another digest than `digest` is refused, unless that is empty. `timeout` is how many
-    seconds the source may be silent.
+    seconds the source may be silent. `refresh` says that each generation of all tasks pulls anew.
     """
 
     source: Source
     requirements: bool
     digest: str
     timeout: float
+    refresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,8 @@ class Job:
     @functools.cached_property
     def program_digest(self) -> str:
         """Names what trains: children that were started for another one must start again."""
-        code = {k: v for k, v in self.document["code"].items() if k != "timeout"}
+        policies = ("timeout", "refresh")
+        code = {k: v for k, v in self.document["code"].items() if k not in policies}
         return _digest([*(self.document[key] for key in ("run", "mode", "program")), code])
 
     @property
@@ -293,10 +303,12 @@ def _delivery(part: Reader) -> Delivery:
     if "digest" in part.document:
         rule = "the digest that the launcher told of the code, 32 hexadecimal digits"
         digest = part.take("digest", rule, lambda v: _matches(HEX_32, v), "")
-    delivery = Delivery(source, part.flag("requirements", optional=True), digest, timeout)
+    refresh = "refresh" in part.document and part.choice("refresh", REFRESHES) == REFRESHES[1]
+    requirements = part.flag("requirements", optional=True)
+    delivery = Delivery(source, requirements, digest, timeout, refresh)
     if digest and source.kind == "image":
         part.wrong("digest", "left out with code.image: the image's own digest names it", digest)
-    part.asked.update((*SOURCES, "digest", "timeout"))
+    part.asked.update((*SOURCES, "digest", "timeout", "refresh"))
     part.done()
     return delivery
 
@@ -324,9 +336,9 @@ def _source(part: Reader) -> Source:
             pin=inner.take("sha256", sha256, lambda v: _matches(HEX_64, v), ""),
         )
     elif kind == "git":
-        commit = "a whole commit id, 40 hexadecimal digits"
+        ref = "a branch, a tag, or a whole commit id"
         url = inner.take("url", GIT_RULE, lambda v: _matches(GIT_URL, v), "")
-        pin = inner.take("ref", commit, lambda v: _matches(COMMIT, v), "")
+        pin = inner.take("ref", ref, lambda v: _matches(REF, v), "")
         source = Source(kind, url=url, pin=pin)
     else:
         rule = "an absolute path"

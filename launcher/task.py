@@ -88,7 +88,7 @@ class _Story:
         )
         self.directive: Directive | None = None
         self.pulled: Pulled | None = None
-        self.pulled_for = ""  # the run whose code it is
+        self.pulled_for = ("", 0)  # the run whose code it is, and which pull of it
         self.reached_for = 0  # the generation whose peers were reached
         self.preparing: tuple[Directive, threading.Event] | None = None
         self.child: Child | None = None
@@ -200,7 +200,8 @@ class _Story:
         if event.failure and not cancelled:
             self._fail(event.directive.generation, event.failure)
         elif event.pulled:
-            self.pulled, self.pulled_for = event.pulled, event.directive.job.run
+            self.pulled = event.pulled
+            self.pulled_for = (event.directive.job.run, event.directive.pull)
             say(f"code {event.pulled.digest or 'of the image'} is in {event.pulled.folder}")
         elif not cancelled:
             self.reached_for = event.directive.generation
@@ -216,7 +217,7 @@ class _Story:
             step, last_step = self.watch.step, self.watch.last_step
             self.latest = replace(self.latest, step=step, last_step=last_step)
             self.watch = None
-        self.ended_at = time.monotonic()
+        self.ended_at = event.at
         reason = describe(event.code)
         self.latest = replace(
             self.latest, code=event.code, reason=reason, last_lines=event.last_lines
@@ -277,7 +278,8 @@ class _Story:
         elif serves or self._ended_in(generation):
             pass
         elif not self._ready(directive):
-            self._prepare(directive, lambda cancelled: self._pull(directive.job, cancelled))
+            if self._may_pull(directive):
+                self._prepare(directive, lambda cancelled: self._pull(directive, cancelled))
         elif runs and self.reached_for != generation:
             self._prepare(directive, lambda cancelled: self._reach(directive, cancelled))
         elif runs:
@@ -309,7 +311,7 @@ class _Story:
 
     def _ready(self, directive: Directive) -> bool:
         runs_program = directive.job.mode.runs_program(self.settings.task)
-        return not runs_program or self.pulled_for == directive.job.run
+        return not runs_program or self.pulled_for == (directive.job.run, directive.pull)
 
     def _prepare(self, directive: Directive, preparation: _Preparation) -> None:
         cancelled = threading.Event()
@@ -327,10 +329,16 @@ class _Story:
 
         threading.Thread(target=work, daemon=True).start()
 
-    def _pull(self, job: Job, cancelled: threading.Event) -> Pulled:
-        settings = self.settings
+    def _may_pull(self, directive: Directive) -> bool:
+        """What a branch means is found out by the chief; all others wait until it is told."""
+        known = directive.commit or not directive.job.source.moves
+        return bool(known or self._is_chief() or not self.settings.controller)
+
+    def _pull(self, directive: Directive, cancelled: threading.Event) -> Pulled:
+        settings, job = self.settings, directive.job
         place = Place(settings.source, settings.secret, settings.work)
-        return pull(job.delivery, place, invocation.python(job), cancelled)
+        python = invocation.python(job)
+        return pull(job.delivery, place, python, directive.commit, cancelled)
 
     def _reach(self, directive: Directive, cancelled: threading.Event) -> None:
         """A program needs the names of those who serve it; alone, also their ports."""
@@ -420,6 +428,8 @@ class _Story:
             # Who leaves can start nothing any more, whatever was asked of it.
             ready=self.directive is not None and not self.leaving and self._ready(self.directive),
             serving=self.serving,
+            code=self.pulled.digest if self.pulled else "",
+            commit=self.pulled.commit if self.pulled else "",
         )
         return self.report
 

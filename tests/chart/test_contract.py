@@ -71,7 +71,7 @@ def test_job_json_is_the_whole_run(helm: str) -> None:
             "flags": True,
             "workingDir": "src",
         },
-        "code": {"image": {"path": "/app"}, "timeout": 120},
+        "code": {"image": {"path": "/app"}, "timeout": 120, "refresh": "OnRequest"},
         "restarts": {"limit": 7, "permanentCodes": [9], "refill": 60},
         "success": "Chief",
         "chiefFirst": False,
@@ -87,7 +87,7 @@ def test_job_json_is_the_whole_run(helm: str) -> None:
 def hashed_run(job: dict[str, Any]) -> str:
     """The run id by hand: nothing but what trains, as the text that Go writes."""
     trains: dict[str, Any] = {key: job[key] for key in ("mode", "program")}
-    trains["code"] = {k: v for k, v in job["code"].items() if k != "timeout"}
+    trains["code"] = {k: v for k, v in job["code"].items() if k not in ("timeout", "refresh")}
     trains |= {"attempt": 1, "image": "tensorflow/tensorflow:2.21.0"}
     text = json.dumps(trains, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -153,7 +153,7 @@ def test_the_schema_knows_the_launchers_choices() -> None:
 )
 def test_only_the_source_in_use_is_told(code: dict[str, Any], helm: str) -> None:
     rendered = render({"code": code}, base={}, helm=helm)
-    assert rendered.job()["code"] == {**code, "timeout": 120}
+    assert rendered.job()["code"] == {**code, "timeout": 120, "refresh": "OnRequest"}
     delivery = read_job(rendered.job_json()).delivery
     assert delivery.source.kind == next(iter(code))
     assert delivery.requirements is code.get("requirements", False)
@@ -163,7 +163,9 @@ def test_only_the_source_in_use_is_told(code: dict[str, Any], helm: str) -> None
 def test_patience_and_passwords_are_no_other_training() -> None:
     code: dict[str, Any] = {"archive": {"url": "https://e.com/a", "sha256": "0a" * 32}}
     before = render({"code": code}, base={}).job()
-    after = render({"code": {**code, "timeout": 7, "secret": "login"}}, base={}).job()
+    after = render(
+        {"code": {**code, "timeout": 7, "refresh": "OnGeneration", "secret": "login"}}, base={}
+    ).job()
     assert after["run"] == before["run"]
     assert read_job(json.dumps(after)).program_digest == read_job(json.dumps(before)).program_digest
     other = render({"code": {**code, "requirements": True}}, base={}).job()

@@ -138,11 +138,11 @@ RULES = [
         Rule(
             f"code.git.ref is not {ref}",
             git(ref=ref),
-            "code.git.ref must be a whole commit id, 40 hexadecimal digits: all tasks must run the "
-            f'same code, and a branch moves; got "{ref}". `git rev-parse BRANCH` tells it.',
-            git(ref="0" * 64),
+            "code.git.ref must be a branch, a tag, or a whole commit id: it is what all tasks "
+            f'fetch; got "{ref}". `git rev-parse BRANCH` tells a commit, which never moves.',
+            git(ref="release/2.1"),
         )
-        for ref in ("", "main", "0a0a0a0")
+        for ref in ("", "--output=x", "a..b", "a b")
     ),
     *(
         Rule(

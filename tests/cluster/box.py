@@ -16,7 +16,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network
@@ -43,6 +43,9 @@ SUBNETS = [f"10.{second}.0.0/16" for second in range(254, 223, -1)]
 SUBNETS += [f"172.{second}.0.0/16" for second in range(31, 19, -1)]
 CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE_SECONDS = 15
+AGAIN_SECONDS = 60  # for a component, and for what needs it, to be back
+# By which it can be seen whether a component is there.
+PORTS = {NFS: NFS_PORT, "kube-apiserver": 6443, "kubelet": 10250}
 STARTED: list[subprocess.Popen[str]] = []  # by this process, which must collect those that end
 
 
@@ -140,22 +143,35 @@ class Box:
 
     def nfs_stop(self) -> None:
         """Kill the NFS server, and keep it down."""
-        self._hold_nfs(True)
+        self._hold(NFS, True)
 
     def nfs_start(self) -> None:
         """Start the NFS server again, and wait until it listens."""
-        self._hold_nfs(False)
+        self._hold(NFS, False)
 
-    def _hold_nfs(self, held: bool) -> None:
+    @contextlib.contextmanager
+    def without(self, component: str) -> Iterator[None]:
+        """Keep a component of PORTS down; afterwards the node is well again."""
+        try:
+            self._hold(component, True)
+            yield
+        finally:
+            plan = self._hold(component, False)
+            if not within(AGAIN_SECONDS, partial(is_well, plan)):
+                raise ClusterError(f"without {component} the box did not recover")
+
+    def _hold(self, component: str, held: bool) -> Plan:
         plan = self.alive()
         if not plan:
             raise ClusterError(f"the box {self.name} does not run")
         if held:
-            plan.hold(NFS).touch()
+            plan.hold(component).touch()
         else:
-            plan.hold(NFS).unlink(missing_ok=True)
-        if not within(PATIENCE_SECONDS, lambda: listens((plan.node.ip, NFS_PORT)) != held):
-            raise ClusterError(f"the NFS server did not obey, see {self.folder}/log/{NFS}.log")
+            plan.hold(component).unlink(missing_ok=True)
+        address = (plan.node.ip, PORTS[component])
+        if not within(AGAIN_SECONDS, lambda: listens(address) != held):
+            raise ClusterError(f"it did not obey, see {self.folder}/log/{component}.log")
+        return plan
 
     def _start(self, tools: tuple[str, ...], pause_image: str) -> Plan:
         """Start the box's processes and wait until all of them are ready."""

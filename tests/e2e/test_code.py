@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,9 @@ import pytest
 from launcher import tree
 from tests.cluster.box import Box
 from tests.cluster.release import Folders, Release, put_on_nfs
+from tests.e2e.kills import kill_container
 from tests.e2e.lines import Lines
 from tests.e2e.runs import finish, task_pods
-from tests.e2e.test_run import kill_container
 
 pytestmark = pytest.mark.cluster
 
@@ -130,19 +131,40 @@ def test_a_tree_arrives_whole_is_pulled_once_and_again_when_it_is_edited(
             for lines, at in ((chief, before[0]), (again, before[1])):
                 read = lines.wait_for(r"read 2 of \d+ files", at)
                 print(f"edited, running again after {seconds:.1f} s: {read.string}")
+        check_that_no_edit_gets_under_a_run(release, folders, edited)
         for name in IGNORED:
             (folders.code / name).unlink()
             if (folders.code / name).parent != folders.code:
                 (folders.code / name).parent.rmdir()
         assert edited[1] == shown(folders.code) != whole
         assert edited[2] != digest
-        assert pods == {p["metadata"]["name"]: p["metadata"]["uid"] for p in task_pods(release)}
+        now = {p["metadata"]["name"]: p["metadata"]["uid"] for p in task_pods(release)}
+        assert {**now, "run-worker-1": pods["run-worker-1"]} == pods
 
         # Code that is pinned is that code, or none.
         release.upgrade([], {**settings, "code.digest": digest})
         end, _ = finish(release)
     assert (end.condition, end.exit_code) == ("Failed", 66)
     assert f"must have the digest that code.digest says, {digest}" in end.message["reason"]
+
+
+def check_that_no_edit_gets_under_a_run(
+    release: Release, folders: Folders, running: re.Match[str]
+) -> None:
+    """A pod that is made again finds other code than the others run: it waits for theirs."""
+    file = folders.code / "lib" / "new.py"
+    text = file.read_text()
+    file.write_text("not now\n")
+    release.kubectl("delete", "pod", "run-worker-1", "--wait=false")
+    with Lines(release.logs(release.controller())) as controller:
+        controller.wait_for(
+            "the code of all tasks must be the same: worker-1 has [0-9a-f]{32}, the rest "
+            f"{running[2]}; worker-1 pulls it again"
+        )
+        file.write_text(text)
+        controller.wait_for(r"generation \d+: worker-1 starts")
+    with follow(release, "run-worker-1") as worker:
+        assert worker.wait_for("^shown .*")[0] == running[0]
 
 
 def test_what_cannot_be_copied_is_named(release: Release, folders: Folders) -> None:

@@ -77,7 +77,9 @@ def end_well(release: Release, folders: Folders) -> None:
     assert (folders.data / "model" / "saved_model.pb").stat().st_size > 0
 
 
-def test_coordinator_restarts_only_whom_a_loss_reaches(release: Release, on_nfs: OnNfs) -> None:
+def test_coordinator_restarts_only_whom_a_loss_reaches(
+    release: Release, on_nfs: OnNfs, tmp_path: Path
+) -> None:
     folders = on_nfs(EXAMPLE.parent / "coordinator")
     install(release, folders, "coordinator", {})
     await_generation(release, "generation 1: all tasks start")
@@ -121,11 +123,11 @@ def test_coordinator_restarts_only_whom_a_loss_reaches(release: Release, on_nfs:
         "run-worker-1": [2],
         "run-worker-2": [5],
     }
-    check_status(release)
+    check_status(release, tmp_path)
     end_well(release, folders)
 
 
-def check_status(release: Release) -> None:
+def check_status(release: Release, folder: Path) -> None:
     """What a person who asks is told."""
     cluster = release.cluster
     command = [sys.executable, "-m", "launcher", "status", release.name]
@@ -133,7 +135,11 @@ def check_status(release: Release) -> None:
     told = subprocess.run(
         command,
         cwd=REPOSITORY,
-        env={"KUBECONFIG": str(cluster.kubeconfig), "PATH": str(cluster.kubectl.parent)},
+        env={
+            "KUBECONFIG": str(cluster.kubeconfig),
+            "PATH": str(cluster.kubectl.parent),
+            "HOME": str(folder),  # kubectl keeps what it found out there
+        },
         capture_output=True,
         text=True,
         check=True,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable
 
@@ -82,6 +83,19 @@ def wait_until_it_trains(release: Release, folders: Folders, generation: int, sa
             assert int(re.findall(r"start: step (\d+)/", str(worker))[-1]) >= saved
 
 
+@contextlib.contextmanager
+def unharmed(release: Release, folders: Folders) -> Iterator[None]:
+    """All pods that are there go on, and so do the chief's child and the training."""
+    pods, chief = containers(release), children(release.kubectl("logs", "run-worker-0"))
+    yield
+    saved = saved_step(folders)
+    with Lines(release.logs("run-worker-0")) as lines:
+        while saved_step(folders) <= saved:
+            lines.wait_for(r"step \d+/\d+ loss", len(lines.lines))
+    assert children(release.kubectl("logs", "run-worker-0")) == chief
+    assert containers(release) == pods
+
+
 def check_change(
     release: Release,
     folders: Folders,
@@ -114,6 +128,7 @@ def check_change(
     assert len(after) <= len(before) + most
 
 
+@pytest.mark.timeout(900)  # minutes where the machine is its own; each wait has its own bound
 def test_a_training_goes_on_through_every_change(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
@@ -126,21 +141,24 @@ def test_a_training_goes_on_through_every_change(
     def changed(settings: Mapping[str, Any]) -> Callable[[], str]:
         return lambda: release.change(settings)
 
-    # Another size: revisions 2 and 3.
-    check_change(release, folders, changed({"worker.replicas": 3}))
+    # A size for which there is no room at first; it is revision 2.
+    def grow_when_there_is_room() -> None:
+        release.kubectl("create", "quota", "full", "--hard=requests.memory=3200Mi")
+        release.wait_for(["quota", "full"], "{.status.used}", "memory", 30)
+        with unharmed(release, folders):
+            release.change({"worker.replicas": 3})
+            leads(release, "generation 1: found running, and taken over")
+            leads(release, r"waiting for worker-2 \(not heard from\)")
+        release.kubectl("delete", "quota", "full")
+
+    check_change(release, folders, grow_when_there_is_room)
     check_change(release, folders, changed({"ps.replicas": 2}))
     assert release.job_json()["run"] == first["run"]
 
     # Policies: a new controller finds all as it was, and leaves it so.
-    pods, log = containers(release), release.kubectl("logs", "run-worker-0")
-    release.change({"restarts.limit": 5, "hangTimeout": 300})
-    leads(release, f"generation {children(log)[-1]}: found running, and taken over")
-    saved = saved_step(folders)
-    with Lines(release.logs("run-worker-0")) as chief:
-        while saved_step(folders) <= saved:
-            chief.wait_for(r"step \d+/\d+ loss", len(chief.lines))
-    assert children(str(chief)) == children(log)
-    assert containers(release) == pods
+    with unharmed(release, folders):
+        release.change({"restarts.limit": 5, "hangTimeout": 300})
+        leads(release, r"generation \d+: found running, and taken over")
     assert release.job_json()["run"] == first["run"]
 
     # Arguments and variables name another run, which goes on from the checkpoint that it finds.
@@ -183,10 +201,19 @@ def test_a_training_goes_on_through_every_change(
     # Two changes without a pause: the first may have come to start its tasks, or not.
     def change_twice() -> None:
         release.change({"worker.replicas": 3, "ps.replicas": 2})
-        release.change({"worker.replicas": 2, "ps.replicas": 1})
+        release.change({"worker.replicas": 2, "ps.replicas": 1, "worker.maxReplicas": 3})
 
     check_change(release, folders, change_twice, most=2)
     assert release.job_json()["run"] == last
+
+    # All names that there may be are listed now: a worker comes and goes, and the others train on.
+    with unharmed(release, folders):
+        release.change({"worker.replicas": 3})
+        generation = int(leads(release, r"generation (\d+): worker-2 starts")[1])
+        with Lines(release.logs("run-worker-2")) as worker:
+            wait_for_progress(worker, folders, generation)
+        release.change({"worker.replicas": 2})
+        release.kubectl("wait", "--for=delete", "pod/run-worker-2", "--timeout=60s")
 
     with Lines(release.logs(release.controller())) as controller:
         brake(folders).unlink()

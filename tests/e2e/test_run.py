@@ -19,6 +19,7 @@ import yaml
 from tests.cluster import ClusterError
 from tests.cluster.release import Folders, Release, RunEnd
 from tests.e2e.conftest import EXAMPLE
+from tests.e2e.kills import kill_container
 from tests.e2e.lines import Lines
 from tests.e2e.paced import (
     brake,
@@ -44,16 +45,6 @@ pytestmark = pytest.mark.cluster
 CLAIM = EXAMPLE.parent / "nfs-claim.yaml"
 PODS = ("run-ps-0", "run-worker-0", "run-worker-1")
 FOR_EVER = "exec sleep 1000000"
-# Kills every process of one pod, whatever its own first process thinks of signals.
-KILLER = """
-import os, pathlib, signal, sys
-for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    try:
-        if f"HOSTNAME={sys.argv[1]}\\0".encode() in (folder / "environ").read_bytes():
-            os.kill(int(folder.name), signal.SIGKILL)
-    except OSError:
-        pass
-"""
 
 
 # What the tests do.
@@ -62,30 +53,6 @@ for folder in pathlib.Path("/proc").glob("[0-9]*"):
 def only(index: int, script: str) -> str:
     """A script for one worker; the others wait for ever."""
     return f"[ $TASK_INDEX = {index} ] || {FOR_EVER}; {script}"
-
-
-def kill_container(release: Release, pod: str) -> None:
-    """Kills a container's first process, as the kernel would for want of memory.
-
-    Nobody inside the container can: the kernel keeps a namespace's first process from them.
-    """
-    (node,) = release.kubectl("get", "pod", pod, "-o", "jsonpath={.spec.nodeName}").split()
-    spec = {
-        "nodeName": node,
-        "hostPID": True,
-        "restartPolicy": "Never",
-        "containers": [
-            {
-                "name": "killer",
-                "image": release.cluster.image,
-                "command": ["python3", "-c", KILLER, pod],
-                "securityContext": {"privileged": True},
-            }
-        ],
-    }
-    image = f"--image={release.cluster.image}"
-    override = f"--overrides={json.dumps({'spec': spec})}"
-    release.kubectl("run", "killer", image, "--restart=Never", override)
 
 
 # What the tests look at.

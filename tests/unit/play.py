@@ -29,6 +29,9 @@ class Pod:
     ready: bool = True
     serving: bool = False
     revision: str = ""
+    code: str = ""
+    commit: str = ""
+    pulls: list[int] = field(default_factory=list)  # what was asked for
     started: list[int] = field(default_factory=list)  # generations
 
     def report(self) -> Report:
@@ -44,6 +47,8 @@ class Pod:
             self.ready and self.holds is not None,
             self.serving,
             wait=True,
+            code=self.code,
+            commit=self.commit,
         )
 
     @property
@@ -56,6 +61,8 @@ class Pod:
         held, new = self.holds, directive.holds()
         if held and (new.leader, new.generation) < (held.leader, held.generation):
             return False
+        if not held or held.pull != new.pull:
+            self.pulls.append(new.pull)
         self.holds = new
         self.serving = new.action is Action.SERVE
         return True

@@ -58,6 +58,7 @@ KINDS = {  # of faults, and how often
     "upgrade": 5,
     "pull fails": 1,
     "no room": 2,
+    "code is edited": 1,
     "program always fails": 1,
 }
 
@@ -84,6 +85,7 @@ class Wish(NamedTuple):
     deadline: bool
     keep: bool
     joins: bool
+    refresh: bool
     args: int = 0
     attempt: int = 0
     revision: int = 0
@@ -114,7 +116,10 @@ def job_for(wish: Wish) -> Job:
                 "flags": False,
                 "workingDir": "",
             },
-            "code": {"image": {"path": "/app"}},
+            "code": {
+                "folder": {"path": "/app"},
+                "refresh": "OnGeneration" if wish.refresh else "OnRequest",
+            },
             "restarts": {"limit": wish.limit, "permanentCodes": [PERMANENT], "refill": 600},
             "success": wish.success,
             "chiefFirst": wish.chief_first,
@@ -162,6 +167,7 @@ def schedule_for(seed: int) -> Schedule:
         deadline=dice.random() < 0.1,
         keep=dice.random() < 0.3,
         joins=dice.random() < 0.3,
+        refresh=dice.random() < 0.2,
     )
     wish = wish._replace(joins=wish.joins and MODES[wish.mode].joins)
     kinds, weights = list(KINDS), list(KINDS.values())
@@ -192,7 +198,9 @@ class Pod:
     sent_by: Controller | None = None
     sent_at: float = 0.0
     sequence: int = 0
-    pulled: str = ""  # the run whose code is there
+    pulled: tuple[str, int] | None = None  # the run whose code is there, and which pull of it
+    code: int = 0  # what was pulled
+    runs_code: int = 0  # what the program runs
     pulling: bool = False
     child: ChildReport | None = None
     child_token: int = 0
@@ -264,6 +272,7 @@ class Simulation:
         self.poison: dict[tuple[str, int], tuple[str, int]] = {}
         self.pull_fails: dict[Task, int] = {}
         self.drains: Counter[Task] = Counter()  # children that were terminated
+        self.edits = 0  # of the code
 
     # Time.
 
@@ -448,7 +457,7 @@ class Simulation:
             self.note_end(pod)
             self.harm(pod, "outside")
         pod.alive = pod.serving = pod.stopping = pod.pulling = pod.answered = False
-        pod.holds, pod.child, pod.job, pod.pulled = None, None, None, ""
+        pod.holds, pod.child, pod.job, pod.pulled = None, None, None, None
         pod.epoch += 1
 
     def forget(self) -> None:
@@ -698,7 +707,7 @@ class Simulation:
         ready = (
             not pod.going
             and job is not None
-            and (pod.pulled == job.run or not job.mode.runs_program(pod.task))
+            and (_has_code(pod, job) or not job.mode.runs_program(pod.task))
         )
         return Report(
             pod.task,
@@ -711,6 +720,7 @@ class Simulation:
             ready,
             pod.serving,
             True,
+            str(pod.code),
         )
 
     def receive(
@@ -759,7 +769,7 @@ class Simulation:
             return
         if pod.child and pod.child.generation == generation:
             return  # it has ended in it
-        if job.mode.runs_program(pod.task) and pod.pulled != job.run:
+        if job.mode.runs_program(pod.task) and not _has_code(pod, job):
             if not pod.pulling:
                 pod.pulling = True
                 self.after(self.random() * 3, self.pull, pod, pod.token, job, holds)
@@ -782,7 +792,9 @@ class Simulation:
             pod.ended_at = self.now
             self.blame(pod, job, code, "program")
         else:
-            pod.pulled = job.run
+            pod.pulled = (job.run, holds.pull)
+            # A file system may tell an old tale.
+            pod.code = self.edits if self.random() < 0.7 else max(pod.code, self.edits - 1)
         self.changed(pod)
 
     # Children.
@@ -796,7 +808,7 @@ class Simulation:
         pod.child = ChildReport(generation)
         pod.running, pod.stopping, pod.doomed = True, False, ""
         pod.program = job.mode.runs_program(task)
-        pod.child_job, pod.began_at = job, self.now
+        pod.child_job, pod.began_at, pod.runs_code = job, self.now, pod.code
         pod.child_token += 1
         self.running[pod] = None
         self.log("{} starts its child in generation {}", task, generation)
@@ -941,6 +953,12 @@ class Simulation:
                 )
             if not pod.running or pod.child is None or started.child is None:
                 continue
+            if pod.program and started.program and pod.runs_code != started.runs_code:
+                raise Violation(
+                    "one code",
+                    f"{started.task} starts code {started.runs_code} while {pod.task} runs "
+                    f"{pod.runs_code}",
+                )
             runs, starts = pod.child.generation, started.child.generation
             torn = mode.name == "all-reduce" and runs != starts
             torn |= started.task.role == "ps" and pod.program and runs < starts
@@ -993,6 +1011,10 @@ class Simulation:
             if self.now - self.run_began[run] < job.deadline:
                 raise Violation("end", f"it is too early: {end}")
             return
+        if end.code == Code.CODE_MISSING and "the code of all tasks" in end.reason:
+            if not self.edits:
+                raise Violation("end", f"nobody has edited the code: {end}")
+            return
         if not end.task or not end.reason or not end.code:
             raise Violation("end", f"it has no name: {end}")
         if (run, end.task, end.code) not in self.codes:
@@ -1013,6 +1035,10 @@ class Simulation:
             return
         if kind == "upgrade":
             self.upgrade(fault)
+            return
+        if kind == "code is edited":
+            self.edits += 1
+            self.log("fault: {}", kind)
             return
         if kind == "no room":
             self.room_at = max(self.room_at, self.now + how * 80)
@@ -1111,6 +1137,10 @@ class Simulation:
             wish = wish._replace(attempt=wish.attempt + 1)
         self.log("fault: upgrade to {}", wish)
         self.helm(wish)
+
+
+def _has_code(pod: Pod, job: Job) -> bool:
+    return pod.holds is not None and pod.pulled == (job.run, pod.holds.pull)
 
 
 def _holds(holds: Holds | None) -> str:

@@ -36,7 +36,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def deliver(source: Source, mount: Path | None, work: Path) -> Pulled:
-    return pull(Delivery(source, False, "", 60), Place(mount, None, work), "", threading.Event())
+    return pull(
+        Delivery(source, False, "", 60), Place(mount, None, work), "", "", threading.Event()
+    )
 
 
 def fetch(source: Path, work: Path) -> Pulled:
@@ -184,7 +186,7 @@ if os.getuid() == 0:
 delivery = settings.Delivery(settings.Source("nfs", "/e", "s"), False, "", 60)
 try:
     place = code.Place(Path(sys.argv[1]), None, Path(sys.argv[2]))
-    code.pull(delivery, place, "", threading.Event())
+    code.pull(delivery, place, "", "", threading.Event())
 except exits.LauncherError as error:
     print(int(error.code), error.reason)
 """
@@ -291,9 +293,9 @@ def test_a_disk_that_takes_no_more_is_named(plain: Path, tmp_path: Path) -> None
 
 def test_only_the_digest_that_is_asked_for_is_run(plain: Path, tmp_path: Path) -> None:
     place = Place(plain, None, tmp_path / "work")
-    digest = pull(Delivery(NFS, False, "", 60), place, "", threading.Event()).digest
-    assert pull(Delivery(NFS, False, digest, 60), place, "", threading.Event()).digest == digest
+    digest = pull(Delivery(NFS, False, "", 60), place, "", "", threading.Event()).digest
+    assert pull(Delivery(NFS, False, digest, 60), place, "", "", threading.Event()).digest == digest
     (plain / "train.py").write_text("edited")
     with pytest.raises(LauncherError, match=f"code.digest says, {digest}; it has [0-9a-f]+:") as e:
-        pull(Delivery(NFS, False, digest, 60), place, "", threading.Event())
+        pull(Delivery(NFS, False, digest, 60), place, "", "", threading.Event())
     assert e.value.code is Code.CODE_MISSING

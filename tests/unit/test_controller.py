@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -321,7 +323,7 @@ def test_a_controller_that_cannot_be_reached_is_named_and_waited_for(run: Run) -
     task.wait_for(rf"the controller 127\.0\.0\.1:{run.port} cannot be reached for \d s, and is")
     run.controller(replicas={"ps": 1, "worker": 1})
     task.wait_for(rf"the controller 127\.0\.0\.1:{run.port} answers")
-    task.wait_for("code [0-9a-f]{16} is in ")
+    task.wait_for("code [0-9a-f]{32} is in ")
 
 
 def test_a_controller_whose_name_is_none_is_named(run: Run) -> None:
@@ -456,6 +458,52 @@ def test_a_finished_workers_address_stays_answered_while_others_train(run: Run) 
     assert programs(tasks[1]) == 1
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+# The code.
+
+
+def test_tasks_wait_until_all_have_the_same_code(run: Run, tmp_path: Path) -> None:
+    """Each task has a mount of its own here, as with caches of NFS that tell different tales."""
+    mounts = [tmp_path / "one", tmp_path / "two"]
+    for number, mount in enumerate(mounts):
+        mount.mkdir()
+        (mount / "program").write_text(str(number))
+    run.task("ps-0")
+    for number, mount in enumerate(mounts):
+        run.task(f"worker-{number}", TFRUN_SOURCE=str(mount))
+    controller = run.controller(
+        "cat program; echo $TFRUN_CODE_DIGEST", code={"nfs": {"server": "localhost", "path": "/x"}}
+    )
+    controller.wait_for("the code of all tasks must be the same: worker-1 has .* pull it again")
+    (mounts[1] / "program").write_text("0")
+    assert controller.wait() == 0
+    (digest,) = re.findall(r"all tasks start, with code ([0-9a-f]{32})", controller.text())
+    assert message(run.folder / "end.json")["lastLines"] == [f"0{digest}"]
+
+
+def test_all_tasks_run_the_commit_that_a_branch_meant_when_the_run_began(run: Run) -> None:
+    repository = run.folder / "repository"
+    repository.mkdir()
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+
+    def commit(text: str) -> None:
+        (repository / "program").write_text(text)
+        for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", text]):
+            subprocess.run([*git, *words], check=True)
+
+    commit("first")
+    tasks = run.tasks()
+    code = {"git": {"url": repository.as_uri(), "ref": "main"}}
+    controller = run.controller(f"cat program; echo; {run.until_go()}", code=code)
+    tasks[2].wait_for("^first")
+    commit("second")
+    tasks[2].signal(signal.SIGTERM)
+    tasks[2].wait()
+    again = run.task("worker-1", TFRUN_WORK=str(run.folder / "another"))
+    again.wait_for("^first")
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
 
 
 # The chief first, and time.

@@ -321,6 +321,20 @@ def test_the_earliest_failure_is_the_cause_in_whatever_order_it_is_heard(
     assert cause in play.said
 
 
+def test_a_server_that_was_killed_is_the_cause_though_its_programs_were_seen_to_fail_first(
+    play: Play,
+) -> None:
+    for name, code, ago in (("worker-1", 1, 0.3), ("ps-0", 137, 0.0)):
+        play.exit(name, code)
+        pod = play.pod(name)
+        assert pod.child
+        pod.child = replace(pod.child, ago=ago)
+    play.tell("worker-1", "ps-0")
+    play.settle()
+    cause = "the cause: ps-0: killed by SIGKILL (exit code 137); restart 1 of 2; "
+    assert cause + "followed by worker-1 (exit code 1)" in play.said
+
+
 @pytest.mark.parametrize("how", ["lost", "drained", "terminated"])
 @pytest.mark.parametrize("when", ["before", "after", "much later"])
 def test_a_peer_that_is_gone_explains_a_failure(play: Play, how: str, when: str) -> None:
@@ -947,6 +961,7 @@ def test_workers_whose_names_are_listed_join_and_leave_alone() -> None:
     grow(play, "worker", 4)
     play.settle()
     assert play.running() == {**all_run(1), "worker-2": 2, "worker-3": 2}
+    assert play.said[-2:] == ["generation 2 forms", "generation 2: worker-2, worker-3 start"]
     play.lead(job(**names), {"ps": 1, "worker": 4})
     play.settle()
     assert play.running() == all_run(1)
@@ -1039,6 +1054,120 @@ def test_a_new_template_is_one_new_generation_of_new_pods(play: Play) -> None:
         play.settle()
     assert play.running() == all_run(play.state.generation)
     assert [pod.started for pod in play.pods.values()] == [[play.state.generation]] * 3
+
+
+# The code.
+
+
+def give(play: Play, *digests: str) -> None:
+    """What each worker finds when it pulls."""
+    for index, digest in enumerate(digests):
+        play.pod(f"worker-{index}").code = digest
+
+
+def talk(play: Play) -> None:
+    """All talk for a moment, in which no pause passes."""
+    for _ in range(4):
+        play.tell(*EVERYBODY)
+
+
+def coded(*digests: str, **changes: object) -> Play:
+    """A run whose two workers have pulled code with these digests."""
+    play = Play(job(**changes))
+    give(play, *digests)
+    talk(play)
+    return play
+
+
+def test_tasks_that_have_the_same_code_start_and_it_is_told() -> None:
+    play = coded("a1", "a1")
+    assert play.running() == all_run(1)
+    assert "generation 1: all tasks start, with code a1" in play.said
+    play.exit("worker-1", 1)
+    play.settle()
+    assert play.said[-1] == "generation 2: worker-1 starts"
+
+
+def test_those_whose_code_differs_are_named_and_all_who_start_pull_it_again() -> None:
+    play = coded("a1", "b2")
+    assert play.running() == {}
+    said = "the code of all tasks must be the same: worker-1 has b2, the rest a1"
+    assert play.said[-1] == f"{said}; worker-0, worker-1 pull it again"
+    assert play.pod("ps-0").pulls == [0]
+    assert play.pod("worker-0").pulls == [0, 1], "its own may be the older one"
+    give(play, "b2", "b2")
+    play.settle()
+    assert play.running() == all_run(1)
+
+
+def test_code_that_stays_different_ends_the_run_after_a_while() -> None:
+    play = coded("a1", "b2")
+    play.settle()
+    assert decide.AGREE_SECONDS <= play.now < decide.AGREE_SECONDS * 2
+    assert play.end
+    assert (play.end.code, play.end.task) == (66, "worker-1")
+    assert "worker-1 has b2, the rest a1; pulling it again for" in play.end.reason
+    assert play.end.reason.endswith("was changed after the run had begun: raise run.attempt")
+
+
+BRANCH = {"git": {"url": "https://e.com/a", "ref": "main"}}
+
+
+def test_what_a_branch_means_is_found_out_once() -> None:
+    play = Play(job(code=BRANCH))
+    give(play, "a1", "a1")
+    chief, worker = play.pod("worker-0"), play.pod("worker-1")
+    worker.ready = False
+    talk(play)
+    assert worker.holds
+    assert worker.holds.commit == "", "the chief has yet to tell"
+    chief.commit = "c1"
+    talk(play)
+    assert worker.holds.commit == "c1"
+    worker.ready = True
+    talk(play)
+    assert play.running() == all_run(1)
+    chief.commit = "c2"  # whatever it may say later
+    play.lead(play.job)
+    play.lose("worker-1")
+    play.settle()
+    held = play.pod("worker-1").holds
+    assert held
+    assert held.commit == "c1"
+
+
+@pytest.mark.parametrize("led_anew", [False, True])
+def test_code_never_changes_under_what_runs(led_anew: bool) -> None:
+    """The folder was edited; a pod that is made again finds what is there now."""
+    play = coded("a1", "a1")
+    play.lose("worker-1")
+    give(play, "a1", "b2")
+    talk(play)
+    play.tick(decide.SETTLE_SECONDS)
+    talk(play)
+    if led_anew:
+        play.lead(play.job)
+        talk(play)
+    assert play.running() == {"ps-0": 1, "worker-0": 1}
+    assert play.pod("worker-0").pulls == [0]
+    assert play.pod("worker-1").pulls[-1] > 0
+    give(play, "a1", "a1")
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-1": play.state.generation}
+
+
+def test_code_is_pulled_for_each_generation_of_all_where_that_is_asked_for() -> None:
+    code = {"folder": {"path": "/app"}, "refresh": "OnGeneration"}
+    play = coded("a1", "a1", code=code)
+    before = [list(play.pod(f"worker-{index}").pulls) for index in (0, 1)]
+    play.exit("worker-1", 1)
+    play.settle()
+    assert [play.pod(f"worker-{index}").pulls for index in (0, 1)] == before, "one alone keeps it"
+    play.exit("ps-0", 1)
+    play.settle()
+    after = [play.pod(f"worker-{index}").pulls for index in (0, 1)]
+    assert [len(each) for each in after] == [len(each) + 1 for each in before]
+    assert play.running() == all_run(3)
 
 
 # What the first cut asked as well.

@@ -36,6 +36,29 @@ def of(origin: Path, credentials: Credentials | None = None) -> Repository:
     return Repository(origin.as_uri(), credentials, 60)
 
 
+@pytest.mark.parametrize("ref", ["main", "v1", "v2"])
+def test_a_branch_and_a_tag_mean_a_commit(origin: Path, tmp_path: Path, ref: str) -> None:
+    first = commit(origin)
+    in_origin = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for words in (
+        ["tag", "v1"],
+        ["tag", "-a", "-m", "with a message", "v2"],
+        ["branch", "-M", "main"],
+    ):
+        subprocess.run([*in_origin, *words], check=True)
+    (origin / "train.py").write_text("print('new')\n")
+    second = commit(origin)
+    found = git.resolve(of(origin), ref, tmp_path / "work", threading.Event())
+    assert found == (second if ref == "main" else first)
+
+
+def test_a_name_that_is_neither_is_said(origin: Path, tmp_path: Path) -> None:
+    commit(origin)
+    with pytest.raises(LauncherError, match="must be a branch, a tag") as error:
+        git.resolve(of(origin), "mian", tmp_path, threading.Event())
+    assert error.value.code is Code.CODE_MISSING
+
+
 def test_it_is_the_commit_that_is_named(origin: Path, tmp_path: Path) -> None:
     old = commit(origin)
     (origin / "train.py").write_text("print('new')\n")

@@ -25,7 +25,7 @@ WORKERS = "mnist-worker-0.mnist:2222,mnist-worker-1.mnist:2222"
 
 
 def directive(hosts: Mapping[Task, str] | None = None, **changes: Any) -> Directive:
-    return Directive(Leader(1, "me"), Action.RUN, 7, 0, job(**changes), hosts or {})
+    return Directive(Leader(1, "me"), Action.RUN, 7, 0, job(**changes), 0, "", hosts or {})
 
 
 def program(

@@ -291,7 +291,7 @@ def test_a_source_of_the_values(tmp_path: Path, code: dict[str, Any], told: str)
     (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
     mistakes: list[str] = []
     document = _document(_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
-    assert document["code"] == {**code, "timeout": 120}
+    assert document["code"] == {**code, "timeout": 120, "refresh": "OnRequest"}
     assert str(_job(document, 1, mistakes).source).startswith(told)
 
 

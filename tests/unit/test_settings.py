@@ -162,8 +162,8 @@ def git(**changes: str) -> dict[str, Any]:
             for url in ("git@e.com:a", "ext::sh", "--upload-pack=x", "https://a@e.com/a")
         ),
         *(
-            ("code", git(ref=ref), "code.git.ref must be a whole commit id, 40 hexadecimal digits")
-            for ref in ("main", COMMIT[:12], "", "--output=x")
+            ("code", git(ref=ref), "code.git.ref must be a branch, a tag, or a whole commit id")
+            for ref in ("a b", "a..b", "", "--output=x")
         ),
         *(
             ("code", {"inline": files}, "code.inline must be texts by file names inside a folder")
@@ -184,6 +184,11 @@ def git(**changes: str) -> dict[str, Any]:
         ("replicas__worker", 2.0, "replicas.worker must be a whole number"),
         ("replicas__chief", 1, "replicas.chief is not a known key; known are ['evaluator', 'ps'"),
         ("replicas__evaluator", 2, "replicas.evaluator must be a whole number from 0 to 1; got 2"),
+        (
+            "code",
+            {"image": {"path": "/a"}, "refresh": "Always"},
+            "code.refresh must be one of OnRe",
+        ),
         ("maxReplicas__worker", 1, "maxReplicas.worker must be 0, or no less than the 2 workers"),
         ("maxReplicas__ps", 1, "maxReplicas.ps is not a known key"),
         ("addresses__port", 65536, "addresses.port must be a whole number from 1 to 65535"),

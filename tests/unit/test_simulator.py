@@ -64,6 +64,10 @@ RULES = {
         "return holds.cluster == job.cluster_digest or keeps",
         "return True",
     ),
+    "programs that run together are of one code": (
+        "if len(set(found.values())) > 1:",
+        "if False:",
+    ),
     "success needs every worker": (
         "if not state.done.issuperset(workers):",
         "if not state.done.intersection(workers):",

@@ -75,6 +75,7 @@ def test_a_document_tells_all() -> None:
         "restarts": 1,
         "restartLimit": 2,
         "cause": "ps-0: exit code 1",
+        "codeDigest": "",
         "seconds": 60,
         "progressAgo": 2,
     }

@@ -315,6 +315,29 @@ def test_as_a_containers_first_process_it_buries_the_dead(
     assert launcher.wait() == 143
 
 
+SLOW_READER = """
+import os, pathlib, queue, threading, time
+from launcher.child import Child
+reads, ended = threading.Event(), queue.Queue()
+words, here = ["sh", "-c", "echo line"], pathlib.Path("/")
+child = Child(words, os.environ, here, ended.put, line=lambda _: reads.wait())
+while True:
+    try:
+        os.kill(child.pid, 0)
+    except ProcessLookupError:
+        break
+    time.sleep(0.01)
+gone = time.monotonic()
+reads.set()
+assert ended.get(timeout=10).at <= gone
+"""
+
+
+def test_an_end_has_the_time_of_the_exit_not_of_the_last_word() -> None:
+    """Of several failures the first is blamed: one that takes longer to tell must not lose."""
+    subprocess.run([sys.executable, "-c", SLOW_READER], cwd=ROOT, timeout=PATIENCE, check=True)
+
+
 # Output.
 
 

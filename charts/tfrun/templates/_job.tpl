@@ -82,7 +82,7 @@ leads while pods are replaced is one that knows of it. Comments are left out of 
   "maxReplicas" (dict "worker" (int64 .Values.worker.maxReplicas))
   "addresses" (dict "host" $host "port" (int64 .Values.port))
   "program" (include "tfrun.run.program" . | fromJson)
-  "code" (set (include "tfrun.run.code" . | fromJson) "timeout" (int64 .Values.code.timeout))
+  "code" (merge (dict "timeout" (int64 .Values.code.timeout) "refresh" .Values.code.refresh) (include "tfrun.run.code" . | fromJson))
   "success" .Values.success
   "chiefFirst" .Values.chiefFirst
   "checkpoints" .Values.checkpoints

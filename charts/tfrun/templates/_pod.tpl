@@ -243,7 +243,7 @@ template:
         ports:
           - name: http
             containerPort: {{ int64 .port }}
-        # Tasks wait for this one address, so it is looked at often.
+        # For people: tasks do not wait for it, they try.
         readinessProbe:
           tcpSocket:
             port: http

@@ -126,8 +126,8 @@ Each part prints a JSON list of what is wrong.
 {{- if not (regexMatch "^(https?://[^\\s/@]+/\\S+|ssh://([^\\s/@:]+@)?[^\\s/@]+/\\S+|file:///\\S+)$" (.url | default "")) }}
 {{- $wrong = append $wrong (printf "code.git.url must be an https, http, ssh or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
 {{- end }}
-{{- if not (regexMatch "^[0-9a-f]{40}([0-9a-f]{24})?$" (.ref | default "")) }}
-{{- $wrong = append $wrong (printf "code.git.ref must be a whole commit id, 40 hexadecimal digits: all tasks must run the same code, and a branch moves; got %q. `git rev-parse BRANCH` tells it." (.ref | default "")) }}
+{{- if or (not (regexMatch "^[A-Za-z0-9_][A-Za-z0-9._/+-]*$" (.ref | default ""))) (contains ".." (.ref | default "")) }}
+{{- $wrong = append $wrong (printf "code.git.ref must be a branch, a tag, or a whole commit id: it is what all tasks fetch; got %q. `git rev-parse BRANCH` tells a commit, which never moves." (.ref | default "")) }}
 {{- end }}
 {{- end }}
 {{- with $given.inline }}

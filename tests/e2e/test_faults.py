@@ -1,0 +1,464 @@
+"""What a run survives on the real Kubernetes, and how it tells of what it does not.
+
+Real TensorFlow where the training matters; elsewhere workers run a few words of shell. What
+test_run.py shows is not shown again: killed children, deleted pods of ps and controller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.cluster.box import AGAIN_SECONDS, Box, within
+from tests.cluster.progress import run
+from tests.cluster.release import Folders, Release
+from tests.e2e.conftest import EXAMPLE, PACED
+from tests.e2e.kills import kill_child_on_this_machine, kill_container, make_killer
+from tests.e2e.lines import Lines
+from tests.e2e.paced import (
+    brake,
+    check_learnt,
+    generations,
+    install_paced,
+    saved_step,
+    wait_for_progress,
+)
+from tests.e2e.runs import OnNfs, finish, kill_child, task_pods, tiny, wait_until_tasks_are_gone
+
+pytestmark = pytest.mark.cluster
+
+PLAIN = PACED.with_name("plain.py")
+KILLS = 10
+POLL_SECONDS = 25  # TensorFlow's own polls are 30 s apart
+SESSION_SECONDS = 15  # for a session that can be had; a part of a poll may pass unseen
+STEPS = 9000  # more than can be made while a test goes on
+OUTAGE_SECONDS = 60
+GO = "/tmp/go"  # noqa: S108
+UNTIL_TOLD = f"until [ -e {GO} ]; do sleep 0.1; done"
+# For tiny programs that nobody serves: no TensorFlow, and room for many on a small node.
+SERVERLESS = {
+    "mode": "all-reduce",
+    "worker.resources.requests": {"cpu": "10m", "memory": "32Mi"},
+}
+# For runs with many failures: none counts for long, or the pauses between them would grow.
+NO_PAUSES = {"restarts.limit": 1, "restarts.refill": 1}
+Fault = Callable[[], object]
+
+
+@pytest.fixture
+def box(cluster: Cluster) -> Box:
+    """The box, where it is the cluster: only there can a test stop a part of Kubernetes."""
+    box = Box()
+    if cluster.context != box.context:
+        pytest.skip("stops parts of Kubernetes: needs the Kubernetes in a box")
+    return box
+
+
+# What is lost in the middle of the training.
+
+
+def test_lost_launchers_pods_and_nodes_start_again_from_the_checkpoint(
+    release: Release, on_nfs: OnNfs, paced: Path, tmp_path: Path
+) -> None:
+    folders = on_nfs(paced)
+    install_paced(release, folders, steps=STEPS)
+    # A container that was killed may have taken too much memory; a pod that is gone has not.
+    faults: list[tuple[Fault, str, str]] = [
+        (lambda: kill_container(release, "run-worker-1"), "worker-1", "restart 1 of 3"),
+        (lambda: kill_container(release, "run-ps-0"), "ps-0", "restart 2 of 3"),
+        (lambda: evict(release, "run-worker-1", tmp_path), "worker-1", "not charged"),
+        (lambda: lose_with_its_node(release, "run-ps-0"), "ps-0", "not charged"),
+    ]
+    controllers = [release.controller()]
+    addresses = []
+    with Lines(release.logs(controllers[0])) as log:
+        log.wait_for("generation 1: all tasks start")
+        addresses.append(address(release, "run-ps-0"))
+        saved = wait_for_steps(release, folders, (0, 1), 1)
+        for number, (fault, lost, charge) in enumerate(faults, 2):
+            heard, begin = len(log.lines), time.monotonic()
+            fault()
+            alone = lost == "worker-1"
+            log.wait_for(f"lost {lost}: .*; {lost if alone else 'all tasks'} stop", heard)
+            log.wait_for(f"the cause: {lost}: .*{charge}", heard)
+            log.wait_for(f"generation {number}: {lost if alone else 'all tasks'} start", heard)
+            if not alone:
+                addresses.append(address(release, "run-ps-0"))
+            saved = wait_for_steps(release, folders, (1,) if alone else (0, 1), number, saved)
+            print(f"fault {number - 1}, {lost}: steps after {time.monotonic() - begin:.1f} s")
+        # The container that was killed was started again in its pod, the lost pod was not.
+        assert addresses[0] == addresses[1] != addresses[2]
+        for how in ([], ["--force", "--grace-period=0"]):
+            begin = time.monotonic()
+            delete(release, "--all", *how)
+            controllers.append(release.controller(after=controllers))
+            with Lines(release.logs(controllers[-1])) as log:
+                number = int(log.wait_for(r"generation (\d+): all tasks start")[1])
+                saved = wait_for_steps(release, folders, (0, 1), number, saved)
+            print(f"all pods: steps after {time.monotonic() - begin:.1f} s")
+            assert not re.search(r"; restart \d", str(log))
+    brake(folders).unlink()
+    check_learnt(release.end())
+
+
+def wait_for_steps(
+    release: Release,
+    folders: Folders,
+    workers: tuple[int, ...],
+    generation: int,
+    saved: int = 0,
+) -> int:
+    """Waits until workers make steps in a generation, which none began before what was saved.
+
+    Returns what is saved now; the chief saves anew before that.
+    """
+    for index in workers:
+        with Lines(release.logs(f"run-worker-{index}")) as lines:
+            if index == 0:
+                wait_for_progress(lines, folders, generation)
+            lines.wait_for(f"generation {generation}: started ")
+            (begin,) = (
+                number
+                for number, line in enumerate(lines.lines)
+                if f"generation {generation}: started " in line
+            )
+            assert int(lines.wait_for(r"start: step (\d+)/", begin)[1]) >= saved
+            lines.wait_for(r"step \d+/\d+ loss", begin)
+    return saved_step(folders)
+
+
+def delete(release: Release, *what: str) -> None:
+    release.kubectl("delete", "pod", *what, "--wait=false")
+
+
+def evict(release: Release, pod: str, folder: Path) -> None:
+    """Does with a pod as `kubectl drain` does with all of a node."""
+    metadata = {"name": pod, "namespace": release.namespace}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    file = folder / "eviction.json"
+    file.write_text(json.dumps(eviction))
+    path = f"/api/v1/namespaces/{release.namespace}/pods/{pod}/eviction"
+    release.kubectl("create", "--raw", path, "-f", str(file))
+
+
+def lose_with_its_node(release: Release, pod: str) -> None:
+    """What can be had of a lost node with one: silence, until Kubernetes is told to give it up."""
+    box = Box()
+    if release.cluster.context == box.context:
+        route = run(box.enter("ip", "-json", "route", "get", address(release, pod)))
+        run(box.enter("ip", "link", "set", json.loads(route)[0]["dev"], "down"))
+    delete(release, pod, "--force", "--grace-period=0")
+
+
+def address(release: Release, pod: str) -> str:
+    return release.kubectl("get", "pod", pod, "-o", "jsonpath={.status.podIP}")
+
+
+def test_no_start_of_ten_is_slow(release: Release, on_nfs: OnNfs, paced: Path) -> None:
+    """Every second generation begins with nothing; the others from the checkpoint."""
+    shutil.copy(PLAIN, paced)
+    folders = on_nfs(paced)
+    brake(folders).touch()
+    folder = "--checkpoint_dir=/data/checkpoint-$((TFRUN_GENERATION / 2))"
+    settings = {
+        "program.command": ["sh", "-c", f'exec python plain.py {folder} "$@"', "plain.py"],
+        "program.args": ["--checkpoint_secs=1", "--log_every_steps=10", "--epochs=100"],
+        **NO_PAUSES,
+        "grace": 1,  # with the ps gone there is nothing to save
+    }
+    begin = time.monotonic()
+    release.install([EXAMPLE / "values.yaml"], {**folders.settings, **settings})
+    with Lines(release.logs(release.controller())) as log:
+        log.wait_for("generation 1: all tasks start")
+        with (
+            Lines(release.logs("run-worker-0")) as chief,
+            Lines(release.logs("run-worker-1")) as worker,
+        ):
+            seconds, waits = [], []
+            for generation in range(1, KILLS + 2):
+                for lines in (chief, worker):
+                    line = lines.wait_for(f"generation {generation}: started ").string
+                    first = lines.lines.index(line)
+                    lines.wait_for(r"worker \d of 2: ", first)
+                    imported = time.monotonic()
+                    lines.wait_for(r"start: step \d+/", first)
+                    waits.append(time.monotonic() - imported)
+                    lines.wait_for(r"step \d+/\d+ loss", first)
+                seconds.append(time.monotonic() - begin)
+                if generation <= KILLS:
+                    begin = time.monotonic()
+                    kill_child(release, "run-ps-0")
+            brake(folders).unlink()
+            check_learnt(release.end())
+            log.end()
+    print("seconds from the install and from each kill to new steps of both workers:")
+    print(" ".join(f"{each:.1f}" for each in seconds))
+    print("seconds that the chief and the other worker waited for their sessions:")
+    print(" ".join(f"{each:.1f}" for each in waits))
+    starts = [int(step) for step in re.findall(r"start: step (\d+)/", str(chief))]
+    assert [step > 0 for step in starts] == [n % 2 == 1 and n > 1 for n in range(1, KILLS + 2)]
+    # On a machine so busy that the chief is not waited for any longer, a poll is no wonder.
+    late = len(re.findall("session is not up after", str(log)))
+    assert late < KILLS / 2
+    assert len([wait for wait in waits if wait > SESSION_SECONDS]) <= late
+    slow = statistics.median(seconds[1:]) + POLL_SECONDS
+    assert len([each for each in seconds[1:] if each > slow]) <= late
+
+
+def test_training_goes_on_without_the_control_plane(
+    release: Release, on_nfs: OnNfs, paced: Path, box: Box
+) -> None:
+    folders = on_nfs(paced)
+    # The output is kept where it can be read without Kubernetes.
+    settings = {**folders.settings, "logs": "/data/logs", **NO_PAUSES}
+    folders = dataclasses.replace(folders, settings=settings)
+    install_paced(release, folders, steps=STEPS)
+    with Lines(release.logs(release.controller())) as log:
+        log.wait_for("generation 1: all tasks start")
+    wait_for_steps(release, folders, (0, 1), 1)
+    pods = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in task_pods(release)}
+    with box.without("kube-apiserver"):
+        begin = time.monotonic()
+        kill_child_on_this_machine(pods["run-worker-1"])
+        wait_for_kept_steps(folders, "2-worker-1")
+        kill_child_on_this_machine(pods["run-ps-0"])
+        for worker in ("worker-0", "worker-1"):
+            wait_for_kept_steps(folders, f"3-{worker}")
+        print(f"without the API server: two kills mended in {time.monotonic() - begin:.1f} s")
+        saved = saved_step(folders)
+        assert within(OUTAGE_SECONDS, lambda: time.monotonic() - begin >= OUTAGE_SECONDS)
+        assert saved_step(folders) > saved
+    with box.without("kubelet"):
+        ready = '{.status.conditions[?(@.type=="Ready")].status}'
+        release.wait_for(["node"], ready, "Unknown", AGAIN_SECONDS)
+        for pod in (release.controllers()[-1], *pods):
+            release.wait_for(["pod", pod], ready, "False", AGAIN_SECONDS)
+        # Twice: what no ready pod means for a Service takes effect some moments later.
+        for generation in (4, 5):
+            begin = time.monotonic()
+            kill_child_on_this_machine(pods["run-worker-1"])
+            wait_for_kept_steps(folders, f"{generation}-worker-1")
+            print(f"without the kubelet: mended in {time.monotonic() - begin:.1f} s")
+    assert {pod["metadata"]["uid"] for pod in task_pods(release)} == set(pods.values())
+    brake(folders).unlink()
+    check_learnt(release.end())
+
+
+def wait_for_kept_steps(folders: Folders, name: str) -> None:
+    """Waits for the steps that a task makes in a generation, as its kept output tells."""
+    (kept,) = (folders.data / "logs").iterdir()
+    file = kept / f"{name}.log"
+
+    def moves() -> bool:
+        return file.exists() and bool(re.search(r"step \d+/\d+ loss", file.read_text()))
+
+    assert within(AGAIN_SECONDS, moves), f"no steps in {file}"
+
+
+# Controllers are lost.
+
+
+def test_a_controller_lost_in_any_phase_trains_once(release: Release, tmp_path: Path) -> None:
+    gate = {"name": "gate", "image": release.cluster.image, "command": ["sh", "-c", UNTIL_TOLD]}
+    stubborn = f"trap '{UNTIL_TOLD}; exit 143' TERM"
+    stubborn += "; [ $TFRUN_GENERATION != 1 ] || while :; do sleep 0.1; done"
+    settings: dict[str, dict[str, Any]] = {
+        "early": {**tiny("true"), "pod": {"initContainers": [gate]}},
+        "forming": tiny(stubborn),
+        "leading": tiny(UNTIL_TOLD),
+        "ending": tiny(UNTIL_TOLD),
+    }
+    runs = {name: dataclasses.replace(release, name=name) for name in settings}
+    for name, each in runs.items():
+        # The pods stay, so that their logs can be read.
+        settings[name] |= {**SERVERLESS, "cleanup": "Keep"}
+        each.install([], settings[name])
+    make_killer(release)
+    controllers = {name: each.controller() for name, each in runs.items()}
+
+    with Lines(runs["early"].logs(controllers["early"])) as log:
+        log.wait_for("2 worker")
+        kill_container(runs["early"], controllers["early"])
+    with Lines(runs["forming"].logs(controllers["forming"])) as log:
+        log.wait_for("generation 1: all tasks start")
+        started(runs["forming"], "forming-worker-0")
+        started(runs["forming"], "forming-worker-1")
+        kill_child(runs["forming"], "forming-worker-1")
+        log.wait_for("generation 1: lost worker-1: .*; all tasks stop")
+        kill_container(runs["forming"], controllers["forming"])
+        log.end()
+        assert generations(str(log)) == [1]
+    with Lines(runs["leading"].logs(controllers["leading"])) as log:
+        log.wait_for("generation 1: all tasks start")
+        evict(runs["leading"], controllers["leading"], tmp_path)
+    with Lines(runs["ending"].logs(controllers["ending"])) as log:
+        log.wait_for("generation 1: all tasks start")
+        # It cannot record the end, and so is caught while it tries.
+        ending = runs["ending"]
+        ending.kubectl("delete", "rolebinding", "-l", "app.kubernetes.io/instance=ending")
+        tell(ending, "ending-worker-0")
+        tell(ending, "ending-worker-1")
+        log.wait_for("the run has succeeded")
+        log.wait_for("Kubernetes refuses to")
+        kill_container(ending, controllers["ending"])
+        log.end()
+        ending.upgrade([], settings["ending"])
+        assert "tfrun/end" not in str(ending.get("statefulset"))
+
+    begin = time.monotonic()
+    for name, each in runs.items():
+        controllers[name] = each.controller(after=[controllers[name]])
+        print(f"{name}: a new controller after {time.monotonic() - begin:.1f} s more")
+    for pod in ("early-worker-0", "early-worker-1"):
+        state = "{.status.initContainerStatuses[*].state}"
+        release.wait_for(["pod", pod], state, "running", AGAIN_SECONDS)
+        tell(release, pod, "gate")
+    tell(release, "forming-worker-0")
+    tell(release, "leading-worker-0")
+    tell(release, "leading-worker-1")
+    for name, each in runs.items():
+        end, said = finish(each)
+        assert (end.condition, end.exit_code, end.message["phase"]) == ("Complete", 0, "Succeeded")
+        assert each.controllers()[-1] == controllers[name]
+        print(f"{name}:\n{said}")
+        for index in (0, 1):
+            starts = [1, 3] if name == "forming" else [1]
+            assert started(each, f"{name}-worker-{index}") == starts, (name, index)
+
+
+def tell(release: Release, pod: str, container: str = "task") -> None:
+    release.kubectl("exec", pod, "-c", container, "--", "touch", GO)
+
+
+def started(release: Release, pod: str) -> list[int]:
+    """The generations whose program a task has started, once there is one."""
+    with Lines(release.logs(pod)) as lines:
+        lines.wait_for(r"generation \d+: started ")
+    said = release.kubectl("logs", pod)
+    return [int(number) for number in re.findall(r"generation (\d+): started ", said)]
+
+
+# What a run does not survive, and how it tells.
+
+
+def test_the_end_is_told_everywhere_and_names_the_cause(release: Release) -> None:
+    """Its workers fail for want of the ps, which was killed; that is not what is told."""
+    release.install([], {**tiny(f"exec python3 -c '{UNTIL_PS_GOES}'"), **TOLD})
+    good = dataclasses.replace(release, name="good")
+    good.install([], {**tiny("echo done"), **SERVERLESS})
+    with Lines(release.logs(release.controller())) as log:
+        log.wait_for("generation 1: all tasks start")
+        for worker in ("run-worker-0", "run-worker-1"):
+            with Lines(release.logs(worker)) as lines:
+                lines.wait_for("^connected$")
+        kill_child(release, "run-ps-0")
+        end = release.end()
+        log.end()
+    reason = "ps-0 failed: killed by SIGKILL (exit code 137), and the restart budget of 0 is spent"
+    assert (end.condition, end.exit_code) == ("Failed", 1)  # 137 would be tried again by the Job
+    message = {"phase": "Failed", "task": "ps-0", "code": 137, "reason": reason}
+    assert message.items() <= end.message.items()
+    assert f"the run has failed: {reason}" in str(log)
+    for worker in ("run-worker-0", "run-worker-1"):
+        assert re.search("the child ended.*: exit code 1$", release.kubectl("logs", worker), re.M)
+    assert told(release) == ("Failed", "PodFailurePolicy")
+
+    good.end()
+    assert told(good) == ("Complete", "Completed")
+
+    release.upgrade([], {**tiny(f"exec python3 -c '{UNTIL_PS_GOES}'"), **TOLD, "grace": 20})
+    end, said = finish(release)
+    assert said.splitlines()[0].endswith(f"has ended already: Failed: {reason}")
+    assert (end.condition, end.exit_code, end.message["task"]) == ("Failed", 1, "ps-0")
+
+
+UNTIL_PS_GOES = """
+import os, signal, socket, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+host, port = os.environ["PS_HOSTS"].split(":")
+while True:
+    try:
+        ps = socket.create_connection((host, int(port)), 1)
+        break
+    except OSError:
+        time.sleep(0.1)
+ps.settimeout(None)
+print("connected", flush=True)
+try:
+    while ps.recv(4096):
+        pass
+finally:
+    os._exit(1)
+"""
+TOLD = {"restarts.limit": 0, "cleanup": "Keep"}
+
+
+def told(release: Release) -> tuple[str, str]:
+    """A Job's status as `kubectl get` shows it, and the last event about it."""
+    head, row = release.kubectl("get", "job", release.job()).splitlines()
+    status = dict(zip(head.split(), row.split()))["STATUS"]
+    about = f"involvedObject.kind=Job,involvedObject.name={release.job()}"
+    events = json.loads(release.kubectl("get", "events", f"--field-selector={about}", "-o", "json"))
+    last = sorted(events["items"], key=lambda event: str(event["lastTimestamp"]))[-1]
+    return status, last["reason"]
+
+
+def test_hangs_and_deadlines_end_with_124(release: Release) -> None:
+    late = dataclasses.replace(release, name="late")
+    one = {**SERVERLESS, "worker.replicas": 1}
+    silent = "for step in 1 2 3; do echo step $step; sleep 0.3; done; exec sleep 1000000"
+    release.install([], {**tiny(silent), **one, "hangTimeout": 2, "restarts.limit": 1})
+    late.install([], {**tiny("exec sleep 1000000"), **one, "deadline": 3})
+
+    end, log = finish(release)
+    assert (end.condition, end.exit_code, end.message["code"]) == ("Failed", 124, 124)
+    assert end.message["task"] == "worker-0"
+    reason = "worker-0 failed: no progress for 2 s, and the restart budget of 1 is spent"
+    assert end.message["reason"] == reason
+    assert end.message["lastLines"] == ["step 1", "step 2", "step 3"]
+    assert generations(log) == [1, 2]
+    assert "the cause: worker-0: no progress for 2 s; restart 1 of 1" in log
+
+    end, log = finish(late)
+    assert (end.condition, end.exit_code, end.message["code"]) == ("Failed", 124, 124)
+    assert "has not ended within its deadline of 3 s" in end.message["reason"]
+    for each in (release, late):
+        wait_until_tasks_are_gone(each)
+
+
+def test_a_program_that_takes_too_much_memory_leaves_its_output(
+    release: Release, on_nfs: OnNfs
+) -> None:
+    folders = on_nfs(EXAMPLE)
+    greedy = "echo so much; exec python3 -c 'b\"x\" * 2**30'"
+    settings = {
+        **{key: value for key, value in folders.settings.items() if key.startswith("volumes")},
+        "volumes[0].name": "data",
+        "volumes[0].mountPath": "/data",
+        "logs": "/data/logs",
+        **SERVERLESS,
+        "worker.replicas": 1,
+        "worker.resources.limits": {"memory": "128Mi"},
+        "restarts.limit": 1,
+    }
+    release.install([], {**tiny(greedy), **settings})
+    end, log = finish(release)
+    print(log)
+    wait_until_tasks_are_gone(release)
+    assert (end.condition, end.exit_code, end.message["code"]) == ("Failed", 1, 137)
+    assert generations(log) == [1, 2]
+    (kept,) = (folders.data / "logs").iterdir()
+    assert {file.name: file.read_text() for file in kept.iterdir()} == {
+        "1-worker-0.log": "so much\n",
+        "2-worker-0.log": "so much\n",
+    }
