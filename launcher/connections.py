@@ -10,11 +10,14 @@ ESTABLISHED = "01"
 
 
 def connected(host: str, port: int) -> bool:
-    """Whether the IP address has a connection to the port. False where nobody tells.
+    """Whether the IP address has a connection to the port. False where nobody tells, or it is none.
 
     https://docs.kernel.org/networking/proc_net_tcp.html
     """
-    peer = ipaddress.ip_address(host)
+    try:
+        peer = ipaddress.ip_address(host)
+    except ValueError:  # a report is not trusted for it
+        return False
     for table in TABLES:
         try:
             lines = table.read_text().splitlines()[1:]

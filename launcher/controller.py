@@ -177,7 +177,7 @@ class _Controller:
 
     async def _begin(self) -> decide.Begin:
         """Claims the StatefulSets, and finds out what there is."""
-        leader = Leader(time.time_ns() // 1_000_000, self.id)
+        leader = Leader(time.time_ns() // 1_000_000 if self.kubernetes else 0, self.id)
         while self.kubernetes:
             for role in self.job.replicas:
                 self.found[role] = await self._insist(self.kubernetes.claim, role, leader)
@@ -234,6 +234,8 @@ class _Controller:
                 missing_since = None
             elif missing_since is None:
                 missing_since = now
+            elif self.state.phase is decide.RunPhase.STARTING:
+                continue  # Kubernetes is away: the end could not be recorded
             elif now - missing_since >= MISSING_SECONDS:
                 self._step(decide.NoCode(found.text))
                 return
@@ -291,17 +293,20 @@ class _Controller:
     async def _insist(self, call: Callable[..., T], *arguments: object) -> T:
         """Calls Kubernetes until it answers; it may be away for a while."""
         failures = 0
-        begin = time.monotonic()
+        refused_at: float | None = None
         while True:
             try:
                 return await asyncio.get_running_loop().run_in_executor(None, call, *arguments)
             except LauncherError as error:
-                if time.monotonic() - begin >= REFUSED_SECONDS:
+                now = time.monotonic()
+                refused_at = now if refused_at is None else refused_at
+                if now - refused_at >= REFUSED_SECONDS:
                     raise
                 say(f"{error.reason}. Trying again for {REFUSED_SECONDS:.0f} s")
                 await asyncio.sleep(1.0)
             except (OSError, http.client.HTTPException) as error:
                 failures += 1
+                refused_at = None  # a server that comes back may know no rights for a moment
                 delay = min(LONGEST_BACKOFF, 0.2 * 2**failures)
                 say(f"Kubernetes does not answer, next try in {delay:.1f} s: {error!r}")
                 await asyncio.sleep(delay)
@@ -404,6 +409,7 @@ def _told(state: decide.State) -> tuple[object, ...]:
         state.stopping,
         state.pulls,
         state.commit,
+        state.hosts,
     )
 
 

@@ -36,6 +36,7 @@ SAY_TASKS = 10  # named in one line
 LEAVING_SECONDS = 40.0
 # For the tasks' code to become the same: NFS clients may believe what they saw for a minute.
 AGREE_SECONDS = 120.0
+AGREE_PULLS = 3
 LONGEST_PULL_PAUSE = 20.0
 CHIEF_SECONDS = 20.0  # for the chief's session to come up before the others start anyway
 LONGEST_BACKOFF = 60.0
@@ -62,7 +63,8 @@ class RunPhase(enum.Enum):
 class Begin:
     """The controller knows the cluster.
 
-    `number` is this controller's as a Leader, greater than that of all before it. `replicas` are
+    `number` is this controller's as a Leader, greater than that of all before it; 0 where nobody
+    gives numbers, and it takes one above all that the tasks know. `replicas` are
     the pods that exist or are being made, `revisions` the newest templates of pods, by role; `age`
     is how many seconds ago the run began, `end` how it ended, if that is on record.
     """
@@ -151,12 +153,12 @@ class State:
     `goal` is what `job` becomes when the pods that it needs more are there: until then the smaller
     one trains on.
     `pulls` counts how often each task was asked to pull the code again, `code` is the digest that
-    they agreed on; they have not since `differ_since`, if that is not 0. `commit` is what a branch
-    was found to mean by the chief.
+    they agreed on; they have not since `differ_since` in spite of `differ_pulls`, if that is not 0.
+    `commit` is what a branch was found to mean by the chief.
     `cause` is why tasks had to start again at last, `moved_at` when the chief was last seen to make
     a step, or to start.
-    `dealt` is the latest generation whose child's end was dealt with, `drains` how many times in a
-    row a child was ended as if from outside. `charges` are the times of
+    `dealt` is the latest generation whose child's end was dealt with, `drains` are the times at
+    which a child was ended as if from outside. `charges` are the times of
     the failures that the restart budget paid for.
     """
 
@@ -171,7 +173,7 @@ class State:
     runs: Mapping[Task, int] = field(default_factory=dict)
     members: Mapping[Task, str] = field(default_factory=dict)
     dealt: Mapping[Task, int] = field(default_factory=dict)
-    drains: Mapping[Task, int] = field(default_factory=dict)
+    drains: Mapping[Task, tuple[float, ...]] = field(default_factory=dict)
     forming: frozenset[Task] = frozenset()
     stopping: frozenset[Task] = frozenset()
     held: frozenset[Task] = frozenset()
@@ -187,10 +189,12 @@ class State:
     code: str = ""
     commit: str = ""
     differ_since: float = 0.0
+    differ_pulls: int = 0
     cause: str = ""
     moved_at: float = 0.0
     began_at: float = 0.0
     said_at: float = 0.0
+    adopts_since: float = 0.0
     complete_at: float | None = None  # when a controller that adopts had heard the run's tasks
 
 
@@ -300,9 +304,10 @@ def _begin(state: State, event: Begin, now: float) -> Step:
         revisions=event.revisions,
         began_at=now - event.age,
         said_at=now,
+        adopts_since=now,
     )
     seats = {task: seat for task, seat in state.seats.items() if _belongs(state, task)}
-    if any(_follows_younger(state, seat) for seat in seats.values()):
+    if event.number and any(_follows_younger(state, seat) for seat in seats.values()):
         return _yield(state)
     counts = ", ".join(f"{count} {role}" for role, count in state.job.replicas.items())
     state, effects = _scale(replace(state, seats=seats), down=False)
@@ -333,7 +338,8 @@ def _hear(state: State, report: Report, now: float) -> Step:
         state = replace(state, dealt={**state.dealt, task: state.generation - 1})
     if state.phase is RunPhase.STARTING:
         return state, ()
-    if _follows_younger(state, report):
+    unnumbered = state.phase is RunPhase.ADOPTING and not state.leader.number
+    if not unnumbered and _follows_younger(state, report):
         return _yield(state)
     if state.phase is RunPhase.ADOPTING:
         return _adopt(state, now)
@@ -442,9 +448,11 @@ def _take(state: State, report: Report, lost_after: float, now: float) -> Step:
         return state, ()  # others had stopped already, and no failure made them
     else:
         drained, reason = child.code == DRAINED, child.reason
-        drains = state.drains.get(task, 0) + 1 if drained else 0
-        state = replace(state, drains={**state.drains, task: drains})
-        free = drained = 0 < drains <= DRAINS
+        if drained:
+            drains = (*_lately(state, state.drains.get(task, ()), now), now)
+            state = replace(state, drains={**state.drains, task: drains})
+            drained = len(drains) <= DRAINS
+        free = drained
     at = lost_after if drained else now - child.ago
     failure = Failure(
         task, child.generation, child.code, reason, at, drained, free, child.last_lines
@@ -481,10 +489,18 @@ def _form_with(state: State, tasks: Iterable[Task]) -> State:
         return state
     generation = state.generation if state.forming else state.generation + 1
     job, before = state.job, state.forming
-    state = replace(state, generation=generation, forming=before | frozenset(tasks))
-    programs = [task for task in job.tasks if job.mode.runs_program(task)]
+    state = replace(
+        state,
+        generation=generation,
+        forming=before | frozenset(tasks),
+        differ_since=0.0,
+        differ_pulls=0,
+    )
+    programs = [task for task in job.tasks if job.mode.decides_success(task)]
     if job.delivery.refresh and state.forming.issuperset(programs) > before.issuperset(programs):
-        state = replace(_asked_again(state, programs), commit="")
+        alone = [task for task in job.tasks if task.role == EVALUATOR]
+        state = replace(_asked_again(state, [*programs, *alone]), commit="", code="")
+        state = replace(state, forming=state.forming | frozenset(alone))
     return state
 
 
@@ -513,11 +529,7 @@ def _go_on(state: State, now: float) -> Step:
             return state, effects
     if now < state.not_before or any(_lacks(state, task) for task in state.forming):
         return state, effects
-    found = _codes(state)
-    if len(set(found.values())) > 1:
-        state, more = _pull_again(state, found, now)
-    else:
-        state, more = _start(replace(state, differ_since=0.0), now)
+    state, more = _agree(state, now)
     return state, (*effects, *more)
 
 
@@ -530,24 +542,43 @@ def _codes(state: State) -> dict[Task, str]:
     }
 
 
-def _pull_again(state: State, found: Mapping[Task, str], now: float) -> Step:
-    """Somebody changed the code while it was pulled, or a file system tells an old tale."""
-    since = state.differ_since or now
-    running = {task: digest for task, digest in found.items() if task not in state.forming}
-    counts = Counter((running or found).values()).most_common()
-    most = counts[0][0]
+def _agree(state: State, now: float) -> Step:
+    """Starts the tasks that are formed, if those that run the program have the same code.
+
+    What the run began with is its code to the end, unless each generation is to pull anew.
+    """
+    found = _codes(state)
+    alone = frozenset(task for task in found if task.role == EVALUATOR)
+    workers = [digest for task, digest in found.items() if task not in alone]
+    most = state.code or Counter(workers or found.values()).most_common(1)[0][0]
     others = sorted(task for task, digest in found.items() if digest != most)
+    if not others:
+        return _start(state, now)
     named = ", ".join(f"{task} has {found[task]}" for task in others[:SAY_TASKS])
     more = f" and {len(others) - SAY_TASKS} more have others" if len(others) > SAY_TASKS else ""
-    text = f"the code of all tasks must be the same: {named}{more}, the rest {most}"
-    if now - since >= AGREE_SECONDS:
+    known = "the run began with" if state.code else "the rest"
+    text = f"the code of all tasks must be the same: {named}{more}, {known} {most}"
+    if alone.issuperset(others) and not alone.issuperset(state.forming):
+        # The evaluator only looks on: nobody waits for it.
+        return _start(state, now, later=alone & state.forming)
+    since = state.differ_since or now
+    everybody = frozenset(state.job.tasks)
+    if state.job.delivery.refresh and not state.forming >= everybody:
+        return _form_with(state, everybody), (Say(f"{text}; all tasks pull it again"),)
+    over = state.differ_pulls >= AGREE_PULLS and now - since >= AGREE_SECONDS
+    if over and not alone.issuperset(others):
         reason = f"{text}; pulling it again for {now - since:.0f} s has not helped. "
         reason += f"{state.job.source} was changed after the run had begun: raise run.attempt"
         return _end(state, End(Phase.FAILED, Code.CODE_MISSING, reason, str(others[0])))
-    # What runs stays as it is; among those that all start anew nobody knows whose is the newest.
-    again = others if running else sorted(found)
+    # Among those that start for the first time nobody knows whose is the newest.
+    again = others if state.code else sorted(found)
     pause = min(LONGEST_PULL_PAUSE, 1.0 + (now - since))
-    state = replace(_asked_again(state, again), differ_since=since, not_before=now + pause)
+    state = replace(
+        _asked_again(state, again),
+        differ_since=since,
+        differ_pulls=state.differ_pulls + 1,
+        not_before=now + pause,
+    )
     return state, (Say(f"{text}; {_names(again, state.job.tasks, 'pull')} it again"),)
 
 
@@ -589,8 +620,7 @@ def _judge(state: State, now: float) -> Step:
     if root.task.role == EVALUATOR:
         state = replace(state, not_before=now + EVALUATOR_BACKOFF)
     elif not root.free:
-        refill = state.job.restarts.refill
-        charges = tuple(at for at in state.charges if not refill or now - at < refill)
+        charges = _lately(state, state.charges, now)
         state = replace(state, charges=(*charges, now))
         why = _final(state, root)
         everybody = frozenset(state.job.tasks)
@@ -601,7 +631,9 @@ def _judge(state: State, now: float) -> Step:
         if why:
             reason = f"{root.task} failed: {root.reason}, {why}"
             return _end(
-                state, End(Phase.FAILED, root.code, reason, str(root.task), root.last_lines)
+                # A server that ends with 0 has failed all the same.
+                state,
+                End(Phase.FAILED, root.code or 1, reason, str(root.task), root.last_lines),
             )
         backoff = min(LONGEST_BACKOFF, 2.0 ** (len(state.charges) - 2))
         state = replace(state, not_before=now + backoff if len(state.charges) > 1 else now)
@@ -612,6 +644,12 @@ def _judge(state: State, now: float) -> Step:
         state = replace(state, generation=state.generation + 1)
     cause = f"{root.task}: {root.reason}"
     return replace(state, failures={}, cause=cause), (Say(text),)
+
+
+def _lately(state: State, times: tuple[float, ...], now: float) -> tuple[float, ...]:
+    """Those that the restart budget has not forgotten yet."""
+    refill = state.job.restarts.refill
+    return tuple(at for at in times if not refill or now - at < refill)
 
 
 def _final(state: State, root: Failure) -> str:
@@ -637,10 +675,13 @@ def _explain(state: State, failures: list[Failure], now: float) -> str:
     return text + (f"; next try in {wait:.0f} s" if wait > 0 and not root.free else "")
 
 
-def _start(state: State, now: float) -> Step:
-    """Starts the tasks that are formed: all have said that nothing of theirs runs."""
+def _start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Step:
+    """Starts the tasks that are formed: all have said that nothing of theirs runs.
+
+    Those that start later are formed once more.
+    """
     job, generation = state.job, state.generation
-    tasks = state.forming & frozenset(job.tasks)
+    tasks = state.forming & frozenset(job.tasks) - later
     held = state.held
     if job.chief_first and job.mode.chief_first and job.mode.chief in tasks:
         programs = {task for task in tasks if job.mode.decides_success(task)}
@@ -655,16 +696,19 @@ def _start(state: State, now: float) -> Step:
         dealt={**state.dealt, **dict.fromkeys(tasks, generation - 1)},
         done=state.done - tasks,
         hosts=_hosts(state),
-        forming=frozenset(),
+        generation=generation + 1 if later else generation,
+        forming=later,
+        differ_since=0.0,
+        differ_pulls=0,
         held=held,
-        held_until=now + CHIEF_SECONDS,
+        held_until=now + CHIEF_SECONDS if job.mode.chief in tasks else state.held_until,
         seats={task: seat for task, seat in state.seats.items() if task not in leaving},
     )
     state, scaling = _scale(state, down=True)
     text = f"generation {generation}: {_names(tasks, job.tasks, 'start')}"
     text += f", {job.mode.chief} first" if held & tasks else ""
-    code = next(iter(_codes(state).values()), "")
-    if code != state.code:
+    code = next((digest for task, digest in _codes(state).items() if task in tasks), "")
+    if code and not state.code:
         state = replace(state, code=code)
         text += f", with code {code}"
     return state, (*scaling, Say(text))
@@ -692,7 +736,11 @@ def _adopt(state: State, now: float) -> Step:
     """Rebuilds the run from what the tasks hold, once all have reported."""
     before, job, tasks = state, state.job, state.job.tasks
     if not all(task in state.seats for task in tasks):
-        return state, ()
+        there = _heard_size(state)
+        if not there or now - state.adopts_since < LEAVING_SECONDS:
+            return state, ()
+        # The last controller had asked for more pods, and there is no room for them yet.
+        return _adopt(replace(state, job=there, goal=_asked(state)), now)
     if not all(task in state.seats for task in _leaving(state)):
         # One of them may still run the last generation's child, or may never have started.
         if state.complete_at is None:
@@ -700,9 +748,13 @@ def _adopt(state: State, now: float) -> Step:
         if now - state.complete_at < LEAVING_SECONDS:
             return state, ()
     held = {task: seat.holds for task, seat in state.seats.items() if seat.holds}
+    if not state.leader.number:
+        number = max((holds.leader.number for holds in held.values()), default=0)
+        state = before = replace(state, leader=Leader(number + 1, state.leader.id))
     if any(holds.action is Action.END and holds.run == job.run for holds in held.values()):
         return _end(state, _remembered(state, now))
     generation = max(_newest(seat) for seat in state.seats.values())
+    mine = [holds for holds in held.values() if holds.run == job.run]
     goes_on = {
         task: held[task] for task in tasks if task in held and _goes_on(job, task, held[task])
     }
@@ -724,9 +776,11 @@ def _adopt(state: State, now: float) -> Step:
         generation=generation,
         charges=(now,) * charged,
         pulls={task: holds.pull for task, holds in held.items()},
-        commit=max((holds.commit for holds in held.values() if holds.run == job.run), default=""),
+        commit=max(((h.generation, h.pull, h.commit) for h in mine), default=(0, 0, ""))[2],
+        code=_known_code(state),
         runs=running,
         members={task: state.seats[task].incarnation for task in running},
+        hosts=_hosts(state),
         done=frozenset(
             task
             for task in running
@@ -751,12 +805,34 @@ def _adopt(state: State, now: float) -> Step:
         leaving = set(_leaving(state))  # they go alone, and nobody waits for them
         seats = {task: seat for task, seat in state.seats.items() if task not in leaving}
         state, effects = _scale(replace(state, seats=seats), down=True)
-        effects = (*effects, Say(f"generation {generation}: found running, and taken over"))
+        text = f"generation {generation}: found running, and taken over"
+        text += f", with code {state.code}" if state.code else ""
+        effects = (*effects, Say(text))
     for task in running:
         state, more = _take(state, state.seats[task], now, now)
         effects = (*effects, *more)
     state, more = _go_on(state, now)
     return state, (*effects, *more)
+
+
+def _heard_size(state: State) -> Job | None:
+    """The run at the size that was heard of, if that is what trains."""
+    job = state.job
+    heard = {
+        role: next(i for i in range(count + 1) if i == count or Task(role, i) not in state.seats)
+        for role, count in job.replicas.items()
+    }
+    if not all(count for role, count in heard.items() if role != EVALUATOR):
+        return None
+    smaller = job.resized(heard)
+    trains = any(
+        (holds := state.seats[task].holds)
+        and holds.action is Action.RUN
+        and _goes_on(smaller, task, holds)
+        for task in smaller.tasks
+        if job.mode.runs_program(task) and task.role != EVALUATOR
+    )
+    return smaller if trains else None
 
 
 def _grow(state: State, now: float) -> Step:
@@ -774,6 +850,19 @@ def _grow(state: State, now: float) -> Step:
     text = f"{_names(anew, state.job.tasks, 'stop')}: " if anew & state.runs.keys() else ""
     state, effects = _go_on(state, now)
     return state, (Say(f"{text}generation {state.generation} forms"), *effects)
+
+
+def _known_code(state: State) -> str:
+    """The digest of the code that the run began with, as those know it who took part."""
+    digests = Counter(
+        digest
+        for task, digest in _codes(state).items()
+        if task.role != EVALUATOR
+        and (holds := state.seats[task].holds)
+        and holds.run == state.job.run
+        and holds.generation
+    )
+    return digests.most_common(1)[0][0] if digests else ""
 
 
 def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
@@ -840,8 +929,17 @@ def _awaited(state: State) -> dict[Task, str]:
         if not seat:
             lacking[task] = "not heard from"
         elif not _member(state, task) and not seat.ready:
-            lacking[task] = "pulls the code"
+            failed = seat.child if _pull_failed(state, seat) else None
+            lacking[task] = failed.reason if failed else "pulls the code"
     return lacking
+
+
+def _pull_failed(state: State, seat: Report | None) -> bool:
+    """Whether a task that is to join has told that it could not pull the code."""
+    if not seat or seat.ready or not seat.child or not seat.holds:
+        return False
+    pull = state.pulls.get(seat.task, 0)
+    return not _member(state, seat.task) and bool(seat.child.code) and seat.holds.pull == pull
 
 
 def _member(state: State, task: Task) -> bool:
@@ -927,7 +1025,10 @@ def _say_missing(state: State, now: float) -> Step:
     else:
         awaited = sorted({*state.forming, *(_leaving(state) if state.forming else ())})
         lacking = {task: what for task in awaited if (what := _lacks(state, task))}
-        lacking = lacking or (_awaited(state) if state.goal else {})
+        if state.goal and not lacking:
+            lacking = _awaited(state)
+            again = [task for task in lacking if _pull_failed(state, state.seats.get(task))]
+            state = _asked_again(state, again) if again else state
     if not lacking:
         return state, ()
     named = [f"{task} ({what})" for task, what in lacking.items()]

@@ -17,7 +17,7 @@ from typing import Any
 from launcher.exits import Code, LauncherError
 from launcher.identity import Task, parse_task
 from launcher.reader import Reader
-from launcher.settings import Job, job_of
+from launcher.settings import COMMIT, HEX_32, Job, job_of, matches
 
 PATH = "/v1/report"
 VERSION = 1
@@ -77,12 +77,16 @@ class Directive:
             job.cluster_digest,
             self.pull,
             self.commit,
+            self.hosts.get(job.mode.chief, ""),
         )
 
 
 @dataclass(frozen=True)
 class Holds:
-    """The directive that a task follows, with digests for the text of its job."""
+    """The directive that a task follows, with digests for the text of its job.
+
+    `chief` is the address of the chief, where it is known.
+    """
 
     leader: Leader
     action: Action
@@ -94,6 +98,7 @@ class Holds:
     cluster: str
     pull: int = 0
     commit: str = ""
+    chief: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,8 +183,8 @@ def decode_report(text: bytes) -> Report:
         ready=root.flag("ready"),
         serving=root.flag("serving"),
         wait=root.flag("wait"),
-        code=root.text("code", empty=True),
-        commit=root.text("commit", empty=True),
+        code=root.take("code", "a digest", lambda v: matches(f"({HEX_32})?", v), ""),
+        commit=_commit(root),
     )
     try:
         task = parse_task(name)
@@ -221,7 +226,7 @@ def decode_directive(text: bytes) -> Directive | None:
     generation = part.whole("generation", 0, MOST)
     charged = part.whole("charged", 0, MOST)
     pull = part.whole("pull", 0, MOST)
-    commit = part.text("commit", empty=True)
+    commit = _commit(part)
     hosts = _hosts(part.part("hosts"))
     _refuse(mistakes)
     return Directive(leader, action, generation, charged, job, pull, commit, hosts)
@@ -267,8 +272,16 @@ def _holds(part: Reader) -> Holds:
         program=part.text("program"),
         cluster=part.text("cluster"),
         pull=part.whole("pull", 0, MOST),
-        commit=part.text("commit", empty=True),
+        commit=_commit(part),
+        chief=part.take("chief", "an IP address", lambda v: v == "" or _is_address(v), ""),
     )
+
+
+def _commit(part: Reader) -> str:
+    # It reaches git's command line.
+    rule = "a whole commit id, or empty"
+    commit: str = part.take("commit", rule, lambda v: v == "" or matches(COMMIT, v), "")
+    return commit
 
 
 def _child(part: Reader) -> ChildReport:

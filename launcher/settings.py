@@ -83,7 +83,7 @@ class Source:
     @property
     def moves(self) -> bool:
         """Whether it has yet to be found out which commit is meant."""
-        return self.kind == "git" and not _matches(COMMIT, self.pin)
+        return self.kind == "git" and not matches(COMMIT, self.pin)
 
     def __str__(self) -> str:
         where = {
@@ -302,7 +302,7 @@ def _delivery(part: Reader) -> Delivery:
     digest = ""
     if "digest" in part.document:
         rule = "the digest that the launcher told of the code, 32 hexadecimal digits"
-        digest = part.take("digest", rule, lambda v: _matches(HEX_32, v), "")
+        digest = part.take("digest", rule, lambda v: matches(HEX_32, v), "")
     refresh = "refresh" in part.document and part.choice("refresh", REFRESHES) == REFRESHES[1]
     requirements = part.flag("requirements", optional=True)
     delivery = Delivery(source, requirements, digest, timeout, refresh)
@@ -329,16 +329,16 @@ def _source(part: Reader) -> Source:
         source = Source(kind, path or "", claim=name)
     elif kind == "archive":
         sha256 = "the archive's SHA-256, 64 hexadecimal digits"
-        url = inner.take("url", ARCHIVE_RULE, lambda v: _matches(ARCHIVE_URL, v), "")
+        url = inner.take("url", ARCHIVE_RULE, lambda v: matches(ARCHIVE_URL, v), "")
         source = Source(
             kind,
             url=url,
-            pin=inner.take("sha256", sha256, lambda v: _matches(HEX_64, v), ""),
+            pin=inner.take("sha256", sha256, lambda v: matches(HEX_64, v), ""),
         )
     elif kind == "git":
         ref = "a branch, a tag, or a whole commit id"
-        url = inner.take("url", GIT_RULE, lambda v: _matches(GIT_URL, v), "")
-        pin = inner.take("ref", ref, lambda v: _matches(REF, v), "")
+        url = inner.take("url", GIT_RULE, lambda v: matches(GIT_URL, v), "")
+        pin = inner.take("ref", ref, lambda v: matches(REF, v), "")
         source = Source(kind, url=url, pin=pin)
     else:
         rule = "an absolute path"
@@ -373,7 +373,8 @@ def _is_inside(name: Any) -> bool:
     )
 
 
-def _matches(pattern: str, value: Any) -> bool:
+def matches(pattern: str, value: Any) -> bool:
+    """Whether a value is a text of which the pattern matches all."""
     return isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 

@@ -89,6 +89,7 @@ class _Story:
         self.directive: Directive | None = None
         self.pulled: Pulled | None = None
         self.pulled_for = ("", 0)  # the run whose code it is, and which pull of it
+        self.failed_for = (0, 0)  # the generation and the pull of a preparation that failed
         self.reached_for = 0  # the generation whose peers were reached
         self.preparing: tuple[Directive, threading.Event] | None = None
         self.child: Child | None = None
@@ -198,6 +199,7 @@ class _Story:
         cancelled = self.preparing[1].is_set()
         self.preparing = None
         if event.failure and not cancelled:
+            self.failed_for = (event.directive.generation, event.directive.pull)
             self._fail(event.directive.generation, event.failure)
         elif event.pulled:
             self.pulled = event.pulled
@@ -275,10 +277,12 @@ class _Story:
             pass
         elif serves and self.served_for != generation:
             self._serve(directive)
-        elif serves or self._ended_in(generation):
+        elif serves or (self._ended_in(generation) and not self._asked_again(directive)):
             pass
         elif not self._ready(directive):
             if self._may_pull(directive):
+                # The last copy goes while the next one is made.
+                self.pulled, self.pulled_for, self.latest = None, ("", 0), None
                 self._prepare(directive, lambda cancelled: self._pull(directive, cancelled))
         elif runs and self.reached_for != generation:
             self._prepare(directive, lambda cancelled: self._reach(directive, cancelled))
@@ -308,6 +312,11 @@ class _Story:
     def _ended_in(self, generation: int) -> bool:
         """Whether this generation's child was started already, and so has ended if none runs."""
         return self.latest is not None and self.latest.generation == generation
+
+    def _asked_again(self, directive: Directive) -> bool:
+        """Whether what has ended is a pull of the code, and another one is asked for."""
+        generation, pull = self.failed_for
+        return generation == directive.generation and pull != directive.pull
 
     def _ready(self, directive: Directive) -> bool:
         runs_program = directive.job.mode.runs_program(self.settings.task)

@@ -43,6 +43,7 @@ POLL_SECONDS = 25  # TensorFlow's own polls are 30 s apart
 SESSION_SECONDS = 15  # for a session that can be had; a part of a poll may pass unseen
 STEPS = 9000  # more than can be made while a test goes on
 OUTAGE_SECONDS = 60
+SILENCE_SECONDS = 240  # until a node is called unready, by controllers that came back themselves
 GO = "/tmp/go"  # noqa: S108
 UNTIL_TOLD = f"until [ -e {GO} ]; do sleep 0.1; done"
 # For tiny programs that nobody serves: no TensorFlow, and room for many on a small node.
@@ -240,7 +241,7 @@ def test_training_goes_on_without_the_control_plane(
         assert saved_step(folders) > saved
     with box.without("kubelet"):
         ready = '{.status.conditions[?(@.type=="Ready")].status}'
-        release.wait_for(["node"], ready, "Unknown", AGAIN_SECONDS)
+        release.wait_for(["node"], ready, "Unknown", SILENCE_SECONDS)
         for pod in (release.controllers()[-1], *pods):
             release.wait_for(["pod", pod], ready, "False", AGAIN_SECONDS)
         # Twice: what no ready pod means for a Service takes effect some moments later.

@@ -29,6 +29,7 @@ class Pod:
     ready: bool = True
     serving: bool = False
     revision: str = ""
+    address: str = ""
     code: str = ""
     commit: str = ""
     pulls: list[int] = field(default_factory=list)  # what was asked for
@@ -40,7 +41,7 @@ class Pod:
             self.task,
             self.incarnation,
             self.sequence,
-            "",
+            self.address,
             self.revision,
             self.holds,
             self.child,

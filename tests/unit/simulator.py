@@ -201,6 +201,7 @@ class Pod:
     pulled: tuple[str, int] | None = None  # the run whose code is there, and which pull of it
     code: int = 0  # what was pulled
     runs_code: int = 0  # what the program runs
+    failed: tuple[int, int] = (0, 0)  # the generation and the pull that failed
     pulling: bool = False
     child: ChildReport | None = None
     child_token: int = 0
@@ -767,11 +768,12 @@ class Simulation:
                 pod.child_job = job
                 self.check_running(pod)
             return
-        if pod.child and pod.child.generation == generation:
+        asked_again = pod.failed[0] == generation and pod.failed[1] != holds.pull
+        if pod.child and pod.child.generation == generation and not asked_again:
             return  # it has ended in it
         if job.mode.runs_program(pod.task) and not _has_code(pod, job):
             if not pod.pulling:
-                pod.pulling = True
+                pod.pulling, pod.pulled, pod.child = True, None, None
                 self.after(self.random() * 3, self.pull, pod, pod.token, job, holds)
             return
         if runs:
@@ -789,6 +791,7 @@ class Simulation:
             code, generation = int(Code.IO), holds.generation
             self.log("{} cannot pull the code", pod.task)
             pod.child = ChildReport(generation, code, reason="no code")
+            pod.failed = (generation, holds.pull)
             pod.ended_at = self.now
             self.blame(pod, job, code, "program")
         else:

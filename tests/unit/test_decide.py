@@ -452,6 +452,35 @@ def test_a_pod_that_is_killed_before_its_controller_knows_of_it_starts_again(pla
     assert play.running() == all_run(2)
 
 
+def test_a_program_cannot_hide_its_failures_behind_sigterm(play: Play) -> None:
+    for code in (1, 143) * 6:
+        if not play.end:
+            play.now += 3
+            play.exit("worker-1", code)
+            play.settle()
+    assert play.end
+
+
+def test_a_server_that_ends_with_0_has_failed_when_the_budget_is_spent() -> None:
+    play = started(restarts__limit=0)
+    play.exit("ps-0", 0)
+    play.settle()
+    assert play.end
+    assert (play.end.phase, play.end.code) == (Phase.FAILED, 1)
+
+
+def test_an_evaluator_that_fails_does_not_hold_the_workers_back() -> None:
+    replicas = {"ps": 1, "worker": 2, "evaluator": 1}
+    play = Play(job(chiefFirst=True, replicas=replicas))
+    play.settle()
+    for _ in range(4):
+        play.exit("evaluator-0", 1)
+        play.settle()
+        play.tick(decide.EVALUATOR_BACKOFF / 2)
+    play.settle()
+    assert "worker-1" in play.running()
+
+
 def test_a_child_that_is_terminated_again_and_again_is_charged(play: Play) -> None:
     for charged in (0, 0, 1, 2):
         play.exit("worker-1", 143)
@@ -770,6 +799,32 @@ def test_the_older_of_two_controllers_yields(play: Play) -> None:
     assert decide.directive(state, report) is None
 
 
+def test_where_nobody_gives_numbers_it_takes_one_above_all_others(play: Play) -> None:
+    """A clock that is behind must not keep a controller from leading."""
+    play.state = decide.State(play.job, Leader(0, "new"))
+    play.step(decide.Begin(0, {}, {}))
+    play.settle()
+    assert play.state.leader == Leader(2, "new")
+    assert play.running() == all_run(1)
+
+
+def test_a_new_controller_tells_where_the_chief_is() -> None:
+    play = Play()
+    for pod in play.pods.values():
+        pod.address = f"10.0.0.{pod.task.index}"
+    play.settle()
+    play.lead(play.job)
+    play.settle()
+    assert play.state.hosts[Task("worker", 0)] == "10.0.0.0"
+    play.lose("worker-0")
+    play.pod("worker-0").address = "10.0.0.9"
+    play.settle()
+    held = play.pod("ps-0").holds
+    assert held
+    assert held.chief == "10.0.0.9"
+    assert play.pod("ps-0").started == [1]
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_the_older_yields_also_where_it_has_not_led_yet(play: Play, early: bool) -> None:
     """Both adopt at once; the younger was done first, and a task knows it already."""
@@ -940,6 +995,40 @@ def test_who_waits_for_more_pods_ends_well_without_them() -> None:
     play.settle()
     assert play.end
     assert play.end.reason == "all 2 workers ended with exit code 0"
+
+
+def test_another_controller_leads_the_smaller_size_too() -> None:
+    """The last one had asked for the pods already, and they are still not there."""
+    play = growing()
+    play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 3})
+    play.settle()
+    play.tick(decide.LEAVING_SECONDS)
+    play.settle()
+    play.exit("worker-1", 1)
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-1": 2}
+    grow(play, "worker", 3)
+    play.settle()
+    assert play.running() == {**all_run(3), "worker-2": 3}
+
+
+def test_pods_that_are_too_many_go_though_others_have_no_room() -> None:
+    """The room that worker-2 needs may be that of worker-5."""
+    play = started()
+    play.lead(job(replicas={"ps": 1, "worker": 6}), {"ps": 1, "worker": 2})
+    grow(play, "worker", 6)
+    pending = [play.pods.pop(Task("worker", index)) for index in (2, 3, 4)]
+    play.settle()
+    play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 6})
+    for _ in range(3):
+        play.settle()
+        play.tick(decide.LEAVING_SECONDS)
+    assert play.scaled == [("worker", 3)]
+    assert play.running() == all_run(1)
+    del play.pods[Task("worker", 5)]
+    play.pods[Task("worker", 2)] = pending[0]
+    play.settle()
+    assert play.running() == {**all_run(2), "worker-2": 2}
 
 
 def test_who_waits_for_more_pods_stops_nobody_for_a_pod_that_goes() -> None:
@@ -1136,6 +1225,86 @@ def test_what_a_branch_means_is_found_out_once() -> None:
     assert held.commit == "c1"
 
 
+def evaluated(**changes: object) -> Play:
+    """A run with an evaluator; all have pulled the same code."""
+    return coded("a1", "a1", replicas={"ps": 1, "worker": 2, "evaluator": 1}, **changes)
+
+
+def test_an_evaluator_with_other_code_never_ends_the_run_and_holds_up_nobody() -> None:
+    play = evaluated()
+    play.pod("evaluator-0").code = "a1"
+    play.settle()
+    assert play.running() == {**all_run(1), "evaluator-0": 1}
+    play.lose("evaluator-0")
+    play.pod("evaluator-0").code = "b2"
+    for _ in range(20):
+        play.tick(decide.LONGEST_PULL_PAUSE)
+        talk(play)
+        play.tell("evaluator-0")
+    assert play.end is None
+    assert play.running() == all_run(1)
+    assert play.pod("evaluator-0").pulls[-1] > 3
+    play.exit("worker-1", 1)
+    talk(play)
+    play.tick(decide.LONGEST_PULL_PAUSE)
+    play.tell(*EVERYBODY, "evaluator-0", *EVERYBODY, "evaluator-0")
+    assert play.running().keys() == all_run(1).keys(), "nobody waits for it"
+    play.pod("evaluator-0").code = "a1"
+    play.settle()
+    assert "evaluator-0" in play.running()
+
+
+def test_what_the_run_began_with_is_its_code_also_where_all_start_again() -> None:
+    play = coded("a1", "a1")
+    for name in EVERYBODY:
+        play.lose(name)
+    give(play, "b2", "b2")
+    talk(play)
+    play.tick(decide.SETTLE_SECONDS)
+    talk(play)
+    assert play.running() == {}
+    assert "worker-0 has b2, worker-1 has b2, the run began with a1" in play.said[-1]
+    give(play, "a1", "a1")
+    play.settle()
+    assert set(play.running()) == set(EVERYBODY)
+
+
+def test_one_slow_pull_does_not_end_the_run() -> None:
+    play = coded("a1", "b2")
+    play.now += decide.AGREE_SECONDS * 2
+    talk(play)
+    assert play.end is None
+    give(play, "b2", "b2")
+    play.settle()
+    assert play.running() == all_run(1)
+
+
+def test_a_new_controller_knows_the_code_that_runs() -> None:
+    play = coded("a1", "a1")
+    play.lead(play.job)
+    talk(play)
+    assert play.state.code == "a1"
+    assert play.said[-1] == "generation 1: found running, and taken over, with code a1"
+
+
+def test_who_shall_join_and_cannot_pull_the_code_says_why_and_tries_again() -> None:
+    play = growing()
+    grow(play, "worker", 3)
+    new = play.pod("worker-2")
+    new.ready = False
+    play.tell("worker-2", "worker-2")
+    new.child = ChildReport(1, code=74, reason="no answer")
+    pulls = len(new.pulls)
+    play.tell("worker-2")
+    play.tick(decide.SAY_SECONDS)
+    assert play.said[-1] == "waiting for worker-2 (no answer)"
+    play.tell("worker-2")
+    assert len(new.pulls) == pulls + 1
+    new.child, new.ready = None, True
+    play.settle()
+    assert play.running() == {**all_run(2), "worker-2": 2}
+
+
 @pytest.mark.parametrize("led_anew", [False, True])
 def test_code_never_changes_under_what_runs(led_anew: bool) -> None:
     """The folder was edited; a pod that is made again finds what is there now."""
@@ -1156,9 +1325,16 @@ def test_code_never_changes_under_what_runs(led_anew: bool) -> None:
     assert play.running() == {**all_run(1), "worker-1": play.state.generation}
 
 
-def test_code_is_pulled_for_each_generation_of_all_where_that_is_asked_for() -> None:
+@pytest.mark.parametrize("evaluators", [0, 1])
+def test_code_is_pulled_for_each_generation_of_all_where_that_is_asked_for(
+    evaluators: int,
+) -> None:
     code = {"folder": {"path": "/app"}, "refresh": "OnGeneration"}
-    play = coded("a1", "a1", code=code)
+    replicas = {"ps": 1, "worker": 2, **({"evaluator": 1} if evaluators else {})}
+    play = Play(job(code=code, replicas=replicas))
+    for pod in play.pods.values():
+        pod.code = "a1"
+    play.settle()
     before = [list(play.pod(f"worker-{index}").pulls) for index in (0, 1)]
     play.exit("worker-1", 1)
     play.settle()
@@ -1167,7 +1343,13 @@ def test_code_is_pulled_for_each_generation_of_all_where_that_is_asked_for() -> 
     play.settle()
     after = [play.pod(f"worker-{index}").pulls for index in (0, 1)]
     assert [len(each) for each in after] == [len(each) + 1 for each in before]
-    assert play.running() == all_run(3)
+    assert play.running() == {**all_run(3), **({"evaluator-0": 3} if evaluators else {})}
+    play.lose("worker-1")
+    for pod in play.pods.values():
+        pod.code = "b2"  # what there is to pull now
+    play.settle()
+    assert play.end is None
+    assert play.state.code == "b2"
 
 
 # What the first cut asked as well.
