@@ -89,6 +89,7 @@ def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Even
                 made.run()
             except _ChangedError as error:
                 changed = _words(str(error))
+                say(f"{origin.label}: {changed} changed while it was copied")
                 continue
             new.chmod(0o755)
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ The NFS server is real and so are its faults. Workers run a program that says wh
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from tests.cluster.box import Box
 from tests.cluster.release import Folders, Release, put_on_nfs
 from tests.e2e.kills import kill_container
 from tests.e2e.lines import Lines
-from tests.e2e.runs import finish, task_pods
+from tests.e2e.runs import finish, task_pods, wait_until_tasks_are_gone
 
 pytestmark = pytest.mark.cluster
 
@@ -38,6 +39,7 @@ STAY: dict[str, Any] = {
     "ps.resources": {},
 }
 FILES = 300
+COMING = 20
 IGNORED = (".git/HEAD", "__pycache__/show.pyc", "lib/__pycache__/x.pyc", "a.log", "scratch/x")
 
 
@@ -183,6 +185,49 @@ def test_what_cannot_be_copied_is_named(release: Release, folders: Folders) -> N
     source = f"{settings['code.nfs.server']}:{settings['code.nfs.path']}"
     expected = f"code.nfs {source} cannot be copied: Permission denied: lib/secret.py"
     assert expected in end.message["reason"]
+
+    # What only comes and goes, like the checkpoints of another run, does not count.
+    (folders.code / "lib" / "secret.py").unlink()
+    whole = shown(folders.code)
+    wait_until_tasks_are_gone(release)
+    stopped = threading.Event()
+    churn = threading.Thread(target=come_and_go, args=[folders.code / "lib", stopped])
+    churn.start()
+    try:
+        release.upgrade([], {**settings, "run.attempt": 3, "worker.replicas": 1})
+        with follow(release, "run-worker-0") as chief:
+            chief.wait_for(r"lib/\d+\.tmp changed while it was copied")
+            stopped.set()
+            assert chief.wait_for(r"^shown (\w+)")[1] == whole
+    finally:
+        stopped.set()
+        churn.join()
+
+
+def come_and_go(folder: Path, stopped: threading.Event) -> None:
+    """At any moment some files are there that are not there a little later."""
+    for i in itertools.count():
+        (folder / f"{i}.tmp").touch()
+        if i >= COMING:
+            (folder / f"{i - COMING}.tmp").unlink()
+        if stopped.wait(0.001):
+            break
+    for left in folder.glob("*.tmp"):
+        left.unlink()
+
+
+def test_fifty_thousand_files(release: Release, folders: Folders, tmp_path: Path) -> None:
+    for i in range(50_000):
+        if i % 200 == 0:
+            (folders.code / f"many-{i // 200}").mkdir()
+        (folders.code / f"many-{i // 200}" / f"{i}").touch()
+    origin = tree.Origin(folders.code, "here", "here")
+    digest = tree.copy(origin, tmp_path / "work" / "code", 60, threading.Event())
+    release.install([], {**STAY, **nfs(folders), "worker.replicas": 1})
+    with follow(release, "run-worker-0") as chief:
+        assert chief.wait_for(r"^shown \w+ (\w+)")[1] == digest
+        read = chief.wait_for(r"read (\d+) of (\d+) files")
+    assert int(read[1]) == int(read[2]) > 50_000
 
 
 @pytest.fixture
