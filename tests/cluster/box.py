@@ -328,9 +328,13 @@ def refuse_overlay(folder: Path) -> None:
 
 def hierarchies() -> list[Path]:
     """Where the cgroup v1 hierarchies are mounted, or the one of cgroup v2."""
+    return cgroup_mounts("cgroup") or [CGROUPS]
+
+
+def cgroup_mounts(*kinds: str) -> list[Path]:
+    """Where file systems of these kinds are mounted: cgroup, cgroup2."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    old = [Path(mount[1]) for mount in mounts if mount[2] == "cgroup"]
-    return old or [CGROUPS]
+    return [Path(mount[1]) for mount in mounts if mount[2] in kinds]
 
 
 def make_cgroups(name: str) -> None:
@@ -358,7 +362,8 @@ def remove_cgroups(name: str) -> None:
                 os.rmdir(folder)
         return not group.exists()
 
-    for hierarchy in hierarchies():
+    # Where both kinds are mounted, containers have a group in each.
+    for hierarchy in cgroup_mounts("cgroup", "cgroup2"):
         group = hierarchy / name
         if not within(PATIENCE_SECONDS, partial(gone, group)):
             raise ClusterError(f"{group} is still in use; end its processes")

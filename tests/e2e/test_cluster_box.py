@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import ClusterError, binaries, image
-from tests.cluster.box import Box, hierarchies
+from tests.cluster.box import Box, cgroup_mounts
 from tests.cluster.plan import NFS_EXPORT
 
 pytestmark = [
@@ -47,7 +47,7 @@ def _no_box_afterwards() -> Iterator[None]:
 def traces() -> dict[str, set[str]]:
     """What the machine shows of boxes, but those of other names."""
     links = json.loads(subprocess.check_output(["ip", "-json", "link"]))
-    groups = [root / BOX.cgroup for root in hierarchies()]
+    groups = [root / BOX.cgroup for root in cgroup_mounts("cgroup", "cgroup2")]
     rules = subprocess.check_output(["iptables", "--table", "nat", "--list-rules"], text=True)
     return {
         "mounts": set(Path("/proc/mounts").read_text().splitlines()),
