@@ -160,7 +160,7 @@ def check_that_no_edit_gets_under_a_run(
     release.kubectl("delete", "pod", "run-worker-1", "--wait=false")
     with Lines(release.logs(release.controller())) as controller:
         controller.wait_for(
-            "the code of all tasks must be the same: worker-1 has [0-9a-f]{32}, the rest "
+            "the code of all tasks must be the same: worker-1 has [0-9a-f]{32}, the run began with "
             f"{running[2]}; worker-1 pulls it again"
         )
         file.write_text(text)
