@@ -416,7 +416,7 @@ def test_a_server_that_is_silent_is_given_up(tmp_path: Path, server: Server) -> 
     wanted = of(tar(tmp_path / "file"), url=server.url, timeout=0.3)
     begin = time.monotonic()
     try:
-        with pytest.raises(LauncherError, match="timed out|has not answered") as error:
+        with pytest.raises(LauncherError, match=r"timed out|has not answered") as error:
             archive.fetch(wanted, tmp_path / "to", silent)
     finally:
         silent.set()
