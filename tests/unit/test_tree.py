@@ -160,7 +160,8 @@ def test_what_is_neither_file_nor_folder_nor_link_is_left_behind(
 
 
 def test_names_that_tfrunignore_names_are_left_behind(source: Path, copy: Copier) -> None:
-    (source / ".tfrunignore").write_text("*.bin\n/data/\n")
+    comment = "#" * 200_000  # however long it is
+    (source / ".tfrunignore").write_text(f"{comment}\n*.bin\n/data/\n")
     (source / "data").mkdir()
     (source / "data" / "secret").touch()
     (source / "data").chmod(0)  # it is not even looked into
