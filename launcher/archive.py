@@ -8,12 +8,15 @@ is ever written through.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import http.client
+import io
 import lzma
 import math
 import os
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
@@ -27,18 +30,20 @@ import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Union
 from urllib.parse import urlsplit
 
-from launcher import tree
+from launcher import patience, tree
 from launcher.credentials import Credentials
 from launcher.exits import Code, LauncherError
 from launcher.log import say
+from launcher.patience import Patience
 
 FETCHED_BYTES = 4 * 1024**3
 UNPACKED_BYTES = 16 * 1024**3
 UNPACKED_FILES = 200_000
 LINK_BYTES = 4096
+HEADER_BYTES = 1024 * 1024  # of a tar: a long name, or more about a member
 READ_BYTES = 1024 * 1024
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
 PASSING = frozenset({408, 425, 429})  # and all from 500 on
@@ -49,11 +54,22 @@ DAMAGED = (
     zipfile.BadZipFile,
     lzma.LZMAError,
     zlib.error,
+    struct.error,
     EOFError,
-    NotImplementedError,  # a way to compress that it does not know
-    UnicodeDecodeError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,
     ValueError,
 )
+HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+Opened = Union[io.BufferedReader, http.client.HTTPResponse]
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,10 @@ def _download(archive: Archive, file: Path, cancelled: threading.Event) -> None:
     """Tries a few times, as long as something came within the timeout."""
     heard = time.monotonic()
     for pause in (*PAUSES, math.inf):
-        failure, moved = _try_download(archive, file, cancelled)
+        left = archive.timeout - (time.monotonic() - heard)
+        writer = file.open("wb")
+        attempt = functools.partial(_try_download, archive, writer)
+        failure, moved = patience.call(attempt, str(archive), left, cancelled)
         if not failure:
             return
         heard = time.monotonic() if moved else heard
@@ -109,21 +128,24 @@ def _download(archive: Archive, file: Path, cancelled: threading.Event) -> None:
             raise LauncherError(Code.TRY_AGAIN, f"{archive} is no longer wanted")
 
 
-def _try_download(archive: Archive, file: Path, cancelled: threading.Event) -> tuple[str, bool]:
+def _try_download(archive: Archive, writer: IO[bytes], waiting: Patience) -> tuple[str, bool]:
     """Why it failed, if for a reason that may pass, and whether anything came."""
     content = hashlib.sha256()
     size = 0
     try:
-        with _open(archive) as reader, file.open("wb") as writer:
-            while data := reader.read(READ_BYTES):
+        with writer, _open(archive) as reader:
+            # Counted here: before Python 3.12 read1 does not, and waits for more at the end.
+            length = getattr(reader, "length", None)
+            most = FETCHED_BYTES + 1 if length is None else length
+            while data := reader.read1(min(READ_BYTES, most - size)):
                 size += len(data)
+                waiting.moved += 1
                 if size > FETCHED_BYTES:
                     raise _untrusted(archive, f"at most {FETCHED_BYTES} bytes")
                 content.update(data)
                 writer.write(data)
-                if cancelled.is_set():
-                    raise LauncherError(Code.TRY_AGAIN, f"{archive} is no longer wanted")
-            wanted = getattr(reader, "length", 0)
+                if waiting.over:
+                    break
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in PASSING or error.code >= 500:
@@ -134,12 +156,12 @@ def _try_download(archive: Archive, file: Path, cancelled: threading.Event) -> t
         ) from None
     except FileNotFoundError:
         raise LauncherError(Code.CODE_MISSING, f"{archive} must be there; it is not") from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in tree.FULL:
             raise
         return str(getattr(error, "reason", "") or error or type(error).__name__), size > 0
-    if wanted:
-        return f"it ended {wanted} bytes early", True
+    if length is not None and size < length:
+        return f"it ended {length - size} bytes early", True
     if content.hexdigest() != archive.sha256:
         raise LauncherError(
             Code.CODE_MISSING,
@@ -149,14 +171,14 @@ def _try_download(archive: Archive, file: Path, cancelled: threading.Event) -> t
     return "", True
 
 
-def _open(archive: Archive) -> IO[bytes]:
+def _open(archive: Archive) -> Opened:
     if archive.url.startswith("file:"):
         return Path(urllib.request.url2pathname(urlsplit(archive.url).path)).open("rb")
     request = urllib.request.Request(archive.url, headers={"User-Agent": "tfrun"})  # noqa: S310
     if archive.credentials:
         # Not sent on to where a redirect leads.
         request.add_unredirected_header("Authorization", archive.credentials.header())
-    opened: IO[bytes] = urllib.request.urlopen(request, timeout=archive.timeout)  # noqa: S310
+    opened: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=archive.timeout)  # noqa: S310
     return opened
 
 
@@ -186,20 +208,32 @@ def _unpack(archive: Archive, file: Path, folder: Path, cancelled: threading.Eve
     try:
         with contextlib.ExitStack() as stack:
             if magic in ZIP:
-                entries = _zip(stack.enter_context(zipfile.ZipFile(file)))
+                entries = _zip(archive, stack.enter_context(zipfile.ZipFile(file)))
             elif magic == ZSTD and sys.version_info < (3, 14):
                 entries = _tar(stack.enter_context(_zstd(archive, file)))
             else:
-                entries = _tar(stack.enter_context(tarfile.open(file)))
+                entries = _tar(stack.enter_context(tarfile.open(file, tarinfo=_Member)))
             for entry in stack.enter_context(contextlib.closing(entries)):
                 unpacking.take(entry)
     except DAMAGED as error:
-        raise _untrusted(archive, f"a tar or zip that is whole: {error}") from None
+        why = str(error) or type(error).__name__
+        raise _untrusted(archive, f"a tar or zip that is whole: {why}") from None
     except OSError as error:
         if error.errno:
             raise
         raise _untrusted(archive, f"a tar or zip that is whole: {error}") from None
     unpacking.link()
+
+
+class _Member(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        """A header; what it announces of more headers is read whole by the caller."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in HEADERS and not 0 <= found.size <= HEADER_BYTES:
+            # No ReadError: that would let the other ways to open a tar be tried.
+            raise tarfile.TarError(f"a header has {found.size} bytes, more than {HEADER_BYTES}")
+        return found
 
 
 @contextlib.contextmanager
@@ -214,7 +248,10 @@ def _zstd(archive: Archive, file: Path) -> Iterator[tarfile.TarFile]:
         ) from None
     assert process.stdout
     try:
-        with process.stdout as output, tarfile.open(fileobj=output, mode="r|") as opened:
+        with (
+            process.stdout as output,
+            tarfile.open(fileobj=output, mode="r|", tarinfo=_Member) as opened,
+        ):
             yield opened
             while output.read(READ_BYTES):
                 pass
@@ -240,11 +277,14 @@ def _tar(opened: tarfile.TarFile) -> Generator[_Entry, None, None]:
             yield _Entry(name, "device", mode)
 
 
-def _zip(opened: zipfile.ZipFile) -> Generator[_Entry, None, None]:
+def _zip(archive: Archive, opened: zipfile.ZipFile) -> Generator[_Entry, None, None]:
     for info in opened.infolist():
         name, mode = info.filename, info.external_attr >> 16
         if info.flag_bits & 1:
             raise zipfile.BadZipFile(f"{name} is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # The others may make anything of one read.
+            raise _untrusted(archive, f"files that are stored or deflated; {name} is not")
         if info.is_dir():
             yield _Entry(name, "folder", mode)
             continue

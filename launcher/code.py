@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launcher import credentials, requirements, tree
+from launcher import credentials, patience, requirements, tree
 from launcher.exits import Code, LauncherError
 from launcher.log import say
 from launcher.settings import Delivery, Source
@@ -73,7 +73,7 @@ def pull(
 def _pull(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pulled:
     source = delivery.source
     if source.kind == "image":
-        return _in_place(source)
+        return _in_place(delivery, cancelled)
     if source.kind in FETCHED:
         found = _fetched(delivery, place, cancelled)
     else:
@@ -97,9 +97,11 @@ def _resolve(delivery: Delivery, place: Place, cancelled: threading.Event) -> st
     return commit
 
 
-def _in_place(source: Source) -> Pulled:
+def _in_place(delivery: Delivery, cancelled: threading.Event) -> Pulled:
+    source = delivery.source
     folder = Path(source.path)
-    if not folder.is_dir():
+    # It may be one of `volumes`, whose server is away.
+    if not patience.call(lambda _: folder.is_dir(), str(source), delivery.timeout, cancelled):
         raise LauncherError(Code.CODE_MISSING, f"{source} must be a folder; there is none")
     return Pulled(folder, "")
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.exits import Code, LauncherError
+
+# What a header takes, and what git's helper does, which talks in lines. Others would be told of in
+# an error of theirs, with the value.
+TEXT = re.compile(r"[^\0-\x1f\x7f-\x9f]*")
+TOKEN = re.compile(r"[\x20-\x7e]*")
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ def read(folder: Path | None) -> Credentials | None:
     """What the Secret holds; None where there is none. Raises LauncherError(CONFIGURATION)."""
     if folder is None:
         return None
-    found = Credentials(*(_key(folder / key) for key in ("username", "password", "token")))
+    username, password = _key(folder / "username", TEXT), _key(folder / "password", TEXT)
+    found = Credentials(username, password, _key(folder / "token", TOKEN))
     if not found.token and not (found.username and found.password):
         raise LauncherError(
             Code.CONFIGURATION,
@@ -38,12 +45,20 @@ def read(folder: Path | None) -> Credentials | None:
     return found
 
 
-def _key(file: Path) -> str:
+def _key(file: Path, allowed: re.Pattern[str]) -> str:
     try:
-        return file.read_text().strip("\n")
+        text = file.read_text(encoding="utf-8").strip("\n")
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise LauncherError(
             Code.CONFIGURATION, f"code.secret: the key {file.name} cannot be read: {error}"
         ) from None
+    except UnicodeDecodeError:
+        text = "\0"
+    if not allowed.fullmatch(text):
+        what = "printable ASCII" if allowed is TOKEN else "text in UTF-8"
+        raise LauncherError(
+            Code.CONFIGURATION, f"code.secret: the key {file.name} must be one line of {what}"
+        )
+    return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from launcher import tool
 from launcher.credentials import Credentials
 from launcher.exits import Code, LauncherError
+from launcher.settings import COMMIT
 
 QUIET = ("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.hooksPath=/dev/null")
 EXACT = ("-c", "core.autocrlf=false", "-c", "advice.detachedHead=false")
@@ -22,6 +24,8 @@ ENVIRONMENT = {
     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
     "LC_ALL": "C",
 }
+# git refuses a repository of another owner, as on a mounted volume; here its code is run anyway.
+ANY_OWNER = "--upload-pack=git -c safe.directory='*' upload-pack"
 # Never on a command line, which everybody on the node can read.
 HELPER = (
     '!f() { test "$1" != get || '
@@ -44,6 +48,11 @@ def fetch(repository: Repository, commit: str, folder: Path, cancelled: threadin
     Raises LauncherError: CODE_MISSING where there is no such commit, IO where the repository cannot
     be reached, CONFIGURATION where the image has no git.
     """
+    no_commit = LauncherError(
+        Code.CODE_MISSING, f"code.git.ref must be a commit of {repository.url}; {commit} is not"
+    )
+    if not re.fullmatch(COMMIT, commit):  # another task may have found it out
+        raise no_commit
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -51,15 +60,13 @@ def fetch(repository: Repository, commit: str, folder: Path, cancelled: threadin
     git("init", "--quiet", "--template=")
     fetch = ("fetch", "--no-tags", "--progress")
     # Most servers give a single commit; from the others all is fetched.
-    one = git(*fetch, "--depth=1", repository.url, commit, may_fail=True)
+    one = git(*fetch, "--depth=1", *git.origin, commit, may_fail=True)
     if one.code:
-        git(*fetch, repository.url, "+refs/*:refs/all/*")
+        git(*fetch, *git.origin, "+refs/*:refs/all/*")
     kind = git("cat-file", "-t", commit, may_fail=True)
     if kind.code or kind.last_lines != ("commit",):
-        raise LauncherError(
-            Code.CODE_MISSING, f"code.git.ref must be a commit of {repository.url}; {commit} is not"
-        )
-    git("checkout", "--quiet", "--detach", commit)
+        raise no_commit
+    git("checkout", "--quiet", "--progress", "--detach", commit)
     shutil.rmtree(new / ".git")
     new.rename(folder)
 
@@ -72,8 +79,10 @@ def resolve(repository: Repository, ref: str, folder: Path, cancelled: threading
     names = {name: f"refs/{name}" for name in (f"heads/{ref}", f"tags/{ref}^{{}}", f"tags/{ref}")}
     folder.mkdir(parents=True, exist_ok=True)
     git = _Git(repository, folder, cancelled)
-    lines = git("ls-remote", "--quiet", repository.url, *names.values()).last_lines
-    found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
+    lines = git("ls-remote", "--quiet", *git.origin, *names.values()).last_lines
+    parts = (line.partition("\t") for line in lines)
+    # Only commits: what the server says beside them stands among the lines.
+    found = {name: commit for commit, _, name in parts if re.fullmatch(COMMIT, commit)}
     for name in names.values():
         if name in found:
             return found[name]
@@ -91,6 +100,8 @@ class _Git:
         self.cancelled = cancelled
         self.env: Mapping[str, str] = {**os.environ, **ENVIRONMENT}
         self.words: tuple[str, ...] = ("git", *QUIET, *EXACT)
+        owner = (ANY_OWNER,) if repository.url.startswith("file:") else ()
+        self.origin = (*owner, "--", repository.url)  # never an option itself
         credentials = repository.credentials
         if credentials:
             name = credentials.username or "git"

@@ -20,7 +20,7 @@ NAMES_FILES = re.compile(r"^\s*(-(?!-hash)|[^#\s]*(/|\.(whl|zip|gz)\b))|\bfile:"
 
 
 def install(code: Path, digest: str, python: str, kept: Path, cancelled: threading.Event) -> Path:
-    """The folder with what the code of this digest requires, made anew only when that changes.
+    """The folder with what the code of this digest requires, made anew only when that may change.
 
     Raises LauncherError: CODE_MISSING where the code has no such file, CONFIGURATION where the
     image has no pip, IO with pip's last lines where it failed.
@@ -34,7 +34,8 @@ def install(code: Path, digest: str, python: str, kept: Path, cancelled: threadi
     except (OSError, UnicodeDecodeError) as error:
         raise LauncherError(Code.IO, f"{FILE} of the code cannot be read: {error}") from None
     folder = kept / _name(text, digest, python)
-    if folder.is_dir():
+    proven = digest or not NAMES_FILES.search(text)  # code of the image has no digest
+    if proven and folder.is_dir():
         return folder
     shutil.rmtree(kept, ignore_errors=True)
     new = folder.with_name(folder.name + ".new")

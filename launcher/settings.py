@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from launcher.exits import Code, LauncherError
 from launcher.identity import Task, task_of_pod
@@ -30,10 +31,11 @@ SOURCES = ("nfs", "claim", "archive", "git", "inline", "image", "folder")
 PULL_SECONDS = 120.0  # for which a source may be silent
 INLINE_BYTES = 512 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
 HEX_32, HEX_64, COMMIT = "[0-9a-f]{32}", "[0-9a-f]{64}", "[0-9a-f]{40}([0-9a-f]{24})?"
+HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9._-]*)(:[0-9]{1,5})?"
 # A password in an address would be read in values, logs and job.json.
-ARCHIVE_URL = r"(https?://[^\s/@]+(/\S*)?|file:///\S+)"
+ARCHIVE_URL = rf"(https?://{HOST}([/?][!-~]*)?|file:///\S+)"
 ARCHIVE_RULE = "an http, https or file address, without a password (see code.secret)"
-GIT_URL = r"(https?://[^\s/@]+/\S+|ssh://([^\s/@:]+@)?[^\s/@]+/\S+|file:///\S+)"
+GIT_URL = rf"(https?://{HOST}/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?{HOST}/\S+|file:///\S+)"
 # A name that git takes for no option, and no other way to write one.
 REF = r"[A-Za-z0-9_](?!.*\.\.)[A-Za-z0-9._/+-]*"
 GIT_RULE = "an https, http, ssh or file address, without a password (see code.secret)"
@@ -329,7 +331,7 @@ def _source(part: Reader) -> Source:
         source = Source(kind, path or "", claim=name)
     elif kind == "archive":
         sha256 = "the archive's SHA-256, 64 hexadecimal digits"
-        url = inner.take("url", ARCHIVE_RULE, lambda v: matches(ARCHIVE_URL, v), "")
+        url = inner.take("url", ARCHIVE_RULE, lambda v: _is_address(ARCHIVE_URL, v), "")
         source = Source(
             kind,
             url=url,
@@ -337,7 +339,7 @@ def _source(part: Reader) -> Source:
         )
     elif kind == "git":
         ref = "a branch, a tag, or a whole commit id"
-        url = inner.take("url", GIT_RULE, lambda v: matches(GIT_URL, v), "")
+        url = inner.take("url", GIT_RULE, lambda v: _is_address(GIT_URL, v), "")
         pin = inner.take("ref", ref, lambda v: matches(REF, v), "")
         source = Source(kind, url=url, pin=pin)
     else:
@@ -358,7 +360,10 @@ def _files(part: Reader) -> dict[str, str]:
         )
 
     files: dict[str, str] = part.take("inline", "texts by file names inside a folder", fits, {})
-    size = len(json.dumps(files))
+    for name in files:
+        if any(str(folder) in files for folder in Path(name).parents):
+            part.wrong("inline", "files alone, none of them a folder of others", name)
+    size = _json_bytes(files)
     if size > INLINE_BYTES:
         part.wrong("inline", f"at most {INLINE_BYTES} bytes: it travels in a ConfigMap", size)
     return files
@@ -371,6 +376,22 @@ def _is_inside(name: Any) -> bool:
         and "\0" not in name
         and all(part not in ("", ".", "..") for part in name.split("/"))
     )
+
+
+def _json_bytes(document: Any) -> int:
+    """The size of a document as Helm writes it."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return len(re.sub("[<>&\u2028\u2029]", r"\\u0000", text).encode(errors="replace"))
+
+
+def _is_address(pattern: str, value: Any) -> bool:
+    """Whether it is an address that can be asked for, and of a pattern."""
+    if not matches(pattern, value) or "\0" in unquote(value) or not value.isprintable():
+        return False
+    try:
+        return urlsplit(str(value)).port != 0
+    except ValueError:  # a port or an address of IP that is none
+        return False
 
 
 def matches(pattern: str, value: Any) -> bool:

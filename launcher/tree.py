@@ -3,13 +3,12 @@
 On NFS each file costs several round trips, whatever its size: one at a time they are the slow part
 of every start. What was copied before and has not changed since is taken over, not read again.
 
-A server that is away lets a system call hang for as long as it likes. So the threads that touch the
-origin are daemons that nobody waits for, and what they may still do afterwards is in a folder of
-their own.
+What the threads may still do after a server was given up is in a folder of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -21,7 +20,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,12 +29,12 @@ from typing import Any, Callable
 from launcher import ignore
 from launcher.exits import Code, LauncherError
 from launcher.log import say
+from launcher.patience import Patience
 
 THREADS = 64  # requests under way at once: each waits for the network most of its time
 READ_BYTES = 1024 * 1024
 PART_BYTES = 8 * READ_BYTES  # what one thread copies of a large file; the digest knows the parts
 ATTEMPTS = 3  # while somebody writes to the origin
-WATCH_SECONDS = 0.5
 DIGEST_DIGITS = 32
 ZEROS = bytes(READ_BYTES)
 # What says that the origin is no longer as it was listed.
@@ -56,12 +55,15 @@ class _ChangedError(Exception):
     """The origin changed under the copy; the argument is the name that showed it."""
 
 
+class _GoneError(Exception):
+    """What was listed has vanished, and nothing of it was taken."""
+
+
 @dataclass
 class _Large:
     """A file that several threads copy, by the digests of its parts."""
 
     stamp: list[int]
-    writer: int
     parts: list[bytes]
     missing: int
 
@@ -117,8 +119,7 @@ class _Copy:
         self.source = str(origin.folder)
         self.old = str(old)
         self.new = str(new)
-        self.timeout = timeout
-        self.cancelled = cancelled
+        self.patience = Patience(timeout, cancelled)
         self.strict = True  # else what has vanished was never there
         self.memory = Path(f"{old}.json")
         self.known: Mapping[str, Any] = _load(self.memory)
@@ -127,12 +128,8 @@ class _Copy:
         self.read: list[int] = []  # the sizes of the files that were read
         self.ignored = ignore.Ignored("")
         self.tasks: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
-        self.changed = threading.Condition()
-        self.pending = 0
-        self.moved = 0  # grows with everything that the origin answers
+        self.lock = threading.Lock()
         self.reading: list[str] = []
-        self.failure: Exception | None = None
-        self.over = False
 
     def __str__(self) -> str:
         read, size = len(self.read), sum(self.read) / 1e6
@@ -144,13 +141,10 @@ class _Copy:
         for _ in range(THREADS):
             threading.Thread(target=self._work, daemon=True).start()
         try:
-            self._watch()
+            self.patience.wait(f"the copy of {self.origin.label}", self._silent)
         finally:
-            self.over = True
             for _ in range(THREADS):
                 self.tasks.put(None)
-        if self.failure:
-            raise self.failure
 
     def finish(self) -> str:
         """Remembers what was copied and returns its digest."""
@@ -165,57 +159,54 @@ class _Copy:
             total.update(b"%d %b %d %b " % (len(name), name, len(what), what))
         return total.hexdigest()[:DIGEST_DIGITS]
 
-    def _watch(self) -> None:
-        seen, since = -1, time.monotonic()
-        with self.changed:
-            while self.pending and not self.failure:
-                now = time.monotonic()
-                if self.moved != seen:
-                    seen, since = self.moved, now
-                if now - since >= self.timeout:
-                    at = _words(min(self.reading, default=""))
-                    raise LauncherError(
-                        Code.IO,
-                        f"{self.origin.label} cannot be copied: {self.origin.server} has not "
-                        f"answered for {now - since:.0f} s, reading {at}",
-                    )
-                if self.cancelled.is_set():
-                    raise LauncherError(Code.TRY_AGAIN, f"the copy of {self.origin.label} ended")
-                self.changed.wait(min(WATCH_SECONDS, self.timeout))
+    def _silent(self, seconds: float) -> str:
+        with self.lock:
+            at = _words(min(self.reading, default=""))
+        return (
+            f"{self.origin.label} cannot be copied: {self.origin.server} has not answered for "
+            f"{seconds:.0f} s, reading {at}"
+        )
 
     # What the threads do.
 
     def _put(self, name: str, task: Callable[[], None]) -> None:
-        with self.changed:
-            self.pending += 1
+        self.patience.add()
         self.tasks.put((name, task))
 
     def _work(self) -> None:
         while True:
             task = self.tasks.get()
-            if task is None or self.over:
+            if task is None or self.patience.over:
                 return
             name, act = task
             failure: Exception | None = None
-            with self.changed:
+            with self.lock:
                 self.reading.append(name)
             try:
                 act()
+            except _GoneError:
+                pass
             except OSError as error:
                 failure = self._wrong(name, error)
             except Exception as error:  # a thread that dies silently would be waited for
                 failure = error
-            with self.changed:
+            with self.lock:
                 self.reading.remove(name)
-                self.moved += 1
-                self.pending -= 1
-                self.failure = self.failure or failure
-                if not self.pending or failure:
-                    self.changed.notify()
+            self.patience.done(failure)
 
-    def _wrong(self, name: str, error: OSError) -> Exception | None:
+    @contextlib.contextmanager
+    def _first(self, name: str) -> Iterator[None]:
+        """For the first look at what was listed: only then can it be as if it had never been."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in MOVED and name and not self.strict:
+                raise _GoneError from None
+            raise
+
+    def _wrong(self, name: str, error: OSError) -> Exception:
         if error.errno in MOVED:
-            return _ChangedError(name) if self.strict or not name else None
+            return _ChangedError(name)
         what = f"{self.origin.label} cannot be copied: {error.strerror}"
         if error.errno in FULL:
             what += f" in {Path(self.new).parent}, writing {_words(name)}"
@@ -239,8 +230,11 @@ class _Copy:
         self._list("")
 
     def _list(self, below: str) -> None:
-        with os.scandir(f"{self.source}/{below}") as entries:
+        with self._first(below), os.scandir(f"{self.source}/{below}") as entries:
             listed = list(entries)
+        if below:
+            os.mkdir(f"{self.new}/{below}")
+            self._note(below, b"d")
         prefix = f"{below}/" if below else ""
         for entry in listed:
             self._take(prefix + entry.name, entry)
@@ -250,8 +244,6 @@ class _Copy:
         if self.ignored(name, folder):
             return
         if folder:
-            os.mkdir(f"{self.new}/{name}")
-            self._note(name, b"d")
             self._put(name, partial(self._list, name))
         elif entry.is_symlink():
             self._put(name, partial(self._link, name))
@@ -263,7 +255,8 @@ class _Copy:
         self.entries.append((os.fsencode(name), what))
 
     def _link(self, name: str) -> None:
-        target = os.readlink(f"{self.source}/{name}")
+        with self._first(name):
+            target = os.readlink(f"{self.source}/{name}")
         # An absolute one means a place in the container, like a volume.
         if leaves(name, target) and not target.startswith("/"):
             raise LauncherError(
@@ -276,7 +269,8 @@ class _Copy:
         self._note(name, b"l" + os.fsencode(target))
 
     def _file(self, name: str) -> None:
-        reader = self._open(name)
+        with self._first(name):
+            reader = self._open(name)
         try:
             info = os.fstat(reader)
             if not stat.S_ISREG(info.st_mode):
@@ -285,31 +279,29 @@ class _Copy:
             if self._reuse(name, stamp):
                 return
             mode = stat.S_IMODE(info.st_mode) & 0o777 | stat.S_IRUSR | stat.S_IWUSR
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-            writer = os.open(f"{self.new}/{name}", flags, mode)
-            large = _Large(stamp, writer, [], 0)
-            if info.st_size >= READ_BYTES:
-                os.ftruncate(writer, info.st_size)  # holes are left out
-            if info.st_size > PART_BYTES:
-                self._put_parts(name, large)
-                return
+            writer = os.open(f"{self.new}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             try:
-                self._read(name, reader, large, 0, info.st_size)
-                self._done(name, large)
+                if info.st_size >= READ_BYTES:
+                    os.ftruncate(writer, info.st_size)  # holes are left out
+                if info.st_size <= PART_BYTES:
+                    digest = self._read(name, reader, writer, stamp, 0, info.st_size)
             finally:
                 os.close(writer)
         finally:
             os.close(reader)
+        if info.st_size > PART_BYTES:
+            self._put_parts(name, stamp)
+        else:
+            self._done(name, stamp, [digest])
 
     def _open(self, name: str) -> int:
         # A pipe that took the place of a file would be waited for.
         return os.open(f"{self.source}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
 
-    def _put_parts(self, name: str, large: _Large) -> None:
-        size = large.stamp[0]
+    def _put_parts(self, name: str, stamp: list[int]) -> None:
+        size = stamp[0]
         begins = range(0, size, PART_BYTES)
-        large.parts = [b""] * len(begins)
-        large.missing = len(begins)
+        large = _Large(stamp, [b""] * len(begins), len(begins))
         for number, begin in enumerate(begins):
             end = min(begin + PART_BYTES, size)
             self._put(name, partial(self._part, name, large, number, begin, end))
@@ -318,43 +310,47 @@ class _Copy:
         # A handle of its own: a client reads ahead for each, and may tie each to a connection.
         reader = self._open(name)
         try:
-            large.parts[number] = self._read(name, reader, large, begin, end)
+            writer = os.open(f"{self.new}/{name}", os.O_WRONLY)
+            try:
+                digest = self._read(name, reader, writer, large.stamp, begin, end)
+            finally:
+                os.close(writer)
         finally:
             os.close(reader)
-        with self.changed:
+        with self.lock:
+            large.parts[number] = digest
             large.missing -= 1
             last = not large.missing
         if last:
-            self._done(name, large)
-            os.close(large.writer)
+            self._done(name, large.stamp, large.parts)
 
-    def _read(self, name: str, reader: int, large: _Large, begin: int, end: int) -> bytes:
+    def _read(
+        self, name: str, reader: int, writer: int, stamp: list[int], begin: int, end: int
+    ) -> bytes:
         """Copies a range of an open file and returns the digest of its bytes."""
         content = hashlib.sha256()
         buffer = bytearray(min(READ_BYTES, end - begin))
         at = begin
         while at < end:
             got = os.preadv(reader, [memoryview(buffer)[: end - at]], at)
-            if not got or self.over:
+            if not got or self.patience.over:
                 raise _ChangedError(name)
             data = memoryview(buffer)[:got]
             content.update(data)
             if got < READ_BYTES or not buffer.startswith(ZEROS):
-                _write(large.writer, data, at)
+                _write(writer, data, at)
             at += got
-            self.moved += 1  # no lock: what is lost in a race is made up for by the next
-        if _stamp(os.fstat(reader)) != large.stamp:
+            self.patience.moved += 1
+        if _stamp(os.fstat(reader)) != stamp:
             raise _ChangedError(name)
-        if begin == 0 and end == large.stamp[0]:
-            large.parts = [content.digest()]
         return content.digest()
 
-    def _done(self, name: str, large: _Large) -> None:
-        info = os.fstat(large.writer)
+    def _done(self, name: str, stamp: list[int], parts: list[bytes]) -> None:
+        info = os.lstat(f"{self.new}/{name}")
         kind = "x" if info.st_mode & stat.S_IXUSR else "f"
-        content = hashlib.sha256(b"".join(large.parts)).hexdigest()
+        content = hashlib.sha256(b"".join(parts)).hexdigest()
         self.read.append(info.st_size)
-        self._keep(name, large.stamp, info, kind + content)
+        self._keep(name, stamp, info, kind + content)
 
     def _reuse(self, name: str, stamp: list[int]) -> bool:
         """Takes over what an earlier pull copied, where neither side has changed since."""
@@ -364,11 +360,12 @@ class _Copy:
         old = f"{self.old}/{name}"
         try:
             info = os.lstat(old)
-        except OSError:
+            if _copied(info) != was[1]:
+                return False
+            # Not moved: if this copy fails, the old one is what there is.
+            os.link(old, f"{self.new}/{name}")
+        except OSError:  # some file systems have no links
             return False
-        if _copied(info) != was[1] or self.over:
-            return False
-        os.rename(old, f"{self.new}/{name}")
         self._keep(name, stamp, info, was[2])
         return True
 

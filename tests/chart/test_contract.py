@@ -11,8 +11,16 @@ from typing import Any
 import pytest
 
 from launcher import modes
+from launcher.exits import LauncherError
 from launcher.identity import Task
-from launcher.settings import CLEANUPS, SUCCESSES, controller_settings, read_job, task_settings
+from launcher.settings import (
+    CLEANUPS,
+    SUCCESSES,
+    controller_settings,
+    job_of,
+    read_job,
+    task_settings,
+)
 from tests.chart.render import (
     CHART,
     MODES,
@@ -158,6 +166,17 @@ def test_only_the_source_in_use_is_told(code: dict[str, Any], helm: str) -> None
     assert delivery.source.kind == next(iter(code))
     assert delivery.requirements is code.get("requirements", False)
     assert delivery.digest == code.get("digest", "")
+
+
+def test_the_launcher_and_the_chart_count_inline_alike(helm: str) -> None:
+    text = 'größe € <a & b>\u2028\n\t\x01\x7f"\\/' * 20_000
+    (told,) = refusal({"code": {"inline": {"ö.py": text}}}, helm=helm, base={})
+    found = re.search(r"code\.inline must be at most .* got (\d+) bytes", told)
+    assert found, told
+    document = render({"code": {"inline": {"a.py": "x"}}}, base={}, helm=helm).job()
+    document["code"]["inline"] = {"ö.py": text}
+    with pytest.raises(LauncherError, match=f"ConfigMap; got {found[1]}$"):
+        job_of(document)
 
 
 def test_patience_and_passwords_are_no_other_training() -> None:

@@ -112,7 +112,17 @@ RULES = [
             f'fetches it, and everybody can read the values; got "{url}".',
             archive(url="file:///data/code.tar"),
         )
-        for url in ("", "ftp://e.com/a", "https://a:b@e.com/a", "https://", "s3://a/b")
+        for url in (
+            "",
+            "ftp://e.com/a",
+            "https://a:b@e.com/a",
+            "https://",
+            "s3://a/b",
+            "https://e.com:x/a",
+            "https://[::1/a",
+            "https://größe.de/a",
+            "https://e.com/größe",
+        )
     ),
     *(
         Rule(
@@ -132,7 +142,14 @@ RULES = [
             f'task fetches it, and everybody can read the values; got "{url}".',
             git(url="ssh://git@e.com/a.git"),
         )
-        for url in ("", "git@e.com:a.git", "https://token@e.com/a.git", "ext::sh -c x")
+        for url in (
+            "",
+            "git@e.com:a.git",
+            "https://token@e.com/a.git",
+            "ext::sh -c x",
+            "ssh://e.com:x/a",
+            "https://größe.de/a",
+        )
     ),
     *(
         Rule(
@@ -152,6 +169,13 @@ RULES = [
             code(inline={"lib/train.py": "x"}),
         )
         for name in ("", "/etc/passwd", "../x", "a//b")
+    ),
+    Rule(
+        "code.inline has a folder for a file",
+        code(inline={"lib": "x", "lib/train.py": "x"}),
+        "code.inline must be files alone, none of them a folder of others; got "
+        '"lib" and "lib/train.py".',
+        code(inline={"lib.py": "x", "lib/train.py": "x"}),
     ),
     Rule(
         "code.inline is small",

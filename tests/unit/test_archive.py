@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import stat
+import struct
 import subprocess
 import tarfile
 import threading
@@ -249,6 +250,47 @@ def test_what_is_damaged_or_no_archive_is_refused(source: Path, tmp_path: Path, 
     refused(file, tmp_path / "w" / "to", "a tar or zip that is whole")
 
 
+@pytest.mark.parametrize("how", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_may_unpack_without_a_bound_is_refused(tmp_path: Path, how: int) -> None:
+    with zipfile.ZipFile(tmp_path / "file", "w", how) as zipped:
+        zipped.writestr("lib/zeros", bytes(1000))
+    words = "files that are stored or deflated; lib/zeros is not"
+    refused(tmp_path / "file", tmp_path / "w" / "to", words)
+
+
+@pytest.mark.parametrize("size", [archive.HEADER_BYTES + 1, -1024], ids=["large", "negative"])
+@pytest.mark.parametrize("kind", archive.HEADERS)
+def test_a_header_that_is_no_header_is_refused(tmp_path: Path, kind: bytes, size: int) -> None:
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, size
+    data = info.tobuf(tarfile.GNU_FORMAT) + b"a" * max(size, 0)
+    (tmp_path / "file").write_bytes(tarfile.TarInfo("first").tobuf() + data + bytes(2048))
+    refused(tmp_path / "file", tmp_path / "w" / "to", f"whole: a header has {size} bytes")
+
+
+def test_headers_without_end_are_damage(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("header")
+    info.type = tarfile.XHDTYPE
+    (tmp_path / "file").write_bytes(info.tobuf() * 3000)
+    refused(tmp_path / "file", tmp_path / "w" / "to", "a tar or zip that is whole: .*recursion")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OverflowError(), MemoryError(), struct.error("x"), RuntimeError(), IndexError(), KeyError()],
+)
+def test_whatever_the_library_says_it_is_damage(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tarfile.TarFile, "next", fail)
+    subprocess.run(["tar", "-cf", tmp_path / "file", "-C", source, "."], check=True)
+    words = f"a tar or zip that is whole: ({type(error).__name__}|x)"
+    refused(tmp_path / "file", tmp_path / "w" / "to", words)
+
+
 # From where it comes.
 
 
@@ -374,7 +416,7 @@ def test_a_server_that_is_silent_is_given_up(tmp_path: Path, server: Server) -> 
     wanted = of(tar(tmp_path / "file"), url=server.url, timeout=0.3)
     begin = time.monotonic()
     try:
-        with pytest.raises(LauncherError, match=r"cannot be fetched: .*timed out") as error:
+        with pytest.raises(LauncherError, match=r"timed out|has not answered") as error:
             archive.fetch(wanted, tmp_path / "to", silent)
     finally:
         silent.set()
@@ -404,6 +446,36 @@ def test_the_secret_goes_to_the_server_that_is_named_alone(
     wanted = of(file, url=server.url, credentials=credentials)
     archive.fetch(wanted, tmp_path / "to", threading.Event())
     assert server.seen == [("/code.tar", header), ("/code.tar2", None)]
+
+
+def test_a_volume_that_is_silent_is_given_up(tmp_path: Path, cancelled: threading.Event) -> None:
+    os.mkfifo(tmp_path / "file")  # nobody writes: to open it takes for ever
+    wanted = Archive((tmp_path / "file").as_uri(), "0" * 64, None, 0.3)
+    with pytest.raises(LauncherError, match=r"code\.archive file:.* has not answered") as error:
+        archive.fetch(wanted, tmp_path / "to" / "here", cancelled)
+    assert error.value.code is Code.IO
+    assert list((tmp_path / "to").iterdir()) == []
+    os.close(os.open(tmp_path / "file", os.O_WRONLY | os.O_NONBLOCK))  # ends the thread
+
+
+def test_an_answer_that_nobody_wants_is_not_read_to_its_end(
+    tmp_path: Path, server: Server, cancelled: threading.Event
+) -> None:
+    over = threading.Event()
+
+    def stops(handler: Handler) -> None:
+        part(bytes(10), handler)
+        cancelled.set()
+        over.wait(30)
+
+    server.answers = [stops]
+    wanted = of(tar(tmp_path / "file"), url=server.url, timeout=20)
+    try:
+        with pytest.raises(LauncherError, match="no longer wanted") as error:
+            archive.fetch(wanted, tmp_path / "to", cancelled)
+    finally:
+        over.set()
+    assert error.value.code is Code.TRY_AGAIN
 
 
 def test_an_archive_that_nobody_wants_is_not_waited_for(

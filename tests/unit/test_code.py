@@ -149,6 +149,20 @@ def test_code_of_the_image_is_used_where_it_is(source: Path, tmp_path: Path) -> 
     assert not (tmp_path / "work").exists()
 
 
+def test_a_volume_of_the_image_that_is_silent_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = threading.Event()
+    monkeypatch.setattr(Path, "is_dir", lambda _: back.wait(30))
+    delivery = Delivery(Source("image", "/data/code"), False, "", 0.2)
+    try:
+        with pytest.raises(LauncherError, match="image /data/code has not answered") as error:
+            pull(delivery, Place(None, None, tmp_path), "", "", threading.Event())
+    finally:
+        back.set()
+    assert error.value.code is Code.IO
+
+
 @pytest.mark.parametrize("what", ["nothing", "a file", "an empty folder", "only .git"])
 def test_without_code_the_source_is_named(tmp_path: Path, what: str) -> None:
     origin = tmp_path / "origin"

@@ -34,7 +34,27 @@ def test_a_secret_that_says_too_little_is_named(tmp_path: Path, keys: dict[str, 
     assert error.value.code is Code.CONFIGURATION
 
 
-def test_a_key_that_is_no_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "token").write_bytes(b"\xff")
-    with pytest.raises(LauncherError, match=r"code\.secret: the key token cannot be read"):
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("token", "\ufeffabc".encode(), "printable ASCII"),
+        ("token", b"abc\ndef", "printable ASCII"),
+        ("token", "größe".encode(), "printable ASCII"),
+        ("token", b"\xffabc", "printable ASCII"),
+        ("password", b"abc\xff", "text in UTF-8"),
+        ("password", b"abc\nquit=1", "text in UTF-8"),
+        ("password", b"abc\0", "text in UTF-8"),
+        ("username", b"abc\rdef", "text in UTF-8"),
+    ],
+)
+def test_a_key_that_nobody_takes_is_named_without_its_value(
+    tmp_path: Path, key: str, value: bytes, rule: str
+) -> None:
+    for name in ("username", "password", "token"):
+        (tmp_path / name).write_text("größe" if name != "token" else "a b\n")
+    assert credentials.read(tmp_path) == Credentials("größe", "größe", "a b")
+    (tmp_path / key).write_bytes(value)
+    with pytest.raises(LauncherError) as error:
         credentials.read(tmp_path)
+    assert error.value.reason == f"code.secret: the key {key} must be one line of {rule}"
+    assert error.value.code is Code.CONFIGURATION

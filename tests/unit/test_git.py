@@ -10,10 +10,11 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from launcher import git
+from launcher import git, tool
 from launcher.credentials import Credentials
 from launcher.exits import Code, LauncherError
 from launcher.git import Repository
@@ -71,6 +72,65 @@ def test_it_is_the_commit_that_is_named(origin: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "new")) == ["link", "train.py"]
     assert os.access(tmp_path / "new" / "train.py", os.X_OK)
     assert os.readlink(tmp_path / "new" / "link") == "train.py"
+
+
+@pytest.mark.parametrize("ref", ["--upload-pack=x", "main", "0a", "0" * 40 + "\n"])
+def test_what_is_no_commit_id_does_not_reach_git(
+    tmp_path: Path, ref: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(LauncherError, match=r"code\.git\.ref must be a commit of") as error:
+        fetch(of(tmp_path), ref, tmp_path / "to")
+    assert error.value.code is Code.CODE_MISSING
+
+
+def test_what_a_server_says_beside_a_commit_is_no_commit(
+    origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = "0a" * 20
+    (tmp_path / "git").write_text(
+        "#!/bin/sh\n"
+        f"printf '{found}\\trefs/heads/main\\n'\n"
+        "printf 'remote: --evil\\trefs/heads/main\\n' >&2\n"
+    )
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert git.resolve(of(origin), "main", tmp_path, threading.Event()) == found
+
+
+def test_an_address_is_no_option(tmp_path: Path) -> None:
+    (tmp_path / "refs" / "heads").mkdir(parents=True)
+    evil = Repository(f"--upload-pack=touch {tmp_path}/evil; false", None, 60)
+    with pytest.raises(LauncherError, match="git ls-remote ended"):
+        git.resolve(evil, "main", tmp_path, threading.Event())
+    with pytest.raises(LauncherError, match="git fetch ended"):
+        fetch(evil, "0" * 40, tmp_path / "to")
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give a file away")
+def test_a_repository_of_another_owner_is_read(origin: Path, tmp_path: Path) -> None:
+    ref = commit(origin)
+    subprocess.run(["chown", "--recursive", "12345", origin], check=True)
+    fetch(of(origin), ref, tmp_path / "to")
+    assert (tmp_path / "to" / "train.py").exists()
+
+
+def test_a_long_checkout_is_not_silent(
+    origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: dict[str, str] = {}
+    run = tool.run
+
+    def record(argv: list[str], *arguments: Any) -> tool.Finished:
+        done = run(argv, *arguments)
+        said.update({word: "\n".join(done.last_lines) for word in argv})
+        return done
+
+    monkeypatch.setattr(tool, "run", record)
+    monkeypatch.setenv("GIT_PROGRESS_DELAY", "0")  # else it speaks from the second second on
+    fetch(of(origin), commit(origin), tmp_path / "to")
+    assert "Updating files: 100%" in said["checkout"]
 
 
 def test_what_the_repository_says_is_not_run(origin: Path, tmp_path: Path) -> None:

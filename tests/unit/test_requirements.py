@@ -105,6 +105,15 @@ def test_other_files_of_the_code_count_where_they_are_named(text: str, all_count
     assert requirements._name(text, "a", "python3.12") not in names
 
 
+def test_without_a_digest_files_of_the_code_are_installed_anew(code: Path) -> None:
+    for text, anew in (("-r more.txt\n", True), ("tiny\n", False)):
+        (code / "more.txt").write_text("tiny\n")
+        wheel(code, "other")
+        install(code, text, digest="")
+        (code / "more.txt").write_text("other\n")
+        assert (install(code, text, digest="") / "other.py").exists() is anew
+
+
 def test_hashes_are_insisted_on_where_there_is_one(code: Path) -> None:
     wrong = f"tiny==1.0 --hash=sha256:{'0' * 64}\n"
     said = fails(code, wrong, Code.IO, "pip could not install requirements.txt: exit code 1")

@@ -151,7 +151,22 @@ def git(**changes: str) -> dict[str, Any]:
         ),
         *(
             ("code", archive(url=url), "code.archive.url must be an http, https or file address")
-            for url in ("", "ftp://e.com/a", "https://", "https://a:b@e.com/a", "https://e.com/a b")
+            for url in (
+                "",
+                "ftp://e.com/a",
+                "https://",
+                "https://a:b@e.com/a",
+                "https://e.com/a b",
+                "https://e.com:x/a",
+                "https://e.com:99999/a",
+                "https://[::1/a",
+                "https://[::z]/a",
+                "https://größe.de/a",
+                "https://e.com/größe",
+                "file:///a%00b",
+                "file:///a\0",
+                "file:///\ud800",
+            )
         ),
         *(
             ("code", archive(sha256=text), "code.archive.sha256 must be the archive's SHA-256")
@@ -159,7 +174,17 @@ def git(**changes: str) -> dict[str, Any]:
         ),
         *(
             ("code", git(url=url), "code.git.url must be an https, http, ssh or file address")
-            for url in ("git@e.com:a", "ext::sh", "--upload-pack=x", "https://a@e.com/a")
+            for url in (
+                "git@e.com:a",
+                "ext::sh",
+                "--upload-pack=x",
+                "https://a@e.com/a",
+                "ssh://e.com:x/a",
+                "ssh://e.com:99999/a",
+                "https://[::1/a",
+                "https://größe.de/a",
+                "ssh://-x/a",
+            )
         ),
         *(
             ("code", git(ref=ref), "code.git.ref must be a branch, a tag, or a whole commit id")
@@ -168,6 +193,14 @@ def git(**changes: str) -> dict[str, Any]:
         *(
             ("code", {"inline": files}, "code.inline must be texts by file names inside a folder")
             for files in ({}, {"/a": "x"}, {"../a": "x"}, {"a/": "x"}, {"": "x"}, {"a": 1}, "x")
+        ),
+        *(
+            (
+                "code",
+                {"inline": {"a": "", "x/y": "", name: ""}},
+                f'code.inline must be files alone, none of them a folder of others; got "{name}"',
+            )
+            for name in ("a/b", "a/b/c", "x/y/z")
         ),
         ("code", {"inline": {"a": "x" * 600_000}}, "code.inline must be at most 524288 bytes"),
         ("code__digest", "abc", "code.digest must be the digest that the launcher told"),

@@ -160,7 +160,8 @@ def test_what_is_neither_file_nor_folder_nor_link_is_left_behind(
 
 
 def test_names_that_tfrunignore_names_are_left_behind(source: Path, copy: Copier) -> None:
-    (source / ".tfrunignore").write_text("*.bin\n/data/\n")
+    comment = "#" * 200_000  # however long it is
+    (source / ".tfrunignore").write_text(f"{comment}\n*.bin\n/data/\n")
     (source / "data").mkdir()
     (source / "data" / "secret").touch()
     (source / "data").chmod(0)  # it is not even looked into
@@ -381,6 +382,79 @@ def test_what_comes_and_goes_all_the_time_was_never_there(
     same(source, copy.folder)
 
 
+@pytest.mark.parametrize("name", ["train.py", "large"])
+def test_what_vanishes_while_it_is_read_was_there(
+    source: Path, copy: Copier, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of it is no program, and no digest names it."""
+    (source / "large").write_bytes(bytes(3 * PART_BYTES))
+    read, reads = tree._Copy._read, []
+
+    def vanish(self: tree._Copy, at: str, *arguments: Any) -> bytes:
+        if at == name:
+            reads.append(at)
+            if name == "train.py" or not len(reads) % 3:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(self, at, *arguments)
+
+    monkeypatch.setattr(tree._Copy, "_read", vanish)
+    copy.fails(Code.TRY_AGAIN, f"must not change while it is copied; {name} did, 3 times")
+    assert not copy.folder.exists()
+
+
+def test_a_copy_that_fails_takes_nothing_away(
+    source: Path, copy: Copier, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, made = copy(), contents(copy.folder)
+    (source / "train.py").write_text("edited\n")
+    monkeypatch.setattr(tree, "THREADS", 2)
+
+    def fail() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not list(copy.folder.parent.glob("code.new-*/lib/deep/data.bin")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    reads.act = fail
+    copy.fails(Code.IO, "Connection timed out")
+    assert contents(copy.folder) == made
+    reads.act = lambda: None
+    reads.bytes = 0
+    assert copy() != before
+    assert reads.bytes == len("edited\n")  # what it had is taken over as ever
+    assert (copy.folder / "lib" / "deep" / "data.bin").stat().st_nlink == 1
+
+
+def test_without_hard_links_all_is_read_again(
+    source: Path, copy: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = copy()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert copy() == before
+    same(source, copy.folder)
+
+
+def test_large_files_are_not_all_open_at_once(
+    source: Path, copy: Copier, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "PART_BYTES", 2)
+    for i in range(4 * tree.THREADS):
+        (source / f"{i}").write_text("abc")
+    (source / "lib" / "deep" / "data.bin").unlink()
+    most = [len(os.listdir("/proc/self/fd"))]
+    begin = most[0]
+    reads.act = lambda: most.append(len(os.listdir("/proc/self/fd")))
+    copy()
+    assert len(most) > 8 * tree.THREADS
+    assert max(most) <= begin + 3 * tree.THREADS  # each reads, writes, and counts
+    same(source, copy.folder)
+
+
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
     source: Path, copy: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,7 +510,7 @@ def test_a_slow_server_is_not_one_that_is_away(source: Path, copy: Copier, reads
 def test_a_copy_that_nobody_wants_ends(copy: Copier, away: threading.Event) -> None:
     ended = threading.Timer(0.2, copy.cancelled.set)
     ended.start()
-    copy.fails(Code.TRY_AGAIN, "ended")
+    copy.fails(Code.TRY_AGAIN, "no longer wanted")
     assert not away.is_set()
 
 

@@ -114,8 +114,9 @@ Each part prints a JSON list of what is wrong.
 {{- end }}
 {{- end }}
 {{- end }}
+{{- $host := `(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9._-]*)(:[0-9]{1,5})?` }}
 {{- with $given.archive }}
-{{- if not (regexMatch "^(https?://[^\\s/@]+(/\\S*)?|file:///\\S+)$" (.url | default "")) }}
+{{- if not (regexMatch (printf "^(https?://%s([/?][!-~]*)?|file:///\\S+)$" $host) (.url | default "")) }}
 {{- $wrong = append $wrong (printf "code.archive.url must be an http, https or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
 {{- end }}
 {{- if not (regexMatch "^[0-9a-f]{64}$" (.sha256 | default "")) }}
@@ -123,7 +124,7 @@ Each part prints a JSON list of what is wrong.
 {{- end }}
 {{- end }}
 {{- with $given.git }}
-{{- if not (regexMatch "^(https?://[^\\s/@]+/\\S+|ssh://([^\\s/@:]+@)?[^\\s/@]+/\\S+|file:///\\S+)$" (.url | default "")) }}
+{{- if not (regexMatch (printf "^(https?://%s/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?%s/\\S+|file:///\\S+)$" $host $host) (.url | default "")) }}
 {{- $wrong = append $wrong (printf "code.git.url must be an https, http, ssh or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
 {{- end }}
 {{- if or (not (regexMatch "^[A-Za-z0-9_][A-Za-z0-9._/+-]*$" (.ref | default ""))) (contains ".." (.ref | default "")) }}
@@ -134,6 +135,11 @@ Each part prints a JSON list of what is wrong.
 {{- range $name, $text := . }}
 {{- if not (include "tfrun.validate.inside" $name) }}
 {{- $wrong = append $wrong (printf "code.inline must be files by names inside the code folder; got %q. Give names without a / at their ends and without .. parts." $name) }}
+{{- end }}
+{{- range $other := keys $given.inline | sortAlpha }}
+{{- if hasPrefix (printf "%s/" $name) $other }}
+{{- $wrong = append $wrong (printf "code.inline must be files alone, none of them a folder of others; got %q and %q." $name $other) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- $size := toJson . | len }}
