@@ -28,7 +28,7 @@ from typing import IO, Any
 import psutil
 import yaml
 
-from launcher import cluster
+from launcher import cluster, signals
 from launcher.child import adopt_orphans
 from launcher.exits import Code, End, LauncherError, Phase, describe, from_wait
 from launcher.identity import Task
@@ -280,8 +280,7 @@ class _Run:
         self.output = threading.Lock()
 
     def play(self) -> End:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda n, _: self.events.put(n))
+        signals.listen((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self.events.put)
         adopt_orphans()
         (self.folder / "job.json").write_text(json.dumps(self.job.document))
         with contextlib.closing(socket.socket()) as probe:

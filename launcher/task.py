@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional, Union
 
-from launcher import cluster, invocation, peers
+from launcher import cluster, invocation, peers, signals
 from launcher.child import Child, Ended
 from launcher.code import Place, Pulled, pull
 from launcher.connections import connected
@@ -102,8 +102,7 @@ class _Story:
         self.leave_by = 0.0
 
     def play(self) -> End:
-        for number in (*STOPPING, *FORWARDED):
-            signal.signal(number, lambda n, _: self.events.put(_Signal(n)))
+        signals.listen((*STOPPING, *FORWARDED), lambda n: self.events.put(_Signal(n)))
         link = None
         if self.settings.controller:
             say(f"this is {self.settings.task}; asking {self.settings.controller[0]} what to do")
