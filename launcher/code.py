@@ -92,7 +92,10 @@ def _resolve(delivery: Delivery, place: Place, cancelled: threading.Event) -> st
 
     source = delivery.source
     repository = git.Repository(source.url, credentials.read(place.secret), delivery.timeout)
-    commit = git.resolve(repository, source.pin, place.work, cancelled)
+    try:
+        commit = git.resolve(repository, source.pin, place.work, cancelled)
+    except OSError as error:
+        raise _unwritten(source, error) from None
     say(f"{source} is commit {commit}")
     return commit
 
@@ -139,10 +142,13 @@ def _fetched(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pa
             wanted = archive.Archive(source.url, source.pin, login, timeout)
             archive.fetch(wanted, folder, cancelled)
     except OSError as error:
-        raise LauncherError(
-            Code.IO, f"{source} cannot be written: {error.strerror}: {error.filename}"
-        ) from None
+        raise _unwritten(source, error) from None
     return folder
+
+
+def _unwritten(source: Source, error: OSError) -> LauncherError:
+    what = f"{source} cannot be written: {error.strerror}: {error.filename}"
+    return LauncherError(Code.IO, what)
 
 
 def _write(files: Mapping[str, str], folder: Path) -> None:

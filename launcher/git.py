@@ -25,7 +25,8 @@ ENVIRONMENT = {
     "LC_ALL": "C",
 }
 # git refuses a repository of another owner, as on a mounted volume; here its code is run anyway.
-ANY_OWNER = "--upload-pack=git -c safe.directory='*' upload-pack"
+# Not every version takes this from its command line.
+ANY_OWNER = "[safe]\n\tdirectory = *\n"
 # Never on a command line, which everybody on the node can read.
 HELPER = (
     '!f() { test "$1" != get || '
@@ -56,7 +57,7 @@ def fetch(repository: Repository, commit: str, folder: Path, cancelled: threadin
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    git = _Git(repository, new, cancelled)
+    git = _Git(repository, new, new.with_suffix(".config"), cancelled)
     git("init", "--quiet", "--template=")
     fetch = ("fetch", "--no-tags", "--progress")
     # Most servers give a single commit; from the others all is fetched.
@@ -78,7 +79,7 @@ def resolve(repository: Repository, ref: str, folder: Path, cancelled: threading
     """
     names = {name: f"refs/{name}" for name in (f"heads/{ref}", f"tags/{ref}^{{}}", f"tags/{ref}")}
     folder.mkdir(parents=True, exist_ok=True)
-    git = _Git(repository, folder, cancelled)
+    git = _Git(repository, folder, folder / "git.config", cancelled)
     lines = git("ls-remote", "--quiet", *git.origin, *names.values()).last_lines
     parts = (line.partition("\t") for line in lines)
     # Only commits: what the server says beside them stands among the lines.
@@ -94,14 +95,18 @@ def resolve(repository: Repository, ref: str, folder: Path, cancelled: threading
 
 
 class _Git:
-    def __init__(self, repository: Repository, folder: Path, cancelled: threading.Event) -> None:
+    def __init__(
+        self, repository: Repository, folder: Path, config: Path, cancelled: threading.Event
+    ) -> None:
         self.repository = repository
         self.folder = folder
         self.cancelled = cancelled
         self.env: Mapping[str, str] = {**os.environ, **ENVIRONMENT}
         self.words: tuple[str, ...] = ("git", *QUIET, *EXACT)
-        owner = (ANY_OWNER,) if repository.url.startswith("file:") else ()
-        self.origin = (*owner, "--", repository.url)  # never an option itself
+        self.origin = ("--", repository.url)  # never an option itself
+        if repository.url.startswith("file:"):
+            config.write_text(ANY_OWNER)
+            self.env = {**self.env, "GIT_CONFIG_GLOBAL": str(config)}
         credentials = repository.credentials
         if credentials:
             name = credentials.username or "git"

@@ -299,8 +299,12 @@ def test_a_claim_without_the_folder_is_named(plain: Path, tmp_path: Path) -> Non
 
 def test_a_disk_that_takes_no_more_is_named(plain: Path, tmp_path: Path) -> None:
     (tmp_path / "work").write_text("a file")
-    for source in (archived(plain, tmp_path / "f"), Source("inline", files={"a": "b"})):
-        with pytest.raises(LauncherError, match=r"code\.(archive|inline).*: Not a directory") as e:
+    for source in (
+        archived(plain, tmp_path / "f"),
+        Source("inline", files={"a": "b"}),
+        Source("git", url="file:///a", pin="main"),
+    ):
+        with pytest.raises(LauncherError, match=r"code\..*: (Not a directory|File exists)") as e:
             deliver(source, None, tmp_path / "work")
         assert e.value.code is Code.IO
 

@@ -111,7 +111,9 @@ def test_an_address_is_no_option(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give a file away")
 def test_a_repository_of_another_owner_is_read(origin: Path, tmp_path: Path) -> None:
     ref = commit(origin)
+    subprocess.run(["git", "-C", origin, "branch", "-M", "main"], check=True)
     subprocess.run(["chown", "--recursive", "12345", origin], check=True)
+    assert git.resolve(of(origin), "main", tmp_path / "work", threading.Event()) == ref
     fetch(of(origin), ref, tmp_path / "to")
     assert (tmp_path / "to" / "train.py").exists()
 
