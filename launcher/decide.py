@@ -791,7 +791,12 @@ def _adopt(state: State, now: float) -> Step:
         state = _resolved(state, state.seats[job.mode.chief])
     anew = _anew(state, held, running)
     if state.goal and not any(job.mode.runs_program(task) for task in set(running) - anew):
-        return _adopt(replace(before, job=state.goal, goal=None), now)  # nothing would train on
+        lacking = [task for task in state.goal.tasks if task not in tasks]
+        if any(task.role != EVALUATOR for task in lacking):
+            # Nothing would train on: all wait for the whole size.
+            whole = replace(before, job=state.goal, goal=None)
+            heard = all(task in state.seats for task in lacking)
+            return _adopt(whole, now) if heard else (whole, ())
     # What failed of those that start anyway may have failed for the same reason.
     dealt = {task: generation if task in anew else running[task] - 1 for task in tasks}
     state = replace(state, dealt=dealt)

@@ -85,7 +85,7 @@ def measure(tasks: int) -> Figures:
         port = probe.getsockname()[1]
         probe.close()
         job = Path(folder) / "job.json"
-        job.write_text(json.dumps(_job(tasks)))
+        job.write_text(json.dumps(document(tasks)))
         env = {**os.environ, "TFRUN_JOB": str(job), "TFRUN_LISTEN": f"127.0.0.1:{port}"}
         env["TFRUN_TERMINATION_LOG"] = ""
         command = [sys.executable, "-m", "launcher", "controller"]
@@ -155,13 +155,15 @@ def _task(number: int) -> Task:
     return Task("ps", 0) if number == 0 else Task("worker", number - 1)
 
 
-def _job(tasks: int) -> dict[str, object]:
+def document(tasks: int) -> dict[str, object]:
+    """The run of so many tasks, as job.json has it."""
     return {
         "version": 1,
         "release": "bench",
         "run": "bench",
         "mode": "parameter-server",
         "replicas": {"ps": 1, "worker": tasks - 1},
+        "maxReplicas": {"worker": 0},
         "addresses": {"host": "bench-{role}-{index}.bench", "port": 2222},
         "program": {"command": ["true"], "args": [], "env": {}, "flags": False, "workingDir": ""},
         "code": {"image": {"path": "/"}},

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from launcher.settings import job_of
+from tests.bench import scale
 from tests.bench.delay import proxy
 from tests.bench.measure import Comparison, Row, Side, compare, duration, table
 
@@ -30,6 +32,10 @@ def test_both_sides_run_in_turns_after_one_that_does_not_count() -> None:
         Row("c: first", [102, 104, 106], [103, 105, 107]),
         Row("c: last", [1000] * 3, [1000] * 3),
     ]
+
+
+def test_a_controller_reads_the_run_of_a_thousand_tasks() -> None:
+    assert len(job_of(scale.document(1000)).tasks) == 1000
 
 
 def test_rounds_are_compared_within_themselves() -> None:

@@ -9,7 +9,7 @@ import pytest
 from launcher import decide
 from launcher.decide import RunPhase
 from launcher.exits import Code, End, Phase
-from launcher.identity import Task
+from launcher.identity import Task, parse_task
 from launcher.protocol import Action, ChildReport, Leader
 from tests.unit.jobs import job
 from tests.unit.play import Play, Pod
@@ -1010,6 +1010,23 @@ def test_another_controller_leads_the_smaller_size_too() -> None:
     grow(play, "worker", 3)
     play.settle()
     assert play.running() == {**all_run(3), "worker-2": 3}
+
+
+@pytest.mark.parametrize("missing", ["evaluator-0", "worker-2"])
+def test_what_is_lost_before_a_takeover_waits_for_no_evaluator(missing: str) -> None:
+    replicas = {"ps": 1, "worker": 3, "evaluator": 1}
+    play = started(replicas=replicas)
+    away = play.pods.pop(parse_task(missing))
+    play.lose("ps-0")
+    play.lead(job(replicas=replicas), replicas)
+    for _ in range(3):
+        play.settle()
+        play.tick(decide.LEAVING_SECONDS)
+    if missing == "evaluator-0":
+        assert set(play.running()) == {"ps-0", "worker-0", "worker-1", "worker-2"}
+    play.pods[away.task] = away
+    play.settle()
+    assert set(play.running()) == {str(task) for task in play.job.tasks}
 
 
 def test_pods_that_are_too_many_go_though_others_have_no_room() -> None:
