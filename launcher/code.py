@@ -49,9 +49,8 @@ def pull(
     """Brings the code into `place.work`, and there reuses what has not changed since the last time.
 
     `python` is what will run it, `commit` what a branch was found to mean, if it was: otherwise
-    this finds it out. Raises LauncherError: CODE_MISSING where there is no code, or
-    other code than asked for, IO where it cannot be read or written, TRY_AGAIN where it changes
-    while it is read.
+    this finds it out. Raises LauncherError: CODE_MISSING where there is no code, or other code than
+    asked for, IO where it cannot be read or written, TRY_AGAIN where it changes while it is read.
     """
     if delivery.source.moves:
         commit = commit or _resolve(delivery, place, cancelled)

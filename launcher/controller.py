@@ -48,7 +48,6 @@ KEPT_FAREWELL_SECONDS = 10.0  # and its grace, for tasks that nobody else will t
 LONGEST_BACKOFF = 10.0
 # Codes after which the chart's Job starts the controller again: its own failure, and its death
 # by SIGKILL or SIGTERM. A run that ends with one of them must not be taken for that.
-ALREADY = "ended already: "
 RETRIED = frozenset({Code.BUG, 128 + signal.SIGKILL, 128 + signal.SIGTERM})
 
 T = TypeVar("T")
@@ -151,17 +150,14 @@ class _Controller:
     async def _until_superseded(self) -> End:
         """What the run comes to; the Job starts a controller again that yielded in error."""
         try:
-            end = await self._follow()
+            return await self._follow()
         except SupersededError:
-            end = None
-        if end is None:
             reason = "a younger controller leads this run"
             say(reason)
             return End(Phase.STOPPED, 128 + signal.SIGTERM, reason)
-        return end
 
-    async def _follow(self) -> End | None:
-        """Leads, and returns how the run ended; None where another controller leads it."""
+    async def _follow(self) -> End:
+        """Leads, and returns how the run ended. Raises SupersededError where another one leads."""
         self._step(await self._begin())
         while self.state.phase is not decide.RunPhase.YIELDED:
             effect = await self.effects.get()
@@ -173,7 +169,7 @@ class _Controller:
             elif self.kubernetes:
                 leader, replicas = self.state.leader, effect.replicas
                 await self._insist(self.kubernetes.scale, effect.role, leader, replicas)
-        return None
+        raise SupersededError
 
     async def _begin(self) -> decide.Begin:
         """Claims the StatefulSets, and finds out what there is."""
@@ -219,7 +215,7 @@ class _Controller:
         """Says why no pod starts: with an NFS path that cannot be mounted no task ever speaks."""
         source = self.job.source
         said, missing_since = "", None
-        while source and source.kind == "nfs":
+        while source.kind == "nfs":
             await asyncio.sleep(DIAGNOSE_SECONDS)
             if self.state.seats:
                 return
@@ -420,12 +416,14 @@ def _end_of(record: Mapping[str, Any] | None) -> End | None:
     phase = Phase.SUCCEEDED if record.get("phase") == "Succeeded" else Phase.FAILED
     code = record.get("code")
     code = code if isinstance(code, int) and 0 <= code <= 255 else int(Code.BUG)
-    return End(phase, code, f"{ALREADY}{record.get('reason', '')}", str(record.get("task", "")))
+    return End(
+        phase, code, f"{decide.ALREADY}{record.get('reason', '')}", str(record.get("task", ""))
+    )
 
 
 def _last_words(end: End, run: str) -> str:
-    if end.reason.startswith(ALREADY):
-        reason = end.reason[len(ALREADY) :]
+    if end.reason.startswith(decide.ALREADY):
+        reason = end.reason[len(decide.ALREADY) :]
         text = f"run {run} has ended already: {end.phase.value}: {reason}\n"
         return text + "to train again raise run.attempt"
     text = f"the run has {end.phase.value.lower()}: {end.reason}"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Union
 
@@ -47,6 +47,7 @@ PERMANENT = frozenset({Code.USAGE, Code.CODE_MISSING, Code.CONFIGURATION})
 # again and again while its launcher is left alone.
 DRAINED = 128 + 15
 DRAINS = 2
+ALREADY = "ended already: "  # how the reason of an end begins that is found, not decided
 
 
 class RunPhase(enum.Enum):
@@ -64,9 +65,9 @@ class Begin:
     """The controller knows the cluster.
 
     `number` is this controller's as a Leader, greater than that of all before it; 0 where nobody
-    gives numbers, and it takes one above all that the tasks know. `replicas` are
-    the pods that exist or are being made, `revisions` the newest templates of pods, by role; `age`
-    is how many seconds ago the run began, `end` how it ended, if that is on record.
+    gives numbers, and it takes one above all that the tasks know. `replicas` are the pods that
+    exist or are being made, `revisions` the newest templates of pods, by role; `age` is how many
+    seconds ago the run began, `end` how it ended, if that is on record.
     """
 
     number: int
@@ -158,8 +159,8 @@ class State:
     `cause` is why tasks had to start again at last, `moved_at` when the chief was last seen to make
     a step, or to start.
     `dealt` is the latest generation whose child's end was dealt with, `drains` are the times at
-    which a child was ended as if from outside. `charges` are the times of
-    the failures that the restart budget paid for.
+    which a child was ended as if from outside. `charges` are the times of the failures that the
+    restart budget paid for.
     """
 
     job: Job
@@ -277,12 +278,11 @@ def _wanted(state: State, report: Report) -> Directive | None:
             action = Action.RUN  # and has
         else:
             generation = max(generation, later)
-    charged = len(state.charges)
     return Directive(
         state.leader,
         action,
         generation,
-        charged,
+        len(state.charges),
         state.job,
         state.pulls.get(task, 0),
         state.commit,
@@ -554,10 +554,9 @@ def _agree(state: State, now: float) -> Step:
     others = sorted(task for task, digest in found.items() if digest != most)
     if not others:
         return _start(state, now)
-    named = ", ".join(f"{task} has {found[task]}" for task in others[:SAY_TASKS])
-    more = f" and {len(others) - SAY_TASKS} more have others" if len(others) > SAY_TASKS else ""
+    named = _first_of([f"{task} has {found[task]}" for task in others], " have others")
     known = "the run began with" if state.code else "the rest"
-    text = f"the code of all tasks must be the same: {named}{more}, {known} {most}"
+    text = f"the code of all tasks must be the same: {named}, {known} {most}"
     if alone.issuperset(others) and not alone.issuperset(state.forming):
         # The evaluator only looks on: nobody waits for it.
         return _start(state, now, later=alone & state.forming)
@@ -747,7 +746,7 @@ def _adopt(state: State, now: float) -> Step:
             return replace(state, complete_at=now), ()
         if now - state.complete_at < LEAVING_SECONDS:
             return state, ()
-    held = {task: seat.holds for task, seat in state.seats.items() if seat.holds}
+    held = _holdings(state)
     if not state.leader.number:
         number = max((holds.leader.number for holds in held.values()), default=0)
         state = before = replace(state, leader=Leader(number + 1, state.leader.id))
@@ -844,7 +843,7 @@ def _grow(state: State, now: float) -> Step:
     """The pods for a larger size are there: it takes the place of the smaller one."""
     assert state.goal
     state = replace(state, job=state.goal, goal=None)
-    held = {task: seat.holds for task, seat in state.seats.items() if seat.holds}
+    held = _holdings(state)
     running = {
         task: generation
         for task, generation in state.runs.items()
@@ -855,6 +854,10 @@ def _grow(state: State, now: float) -> Step:
     text = f"{_names(anew, state.job.tasks, 'stop')}: " if anew & state.runs.keys() else ""
     state, effects = _go_on(state, now)
     return state, (Say(f"{text}generation {state.generation} forms"), *effects)
+
+
+def _holdings(state: State) -> dict[Task, Holds]:
+    return {task: seat.holds for task, seat in state.seats.items() if seat.holds}
 
 
 def _known_code(state: State) -> str:
@@ -905,10 +908,10 @@ def _remembered(state: State, now: float) -> End:
         if child.code and not child.stopped
     ]
     if any(mode.decides_success(task) and child.code == 0 for task, child in children):
-        return End(Phase.SUCCEEDED, Code.OK, "ended already: its workers ended with exit code 0")
+        return End(Phase.SUCCEEDED, Code.OK, f"{ALREADY}its workers ended with exit code 0")
     if failed:
         root = min(failed, key=lambda f: (-f.generation, f.code == DRAINED, f.at))
-        return End(Phase.FAILED, root.code, f"ended already: {root.reason}", str(root.task))
+        return End(Phase.FAILED, root.code, f"{ALREADY}{root.reason}", str(root.task))
     return End(Phase.FAILED, Code.TRY_AGAIN, "ended already; no task remembers how")
 
 
@@ -1009,9 +1012,8 @@ def _lacks(state: State, task: Task) -> str:
         return ""
     holds, pull = seat.holds, state.pulls.get(task, 0)
     wanted = (state.leader, Action.WAIT, state.generation, state.job.digest, pull)
-    if not holds or wanted != (
-        *(holds.leader, holds.action, holds.generation, holds.job, holds.pull),
-    ):
+    held = holds and (holds.leader, holds.action, holds.generation, holds.job, holds.pull)
+    if held != wanted:
         return "has not answered"
     if _leaves(state, seat):
         return "its pod is ending"
@@ -1036,10 +1038,8 @@ def _say_missing(state: State, now: float) -> Step:
             state = _asked_again(state, again) if again else state
     if not lacking:
         return state, ()
-    named = [f"{task} ({what})" for task, what in lacking.items()]
-    more = f" and {len(named) - SAY_TASKS} more" if len(named) > SAY_TASKS else ""
-    text = "waiting for " + ", ".join(named[:SAY_TASKS]) + more
-    return replace(state, said_at=now), (Say(text),)
+    named = _first_of([f"{task} ({what})" for task, what in lacking.items()])
+    return replace(state, said_at=now), (Say(f"waiting for {named}"),)
 
 
 def _names(tasks: Iterable[Task], everybody: Iterable[Task], verb: str) -> str:
@@ -1047,9 +1047,13 @@ def _names(tasks: Iterable[Task], everybody: Iterable[Task], verb: str) -> str:
     tasks = frozenset(tasks)
     if tasks >= frozenset(everybody):
         return f"all tasks {verb}"
-    named = sorted(str(task) for task in tasks)
-    more = f" and {len(named) - SAY_TASKS} more" if len(named) > SAY_TASKS else ""
-    return ", ".join(named[:SAY_TASKS]) + more + f" {verb}" + ("s" if len(named) == 1 else "")
+    return f"{_first_of(sorted(map(str, tasks)))} {verb}" + ("s" if len(tasks) == 1 else "")
+
+
+def _first_of(texts: Sequence[str], rest: str = "") -> str:
+    """The first of some texts, and how many more there are."""
+    more = f" and {len(texts) - SAY_TASKS} more{rest}" if len(texts) > SAY_TASKS else ""
+    return ", ".join(texts[:SAY_TASKS]) + more
 
 
 def _scale(state: State, down: bool, up: bool = True) -> Step:

@@ -65,7 +65,7 @@ class Kubernetes:
             # Whoever has written it since then has a say: a conflict, and another try.
             metadata = {
                 "resourceVersion": found["metadata"].get("resourceVersion"),
-                "annotations": {LEADER_ANNOTATION: f"{leader.number} {leader.id}"},
+                "annotations": {LEADER_ANNOTATION: _claim(leader)},
             }
             found = self._call("PATCH", role, {"metadata": metadata})
         metadata, status = found["metadata"], found.get("status") or {}
@@ -97,8 +97,7 @@ class Kubernetes:
 
     def _write(self, role: str, leader: Leader, *changes: tuple[str, object]) -> None:
         """Sets some fields, in a change that fails where the claim is not this leader's."""
-        claim = (_annotation(LEADER_ANNOTATION), f"{leader.number} {leader.id}")
-        test = {"op": "test", "path": claim[0], "value": claim[1]}
+        test = {"op": "test", "path": _annotation(LEADER_ANNOTATION), "value": _claim(leader)}
         adds = [{"op": "add", "path": path, "value": value} for path, value in changes]
         try:
             self._call("PATCH", role, [test, *adds])
@@ -146,6 +145,11 @@ class Kubernetes:
 def _annotation(name: str) -> str:
     """The JSON pointer of an annotation."""
     return "/metadata/annotations/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def _claim(leader: Leader) -> str:
+    """What `_leader` reads."""
+    return f"{leader.number} {leader.id}"
 
 
 def _leader(document: Mapping[str, Any]) -> Leader:

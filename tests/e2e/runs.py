@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from tests.cluster.release import Folders, Release, RunEnd
+from tests.e2e.lines import Lines
 
 # A task pod's own grace is 30 s: what is gone sooner did not wait for it.
 PROMPT_SECONDS = 20
@@ -28,6 +29,17 @@ def finish(release: Release) -> tuple[RunEnd, str]:
     """Follows the run to its end; how it ended, and the controller's whole log."""
     log = "\n".join(release.follow())
     return release.end(), log
+
+
+def leads(release: Release, pattern: str) -> re.Match[str]:
+    """Waits for a line of the newest controller."""
+    with Lines(release.logs(release.controller())) as log:
+        return log.wait_for(pattern)
+
+
+def children(log: str) -> list[int]:
+    """The generations whose child was started, by the log of a pod."""
+    return [int(number) for number in re.findall(r"generation (\d+): started ", log)]
 
 
 def kill_child(release: Release, pod: str, signal: str = "KILL") -> None:

@@ -33,7 +33,15 @@ from tests.e2e.paced import (
     saved_step,
     wait_for_progress,
 )
-from tests.e2e.runs import OnNfs, finish, kill_child, task_pods, tiny, wait_until_tasks_are_gone
+from tests.e2e.runs import (
+    OnNfs,
+    children,
+    finish,
+    kill_child,
+    task_pods,
+    tiny,
+    wait_until_tasks_are_gone,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -346,8 +354,7 @@ def started(release: Release, pod: str) -> list[int]:
     """The generations whose program a task has started, once there is one."""
     with Lines(release.logs(pod)) as lines:
         lines.wait_for(r"generation \d+: started ")
-    said = release.kubectl("logs", pod)
-    return [int(number) for number in re.findall(r"generation (\d+): started ", said)]
+    return children(release.kubectl("logs", pod))
 
 
 # What a run does not survive, and how it tells.

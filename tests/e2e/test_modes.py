@@ -17,14 +17,13 @@ import pytest
 from tests.cluster.release import Folders, Release
 from tests.e2e.conftest import EXAMPLE
 from tests.e2e.lines import Lines
-from tests.e2e.paced import saved_step
-from tests.e2e.runs import OnNfs, kill_child
+from tests.e2e.paced import saved_step, wait_for_progress
+from tests.e2e.runs import OnNfs, children, kill_child, leads
 
 pytestmark = pytest.mark.cluster
 
 REPOSITORY = Path(__file__).parents[2]
 FOR_EVER = 10**9
-STARTED = r"generation (\d+): started "
 
 
 def arguments(steps: int) -> dict[str, Any]:
@@ -41,10 +40,7 @@ def install(release: Release, folders: Folders, mode: str, settings: dict[str, A
 
 def starts(release: Release, pods: list[str]) -> dict[str, list[int]]:
     """The generations whose child each pod has started, for as long as it is there."""
-    return {
-        pod: [int(number) for number in re.findall(STARTED, release.kubectl("logs", pod))]
-        for pod in pods
-    }
+    return {pod: children(release.kubectl("logs", pod)) for pod in pods}
 
 
 def make_progress(
@@ -52,19 +48,9 @@ def make_progress(
 ) -> int:
     """Waits for a checkpoint of a generation that began with what was saved; its step."""
     with Lines(release.logs(pod)) as lines:
-        found = lines.wait_for(rf"generation {generation}: started ")
-        begin = lines.lines.index(found.string)
-        start = int(lines.wait_for(r"start: step (\d+)/", begin)[1])
-        assert start >= after
-        while saved_step(folders) <= start:
-            lines.wait_for(r"step \d+/\d+ loss", len(lines.lines))
-        return saved_step(folders)
-
-
-def await_generation(release: Release, pattern: str) -> None:
-    """Waits for a line of the newest controller."""
-    with Lines(release.logs(release.controller())) as log:
-        log.wait_for(pattern)
+        saved = wait_for_progress(lines, folders, generation)
+        assert int(re.findall(r"start: step (\d+)/", str(lines))[-1]) >= after
+        return saved
 
 
 def end_well(release: Release, folders: Folders) -> None:
@@ -82,12 +68,12 @@ def test_coordinator_restarts_only_whom_a_loss_reaches(
 ) -> None:
     folders = on_nfs(EXAMPLE.parent / "coordinator")
     install(release, folders, "coordinator", {})
-    await_generation(release, "generation 1: all tasks start")
+    leads(release, "generation 1: all tasks start")
     saved = make_progress(release, folders, "run-chief-0", 1)
 
     # A worker's pod, which comes back at another address: the chief trains on.
     release.kubectl("delete", "pod", "run-worker-1", "--wait=false")
-    await_generation(release, "generation 2: worker-1 starts")
+    leads(release, "generation 2: worker-1 starts")
     with Lines(release.logs("run-worker-1")) as worker, Lines(release.logs("run-chief-0")) as chief:
         worker.wait_for("serving ")
         for _ in range(3):
@@ -98,7 +84,7 @@ def test_coordinator_restarts_only_whom_a_loss_reaches(
     # The ps's pod: the variables are lost, so the chief starts again, from its checkpoint.
     saved = saved_step(folders)
     release.kubectl("delete", "pod", "run-ps-0", "--wait=false")
-    await_generation(release, "generation 3: chief-0, ps-0 start")
+    leads(release, "generation 3: chief-0, ps-0 start")
     saved = make_progress(release, folders, "run-chief-0", 3, saved)
     pods = ["run-chief-0", "run-worker-0", "run-worker-1"]
     assert starts(release, pods) == {
@@ -109,12 +95,12 @@ def test_coordinator_restarts_only_whom_a_loss_reaches(
 
     # The chief's child.
     kill_child(release, "run-chief-0")
-    await_generation(release, "generation 4: chief-0 starts")
+    leads(release, "generation 4: chief-0 starts")
     saved = make_progress(release, folders, "run-chief-0", 4, saved)
 
     # One worker more: only the chief starts again.
     release.change({"worker.replicas": 3})
-    await_generation(release, "generation 5: chief-0, worker-2 start")
+    leads(release, "generation 5: chief-0, worker-2 start")
     make_progress(release, folders, "run-chief-0", 5, saved)
     pods = ["run-ps-0", "run-worker-0", "run-worker-1", "run-worker-2"]
     assert starts(release, pods) == {
@@ -161,22 +147,22 @@ def test_all_reduce_restarts_everybody_at_any_size(release: Release, on_nfs: OnN
         "evaluator.resources.requests": {"cpu": "10m", "memory": "32Mi"},
     }
     install(release, folders, "all-reduce", settings)
-    await_generation(release, "generation 1: all tasks start")
+    leads(release, "generation 1: all tasks start")
     saved = make_progress(release, folders, "run-worker-0", 1)
 
     # A pod: nobody can go on without it.
     release.kubectl("delete", "pod", "run-worker-1", "--wait=false")
-    await_generation(release, "generation 2: worker-0, worker-1 start")
+    leads(release, "generation 2: worker-0, worker-1 start")
     saved = make_progress(release, folders, "run-worker-0", 2, saved)
 
     # A child.
     kill_child(release, "run-worker-1")
-    await_generation(release, "generation 3: worker-0, worker-1 start")
+    leads(release, "generation 3: worker-0, worker-1 start")
     saved = make_progress(release, folders, "run-worker-0", 3, saved)
 
     # Three, in the pods that are there and one more.
     release.change({"worker.replicas": 3})
-    await_generation(release, "generation 4: worker-0, worker-1, worker-2 start")
+    leads(release, "generation 4: worker-0, worker-1, worker-2 start")
     make_progress(release, folders, "run-worker-0", 4, saved)
     pods = ["run-evaluator-0", "run-worker-0", "run-worker-1", "run-worker-2"]
     assert starts(release, pods) == {

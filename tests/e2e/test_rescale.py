@@ -23,8 +23,10 @@ from tests.e2e.paced import (
 )
 from tests.e2e.runs import (
     OnNfs,
+    children,
     finish,
     kill_child,
+    leads,
     stateful_sets,
     task_pods,
     tiny,
@@ -32,19 +34,7 @@ from tests.e2e.runs import (
 )
 
 pytestmark = pytest.mark.cluster
-STARTED = r"generation (\d+): started "
 TRAINS = r"generation (\d+): all tasks start"
-
-
-def leads(release: Release, pattern: str) -> re.Match[str]:
-    """Waits for a line of the newest controller."""
-    with Lines(release.logs(release.controller())) as log:
-        return log.wait_for(pattern)
-
-
-def children(log: str) -> list[int]:
-    """The generations whose child was started, by the log of a pod."""
-    return [int(number) for number in re.findall(STARTED, log)]
 
 
 def names(release: Release) -> set[str]:
