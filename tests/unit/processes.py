@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -43,9 +44,11 @@ class Launcher:
         cwd: Path = ROOT,
     ) -> None:
         self.lines: list[str] = []
+        # A task tells of the child that the last launcher in its work folder died with.
+        self._work = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
             [*prefix, python, "-m", "launcher", *arguments],
-            env=environment(**env),
+            env=environment(**{"TFRUN_WORK": self._work.name, **env}),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -104,6 +107,7 @@ class Launcher:
         self._reader.join(PATIENCE)
         assert self.process.stdout
         self.process.stdout.close()
+        self._work.cleanup()
 
 
 def tree(pid: int) -> list[psutil.Process]:

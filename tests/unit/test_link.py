@@ -23,20 +23,23 @@ LEADER = Leader(1, "me")
 
 
 class FakeController:
-    """Hands each report to the test, and answers it with what the test gives."""
+    """Hands each report to the test, and answers the last one heard with what the test gives.
+
+    A request that the task gives up takes no answer away from the one that follows it.
+    """
 
     def __init__(self, port: int) -> None:
-        reports: queue.Queue[Report] = queue.Queue()
-        answers: queue.Queue[Directive | None] = queue.Queue()
-        self.reports, self.answers = reports, answers
+        requests: queue.Queue[tuple[Report, queue.Queue[Directive | None]]] = queue.Queue()
+        self.requests = requests
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
-                reports.put(decode_report(self.rfile.read(length)))
-                body = encode_directive(answers.get())
+                answer: queue.Queue[Directive | None] = queue.Queue()
+                requests.put((decode_report(self.rfile.read(length)), answer))
+                body = encode_directive(answer.get())
                 try:
                     self.send_response(200)
                     self.send_header("Content-Length", str(len(body)))
@@ -54,7 +57,11 @@ class FakeController:
         self.thread.start()
 
     def hear(self) -> Report:
-        return self.reports.get(timeout=PATIENCE)
+        report, self.heard = self.requests.get(timeout=PATIENCE)
+        return report
+
+    def answer(self, directive: Directive | None) -> None:
+        self.heard.put(directive)
 
     def close(self) -> None:
         self.server.shutdown()
@@ -104,7 +111,7 @@ def start_child(fake: FakeController, generation: int, wanted: Job) -> Report:
     """Answers until the task's child of this generation runs; leaves that report unanswered."""
     report = fake.hear()
     while not runs(report, generation):
-        fake.answers.put(Directive(LEADER, Action.RUN, generation, 0, wanted))
+        fake.answer(Directive(LEADER, Action.RUN, generation, 0, wanted))
         report = fake.hear()
     return report
 
@@ -116,12 +123,12 @@ def test_a_report_never_claims_less_than_the_task_was_told(
     assert fake.hear().holds is None
     for generation in range(1, 40):
         directive = Directive(LEADER, Action.WAIT, generation, 0, here())
-        fake.answers.put(directive)
+        fake.answer(directive)
         report = fake.hear()
         assert report.holds == directive.holds()
         # The code of the image is there at once, and that is another report.
         while not report.ready:
-            fake.answers.put(None)
+            fake.answer(None)
             report = fake.hear()
 
 
@@ -132,7 +139,7 @@ def test_an_older_controller_has_nothing_to_say(
     report = start_child(fake, 5, here())
     pid = int(task.wait_for(r"\(process (\d+)\)")[1])
     for action in Action:
-        fake.answers.put(Directive(LEADER, action, 4, 0, here()))
+        fake.answer(Directive(LEADER, action, 4, 0, here()))
         report = fake.hear()
         assert report.holds
         assert (report.holds.action, report.holds.generation) == (Action.RUN, 5)
@@ -144,13 +151,13 @@ def test_a_report_that_waited_for_its_controller_says_how_long(start: Start, por
     first = FakeController(port)
     task = worker(start, port)
     start_child(first, 1, here())
-    first.answers.put(None)
+    first.answer(None)
     first.hear()
     first.close()
     os.kill(int(task.wait_for(r"\(process (\d+)\)")[1]), signal.SIGKILL)
     task.wait_for("the child ended: killed by SIGKILL")
     ended = time.monotonic()
-    first.answers.put(None)  # the connection that is left goes as well
+    first.answer(None)  # the connection that is left goes as well
     task.wait_for("cannot be reached")
     second = FakeController(port)
     child = second.hear().child
