@@ -41,15 +41,15 @@ class Launcher:
         env: Mapping[str, str],
         python: str = sys.executable,
         prefix: tuple[str, ...] = (),
-        cwd: Path = ROOT,
+        cwd: Path | None = None,
     ) -> None:
         self.lines: list[str] = []
-        # A task tells of the child that the last launcher in its work folder died with.
-        self._work = tempfile.TemporaryDirectory()
+        # For what it keeps: a task tells of the child that the last launcher there died with.
+        self._folder = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
             [*prefix, python, "-m", "launcher", *arguments],
-            env=environment(**{"TFRUN_WORK": self._work.name, **env}),
-            cwd=cwd,
+            env=environment(**env),
+            cwd=cwd or self._folder.name,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -107,7 +107,7 @@ class Launcher:
         self._reader.join(PATIENCE)
         assert self.process.stdout
         self.process.stdout.close()
-        self._work.cleanup()
+        self._folder.cleanup()
 
 
 def tree(pid: int) -> list[psutil.Process]:

@@ -25,12 +25,14 @@ LEADER = Leader(1, "me")
 class FakeController:
     """Hands each report to the test, and answers the last one heard with what the test gives.
 
-    A request that the task gives up takes no answer away from the one that follows it.
+    A request that the task gives up takes no answer away from the one that follows it, and where
+    it is read after that one it is not heard.
     """
 
     def __init__(self, port: int) -> None:
         requests: queue.Queue[tuple[Report, queue.Queue[Directive | None]]] = queue.Queue()
         self.requests = requests
+        self.sequence = 0
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -57,8 +59,11 @@ class FakeController:
         self.thread.start()
 
     def hear(self) -> Report:
-        report, self.heard = self.requests.get(timeout=PATIENCE)
-        return report
+        while True:
+            report, self.heard = self.requests.get(timeout=PATIENCE)
+            if report.sequence >= self.sequence:
+                self.sequence = report.sequence
+                return report
 
     def answer(self, directive: Directive | None) -> None:
         self.heard.put(directive)

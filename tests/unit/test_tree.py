@@ -549,7 +549,9 @@ def test_a_full_disk_is_named(source: Path, tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout == (
-        f"74 code.nfs s:/e cannot be copied: No space left on device in {tmp_path}/disk, "
-        "writing large\n"
+    told, _, writing = done.stdout.partition(", writing ")
+    assert told == (
+        f"74 code.nfs s:/e cannot be copied: No space left on device in {tmp_path}/disk"
     ), done.stderr
+    # Files are copied side by side, and any of them may find that nothing is left.
+    assert (source / writing.rstrip("\n")).is_file()
