@@ -94,7 +94,7 @@ class _Controller:
         self.progress = Progress()
         self.effects: asyncio.Queue[decide.Effect] = asyncio.Queue()
         self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        self.recorded = False  # the end, so that a controller after this one knows of it
+        self.told = False  # the end; a controller after this one should find it on record then
         self.farewell: set[Task] = set()  # who has heard of the end, and has stopped
         self.closing = False
         self.waiting: dict[Task, asyncio.Event] = {}
@@ -263,8 +263,11 @@ class _Controller:
             "codeDigest": self.state.code,
         }
         say(_last_words(end, self.job.run))
-        await self._record(record)
-        self.recorded = True
+        try:
+            await self._record(record)
+        except LauncherError as error:  # the run has ended all the same, and so it is told
+            say(f"{error.reason}. The end is not on record and pods stay: `helm uninstall` ends them")
+        self.told = True
         self._wake()
         await self._farewell()
 
@@ -385,7 +388,7 @@ class _Controller:
     def _directive(self, report: Report) -> Directive | None:
         wanted = decide.directive(self.state, report)
         # What tasks have heard cannot be taken back: the end is told when it is on record.
-        if wanted and wanted.action is Action.END and not self.recorded:
+        if wanted and wanted.action is Action.END and not self.told:
             return None
         return wanted
 

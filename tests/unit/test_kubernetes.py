@@ -62,6 +62,7 @@ class FakeApiServer:
         self.calls: list[tuple[str, str, Any]] = []
         self.failures: list[tuple[int, bytes]] = []  # the next answers
         self.records_refused = 0  # how many records of the end fail first
+        self.refusal = 503  # and how
         self.meanwhile: list[str] = []  # who claims both before the next patch is taken
         self.token = "first"
         fake = self
@@ -101,7 +102,7 @@ class FakeApiServer:
             return 401, json.dumps({"message": "Unauthorized"}).encode()
         if isinstance(body, list) and ENDS_ANNOTATION in self.names(body) and self.records_refused:
             self.records_refused -= 1
-            return 503, b"{}"
+            return self.refusal, b"{}"
         found = self.objects.get(request.path.removeprefix(PREFIX))
         if not found:
             return 404, json.dumps({"message": "statefulsets.apps not found"}).encode()
@@ -444,6 +445,15 @@ def test_a_refusal_that_stays_ends_the_controller(
     api.failures += [(403, b'{"message": "forbidden"}')] * 9
     with pytest.raises(LauncherError, match="forbidden"):
         lead(api.port)
+
+
+def test_an_end_that_may_not_be_recorded_is_told_as_it_was(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(controller, "REFUSED_SECONDS", 0.5)
+    api.records_refused, api.refusal = 99, 403
+    assert lead(api.port, deadline=0.1).code == Code.DEADLINE
+    assert "The end is not on record and pods stay" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["decide.step", "decide.directive"])
