@@ -263,7 +263,10 @@ def _zstd(archive: Archive, file: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _tar(opened: tarfile.TarFile) -> Generator[_Entry, None, None]:
-    for member in opened:
+    while member := opened.next():
+        opened.members.clear()  # it keeps all of them, with their headers
+        if sum(len(k) + len(v) for k, v in opened.pax_headers.items()) > HEADER_BYTES:
+            raise tarfile.TarError(f"its global headers have more than {HEADER_BYTES} bytes")
         name, mode = member.name, member.mode
         if member.isdir():
             yield _Entry(name, "folder", mode)

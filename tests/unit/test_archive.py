@@ -15,6 +15,7 @@ import subprocess
 import tarfile
 import threading
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -273,6 +274,34 @@ def test_headers_without_end_are_damage(tmp_path: Path) -> None:
     info.type = tarfile.XHDTYPE
     (tmp_path / "file").write_bytes(info.tobuf() * 3000)
     refused(tmp_path / "file", tmp_path / "w" / "to", "a tar or zip that is whole: .*recursion")
+
+
+def test_headers_of_many_members_do_not_add_up(
+    tmp_path: Path, cancelled: threading.Event
+) -> None:
+    with (tmp_path / "file").open("wb") as writer:
+        for number in range(40):
+            info = tarfile.TarInfo(f"{number}.py")
+            info.pax_headers = {"comment": "x" * 1_000_000}
+            writer.write(info.tobuf(tarfile.PAX_FORMAT))
+        writer.write(bytes(2048))
+    asked = of(tmp_path / "file")
+    tracemalloc.start()
+    archive.fetch(asked, tmp_path / "to", cancelled)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(list((tmp_path / "to").iterdir())) == 40
+    assert most < 15_000_000
+
+
+def test_global_headers_that_add_up_are_refused(tmp_path: Path) -> None:
+    text = "x" * (archive.HEADER_BYTES - 1000)
+    with (tmp_path / "file").open("wb") as writer:
+        for key in ("first", "second"):
+            writer.write(tarfile.TarInfo.create_pax_global_header({key: text}))
+            writer.write(tarfile.TarInfo(f"{key}.py").tobuf())
+        writer.write(bytes(2048))
+    refused(tmp_path / "file", tmp_path / "w" / "to", "its global headers have more than")
 
 
 @pytest.mark.parametrize(
