@@ -266,7 +266,7 @@ class _Controller:
         try:
             await self._record(record)
         except LauncherError as error:  # the run has ended all the same, and so it is told
-            say(f"{error.reason}. The end is not on record and pods stay: `helm uninstall` ends them")
+            say(f"{error.reason}. The end is not on record, and pods stay until `helm uninstall`")
         self.told = True
         self._wake()
         await self._farewell()

@@ -276,9 +276,7 @@ def test_headers_without_end_are_damage(tmp_path: Path) -> None:
     refused(tmp_path / "file", tmp_path / "w" / "to", "a tar or zip that is whole: .*recursion")
 
 
-def test_headers_of_many_members_do_not_add_up(
-    tmp_path: Path, cancelled: threading.Event
-) -> None:
+def test_headers_of_many_members_do_not_add_up(tmp_path: Path, cancelled: threading.Event) -> None:
     with (tmp_path / "file").open("wb") as writer:
         for number in range(40):
             info = tarfile.TarInfo(f"{number}.py")
