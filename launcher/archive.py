@@ -264,7 +264,8 @@ def _zstd(archive: Archive, file: Path) -> Iterator[tarfile.TarFile]:
 
 def _tar(opened: tarfile.TarFile) -> Generator[_Entry, None, None]:
     while member := opened.next():
-        opened.members.clear()  # it keeps all of them, with their headers
+        # It keeps all of them, with their headers, and says so nowhere.
+        opened.members.clear()  # type: ignore[attr-defined]
         if sum(len(k) + len(v) for k, v in opened.pax_headers.items()) > HEADER_BYTES:
             raise tarfile.TarError(f"its global headers have more than {HEADER_BYTES} bytes")
         name, mode = member.name, member.mode
