@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
-from launcher import decide, nfs, status
+from launcher import adopt, decide, directive, nfs, run_state, status
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
 from launcher.kubernetes import Kubernetes, StatefulSet, SupersededError
@@ -89,10 +89,10 @@ class _Controller:
             Kubernetes(settings.kubernetes, self.job.release) if settings.kubernetes else None
         )
         self.id = os.urandom(8).hex()
-        self.state = decide.State(self.job, Leader(0, self.id))
+        self.state = run_state.State(self.job, Leader(0, self.id))
         self.found: dict[str, StatefulSet] = {}
         self.progress = Progress()
-        self.effects: asyncio.Queue[decide.Effect] = asyncio.Queue()
+        self.effects: asyncio.Queue[run_state.Effect] = asyncio.Queue()
         self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.told = False  # the end; a controller after this one should find it on record then
         self.farewell: set[Task] = set()  # who has heard of the end, and has stopped
@@ -159,11 +159,11 @@ class _Controller:
     async def _follow(self) -> End:
         """Leads, and returns how the run ended. Raises SupersededError where another one leads."""
         self._step(await self._begin())
-        while self.state.phase is not decide.RunPhase.YIELDED:
+        while self.state.phase is not run_state.RunPhase.YIELDED:
             effect = await self.effects.get()
-            if isinstance(effect, decide.Say):
+            if isinstance(effect, run_state.Say):
                 say(effect.text)
-            elif isinstance(effect, decide.Finish):
+            elif isinstance(effect, run_state.Finish):
                 await self._finish(effect.end)
                 return effect.end
             elif self.kubernetes:
@@ -171,7 +171,7 @@ class _Controller:
                 await self._insist(self.kubernetes.scale, effect.role, leader, replicas)
         raise SupersededError
 
-    async def _begin(self) -> decide.Begin:
+    async def _begin(self) -> run_state.Begin:
         """Claims the StatefulSets, and finds out what there is."""
         leader = Leader(time.time_ns() // 1_000_000 if self.kubernetes else 0, self.id)
         while self.kubernetes:
@@ -185,7 +185,7 @@ class _Controller:
         replicas = {role: item.replicas for role, item in self.found.items()}
         revisions = {role: item.revision for role, item in self.found.items()}
         age = 0.0 if ended else await self._age(leader)
-        return decide.Begin(leader.number, replicas, revisions, age, _end_of(ended))
+        return run_state.Begin(leader.number, replicas, revisions, age, _end_of(ended))
 
     def _on_record(self) -> Mapping[str, Any] | None:
         """How this run ended, where one of the StatefulSets has got to know it."""
@@ -209,7 +209,7 @@ class _Controller:
             state = self.state
             busy = state.forming or state.held or state.failures
             await asyncio.sleep(BUSY_TICK_SECONDS if busy else TICK_SECONDS)
-            self._step(decide.Tick())
+            self._step(run_state.Tick())
 
     async def _diagnose(self) -> None:
         """Says why no pod starts: with an NFS path that cannot be mounted no task ever speaks."""
@@ -230,13 +230,13 @@ class _Controller:
                 missing_since = None
             elif missing_since is None:
                 missing_since = now
-            elif self.state.phase is decide.RunPhase.STARTING:
+            elif self.state.phase is run_state.RunPhase.STARTING:
                 continue  # Kubernetes is away: the end could not be recorded
             elif now - missing_since >= MISSING_SECONDS:
-                self._step(decide.NoCode(found.text))
+                self._step(run_state.NoCode(found.text))
                 return
 
-    def _step(self, event: decide.Event) -> None:
+    def _step(self, event: run_state.Event) -> None:
         before = self.state
         self.state, effects = decide.step(before, event, time.monotonic())
         for effect in effects:
@@ -350,10 +350,10 @@ class _Controller:
         superseded = self.waiting.pop(task, None)
         if superseded:
             superseded.set()
-        self._step(decide.Heard(report))
+        self._step(run_state.Heard(report))
         holds = report.holds
         ended = holds and holds.action is Action.END and holds.run == self.job.run
-        if ended and not decide.runs(report):
+        if ended and not run_state.runs(report):
             self.farewell.add(task)
         if task == self.job.mode.chief:
             line = self.progress.line(report, time.monotonic())
@@ -386,14 +386,14 @@ class _Controller:
         return wanted
 
     def _directive(self, report: Report) -> Directive | None:
-        wanted = decide.directive(self.state, report)
+        wanted = directive.directive(self.state, report)
         # What tasks have heard cannot be taken back: the end is told when it is on record.
         if wanted and wanted.action is Action.END and not self.told:
             return None
         return wanted
 
 
-def _told(state: decide.State) -> tuple[object, ...]:
+def _told(state: run_state.State) -> tuple[object, ...]:
     """What directives depend on."""
     return (
         state.phase,
@@ -420,13 +420,13 @@ def _end_of(record: Mapping[str, Any] | None) -> End | None:
     code = record.get("code")
     code = code if isinstance(code, int) and 0 <= code <= 255 else int(Code.BUG)
     return End(
-        phase, code, f"{decide.ALREADY}{record.get('reason', '')}", str(record.get("task", ""))
+        phase, code, f"{adopt.ALREADY}{record.get('reason', '')}", str(record.get("task", ""))
     )
 
 
 def _last_words(end: End, run: str) -> str:
-    if end.reason.startswith(decide.ALREADY):
-        reason = end.reason[len(decide.ALREADY) :]
+    if end.reason.startswith(adopt.ALREADY):
+        reason = end.reason[len(adopt.ALREADY) :]
         text = f"run {run} has ended already: {end.phase.value}: {reason}\n"
         return text + "to train again raise run.attempt"
     text = f"the run has {end.phase.value.lower()}: {end.reason}"

@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from launcher.decide import RunPhase, State
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
 from launcher.log import say
+from launcher.run_state import RunPhase, State
 
 PATH = "/v1/status"
 WATCH_SECONDS = 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from launcher import decide
+from launcher import decide, directive, judge, run_state
 from launcher.exits import End, describe
 from launcher.identity import Task, parse_task
 from launcher.protocol import Action, ChildReport, Directive, Holds, Leader, Report
@@ -117,22 +117,22 @@ class Play:
         """A new controller comes; `replicas` is what the StatefulSets say."""
         self.job = job
         self.controllers += 1
-        self.state = decide.State(job, Leader(0, f"controller {self.controllers}"))
+        self.state = run_state.State(job, Leader(0, f"controller {self.controllers}"))
         self.said: list[str] = []
         self.scaled: list[tuple[str, int]] = []
         self.end: End | None = None
         number = self.controllers
-        self.step(decide.Begin(number, replicas or {}, revisions or {}, age, end))
+        self.step(run_state.Begin(number, replicas or {}, revisions or {}, age, end))
 
     def pod(self, name: str) -> Pod:
         return self.pods[parse_task(name)]
 
-    def step(self, event: decide.Event) -> None:
+    def step(self, event: run_state.Event) -> None:
         self.state, effects = decide.step(self.state, event, self.now)
         for effect in effects:
-            if isinstance(effect, decide.Say):
+            if isinstance(effect, run_state.Say):
                 self.said.append(effect.text)
-            elif isinstance(effect, decide.Scale):
+            elif isinstance(effect, run_state.Scale):
                 self.scaled.append((effect.role, effect.replicas))
             else:
                 assert self.end is None, "a run ends once"
@@ -140,16 +140,16 @@ class Play:
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
-        self.step(decide.Tick())
+        self.step(run_state.Tick())
 
     def tell(self, *names: str) -> None:
         """These tasks report once, and do at once what they are answered."""
         for name in names:
             pod = self.pod(name)
             report = pod.report()
-            self.step(decide.Heard(report))
-            directive = decide.directive(self.state, report)
-            if directive and pod.follow(directive):
+            self.step(run_state.Heard(report))
+            told = directive.directive(self.state, report)
+            if told and pod.follow(told):
                 if pod.must_stop():
                     pod.end(143, stopped=True)
                 if pod.may_start():
@@ -168,7 +168,7 @@ class Play:
             if still > 3 or (still and not waits):
                 return
             if still:  # what follows a failure shows, and the backoff passes
-                self.tick(max(decide.SETTLE_SECONDS, self.state.not_before - self.now))
+                self.tick(max(judge.SETTLE_SECONDS, self.state.not_before - self.now))
         raise AssertionError("it never settles")
 
     def _picture(self) -> list[object]:

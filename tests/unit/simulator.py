@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple
 
-from launcher import decide
+from launcher import decide, directive, forming, judge, run_state
 from launcher.exits import Code, End, Phase, describe
 from launcher.identity import Task
 from launcher.modes import EVALUATOR, MODES
@@ -226,12 +226,12 @@ class Controller:
     job: Job
     wish: Wish
     offset: float
-    state: decide.State
+    state: run_state.State
     alive: bool = True
     number: int = 0  # of its claim on the StatefulSets
     recorded: bool = False
     waiting: dict[Task, tuple[Pod, int, int, Report]] | None = None
-    effects: list[decide.Effect] | None = None
+    effects: list[run_state.Effect] | None = None
     busy: bool = False
     farewell: set[Task] | None = None
 
@@ -322,7 +322,7 @@ class Simulation:
             f"{sorted(map(str, c.state.forming))} runs "
             f"{ {str(t): g for t, g in c.state.runs.items()} } "
             f"done {sorted(map(str, c.state.done))} "
-            f"lacks { {str(t): decide._lacks(c.state, t) for t in c.state.forming} })"
+            f"lacks { {str(t): forming.lacks(c.state, t) for t in c.state.forming} })"
             for c in self.controllers
             if c.alive
         ]
@@ -481,7 +481,7 @@ class Simulation:
     def start_controller(self, serial: int) -> None:
         if serial != self.newest:
             return
-        state = decide.State(self.job, Leader(0, f"{self.random():.6f}"))
+        state = run_state.State(self.job, Leader(0, f"{self.random():.6f}"))
         controller = Controller(serial, self.job, self.wish, self.random() * 1e6, state)
         controller.waiting, controller.effects, controller.farewell = {}, [], set()
         self.controllers.append(controller)
@@ -498,18 +498,18 @@ class Simulation:
         if run in self.records:
             self.log("the record says that {} has ended", run)
             there = {role: self.replicas.get(role, 0) for role in controller.job.replicas}
-            self.step(controller, decide.Begin(number, there, {}, end=self.records[run]))
+            self.step(controller, run_state.Begin(number, there, {}, end=self.records[run]))
             return
         began_at = self.run_began.setdefault(run, self.now)
         roles = [role for role in controller.job.replicas if role in self.replicas]
         revisions = {role: str(self.wish.revision) for role in roles}
         replicas = {role: self.replicas[role] for role in roles}
-        self.step(controller, decide.Begin(number, replicas, revisions, self.now - began_at))
+        self.step(controller, run_state.Begin(number, replicas, revisions, self.now - began_at))
         self.tick(controller)
 
     def tick(self, controller: Controller) -> None:
         if controller.alive:
-            self.step(controller, decide.Tick())
+            self.step(controller, run_state.Tick())
             self.after(TICK_SECONDS, self.tick, controller)
 
     def crash(self, controller: Controller, again: bool = True) -> None:
@@ -522,26 +522,26 @@ class Simulation:
         if again and controller.serial == self.newest and self.outcome is None:
             self.after(0.5 + self.random() * 8, self.start_controller, controller.serial)
 
-    def step(self, controller: Controller, event: decide.Event) -> None:
+    def step(self, controller: Controller, event: run_state.Event) -> None:
         before = controller.state
         now = self.now + controller.offset
         state, effects = decide.step(before, event, now)
         controller.state = state
         if self.history is not None:
             for effect in effects:
-                if isinstance(effect, decide.Say):
+                if isinstance(effect, run_state.Say):
                     self.log("[{}] {}", controller.serial, effect.text)
-        if len(state.charges) > len(before.charges) and before.phase is decide.RunPhase.LEADING:
+        if len(state.charges) > len(before.charges) and before.phase is run_state.RunPhase.LEADING:
             self.check_charge(controller)
             for seconds in (5.0, 15.0, 30.0):
                 self.after(seconds, self.check_charges)
         for effect in effects:
-            if not isinstance(effect, decide.Say):
+            if not isinstance(effect, run_state.Say):
                 assert controller.effects is not None
                 controller.effects.append(effect)
         if effects:
             self.follow(controller)
-        if state.phase is decide.RunPhase.YIELDED:
+        if state.phase is run_state.RunPhase.YIELDED:
             self.crash(controller)
         elif state is not before:
             self.wake(controller)
@@ -565,7 +565,7 @@ class Simulation:
         controller.busy = True
         self.after(self.random() ** 3 * 3, self.carry_out, controller, effect)
 
-    def carry_out(self, controller: Controller, effect: decide.Effect) -> None:
+    def carry_out(self, controller: Controller, effect: run_state.Effect) -> None:
         controller.busy = False
         if not controller.alive:
             return
@@ -573,9 +573,9 @@ class Simulation:
             self.log("controller {} leads no more", controller.serial)
             self.crash(controller)
             return
-        if isinstance(effect, decide.Scale):
+        if isinstance(effect, run_state.Scale):
             self.scale(effect.role, effect.replicas)
-        elif isinstance(effect, decide.Finish):
+        elif isinstance(effect, run_state.Finish):
             self.finish(controller, effect.end)
             return
         self.follow(controller)
@@ -613,7 +613,7 @@ class Simulation:
         self.outcome, self.outcome_at = end, self.now
 
     def directive(self, controller: Controller, report: Report) -> Directive | None:
-        wanted = decide.directive(controller.state, report)
+        wanted = directive.directive(controller.state, report)
         if wanted and wanted.action is Action.END and not controller.recorded:
             return None
         return wanted
@@ -627,9 +627,9 @@ class Simulation:
         assert controller.farewell is not None
         holds = report.holds
         ended = holds and holds.action is Action.END and holds.run == controller.job.run
-        if ended and not decide.runs(report):
+        if ended and not run_state.runs(report):
             controller.farewell.add(report.task)
-        self.step(controller, decide.Heard(report))
+        self.step(controller, run_state.Heard(report))
         if not controller.alive:
             return
         wanted = self.directive(controller, report)
@@ -1022,7 +1022,7 @@ class Simulation:
             raise Violation("end", f"it has no name: {end}")
         if (run, end.task, end.code) not in self.codes:
             raise Violation("end", f"the program did not do that: {end}")
-        permanent = end.code in (PERMANENT, *decide.PERMANENT)
+        permanent = end.code in (PERMANENT, *judge.PERMANENT)
         if not permanent and self.caused[run] <= job.restarts.limit:
             raise Violation("budget", f"the program failed {self.caused[run]}: {end}")
 
@@ -1076,7 +1076,7 @@ class Simulation:
         elif kind == "child is terminated":
             self.drains[task] += 1
             self.end_child(
-                pod, token, 143, "outside" if self.drains[task] <= decide.DRAINS else "program"
+                pod, token, 143, "outside" if self.drains[task] <= judge.DRAINS else "program"
             )
         elif kind == "child hangs":
             if pod.program:

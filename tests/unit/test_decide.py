@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from launcher import decide
-from launcher.decide import RunPhase
+from launcher import adopt, agree, decide, directive, forming, judge, run_state
 from launcher.exits import Code, End, Phase
 from launcher.identity import Task, parse_task
 from launcher.protocol import Action, ChildReport, Leader
+from launcher.run_state import RunPhase
 from tests.unit.jobs import job
 from tests.unit.play import Play, Pod
 
@@ -59,11 +59,11 @@ def test_nothing_starts_before_the_code_is_there() -> None:
 
 def test_who_is_missing_is_said_now_and_then() -> None:
     play = Play()
-    play.tick(decide.SAY_SECONDS)
+    play.tick(forming.SAY_SECONDS)
     everybody = "waiting for ps-0 (not heard from), worker-0 (not heard from), "
     assert play.said[1:] == [everybody + "worker-1 (not heard from)"]
     play.settle("worker-1")
-    play.tick(decide.SAY_SECONDS - 0.1)
+    play.tick(forming.SAY_SECONDS - 0.1)
     assert len(play.said) == 2
     play.tick(0.1)
     assert play.said[2:] == ["waiting for worker-1 (not heard from)"]
@@ -71,7 +71,7 @@ def test_who_is_missing_is_said_now_and_then() -> None:
 
 def test_of_many_who_are_missing_ten_are_named() -> None:
     play = Play(job(replicas={"ps": 1, "worker": 50}))
-    play.tick(decide.SAY_SECONDS)
+    play.tick(forming.SAY_SECONDS)
     assert play.said[-1].count("worker-") == 9
     assert play.said[-1].endswith(" and 41 more")
 
@@ -101,7 +101,7 @@ def test_nobody_waits_for_a_chief_that_does_not_tell(how: str) -> None:
     play = Play(job(chiefFirst=True))
     play.settle()
     if how == "late":
-        play.tick(decide.CHIEF_SECONDS)
+        play.tick(forming.CHIEF_SECONDS)
     else:
         play.exit("worker-0", 0)
     play.settle()
@@ -476,7 +476,7 @@ def test_an_evaluator_that_fails_does_not_hold_the_workers_back() -> None:
     for _ in range(4):
         play.exit("evaluator-0", 1)
         play.settle()
-        play.tick(decide.EVALUATOR_BACKOFF / 2)
+        play.tick(judge.EVALUATOR_BACKOFF / 2)
     play.settle()
     assert "worker-1" in play.running()
 
@@ -639,7 +639,7 @@ def test_a_finished_task_that_is_formed_anew_may_fail_to_prepare(play: Play) -> 
 
 def test_no_code_ends_a_run_of_which_nobody_is_there() -> None:
     play = Play()
-    play.step(decide.NoCode("there is no app in /exports"))
+    play.step(run_state.NoCode("there is no app in /exports"))
     assert play.end
     assert (play.end.code, play.end.reason) == (66, "there is no app in /exports")
 
@@ -647,7 +647,7 @@ def test_no_code_ends_a_run_of_which_nobody_is_there() -> None:
 def test_no_code_is_not_believed_where_somebody_has_started() -> None:
     play = Play()
     play.tell("worker-0")
-    play.step(decide.NoCode("there is no app in /exports"))
+    play.step(run_state.NoCode("there is no app in /exports"))
     assert play.end is None
 
 
@@ -659,7 +659,7 @@ def test_a_report_that_was_overtaken_is_ignored(play: Play) -> None:
     play.exit("worker-1", 1)
     play.settle()
     before = play.state
-    play.step(decide.Heard(old))
+    play.step(run_state.Heard(old))
     assert play.state == before
 
 
@@ -667,11 +667,11 @@ def test_strangers_change_nothing(play: Play) -> None:
     stranger = Pod(Task("worker", 7), "stranger")
     before = play.state
     report = stranger.report()
-    play.step(decide.Heard(report))
+    play.step(run_state.Heard(report))
     assert play.state == before
-    directive = decide.directive(play.state, report)
-    assert directive
-    assert directive.action is Action.WAIT
+    told = directive.directive(play.state, report)
+    assert told
+    assert told.action is Action.WAIT
 
 
 def test_a_stranger_that_trains_is_told_to_stop(play: Play) -> None:
@@ -687,7 +687,7 @@ def test_a_stranger_that_trains_is_told_to_stop(play: Play) -> None:
 
 
 def test_nothing_is_decided_before_the_record_of_the_end_is_read(play: Play) -> None:
-    play.state = decide.State(play.job, Leader(0, "new"))
+    play.state = run_state.State(play.job, Leader(0, "new"))
     play.exit("worker-0", 0)
     play.exit("worker-1", 1)
     play.lose("worker-0")
@@ -695,7 +695,7 @@ def test_nothing_is_decided_before_the_record_of_the_end_is_read(play: Play) -> 
         play.tell(*EVERYBODY)
         play.tick(100)
     assert play.state.phase is RunPhase.STARTING
-    assert all(decide.directive(play.state, pod.report()) is None for pod in play.pods.values())
+    assert all(directive.directive(play.state, pod.report()) is None for pod in play.pods.values())
 
 
 def test_a_new_controller_takes_over_what_runs(play: Play) -> None:
@@ -794,15 +794,15 @@ def test_the_older_of_two_controllers_yields(play: Play) -> None:
     play.lead(play.job)
     play.settle()
     report = play.pod("worker-0").report()
-    state, _ = decide.step(older, decide.Heard(report), play.now)
+    state, _ = decide.step(older, run_state.Heard(report), play.now)
     assert state.phase is RunPhase.YIELDED
-    assert decide.directive(state, report) is None
+    assert directive.directive(state, report) is None
 
 
 def test_where_nobody_gives_numbers_it_takes_one_above_all_others(play: Play) -> None:
     """A clock that is behind must not keep a controller from leading."""
-    play.state = decide.State(play.job, Leader(0, "new"))
-    play.step(decide.Begin(0, {}, {}))
+    play.state = run_state.State(play.job, Leader(0, "new"))
+    play.step(run_state.Begin(0, {}, {}))
     play.settle()
     assert play.state.leader == Leader(2, "new")
     assert play.running() == all_run(1)
@@ -831,11 +831,11 @@ def test_the_older_yields_also_where_it_has_not_led_yet(play: Play, early: bool)
     report = play.pod("worker-0").report()
     assert report.holds
     younger = replace(report.holds, leader=Leader(3, "younger"))
-    events: list[decide.Event] = [
-        decide.Begin(2, {}, {}),
-        decide.Heard(replace(report, holds=younger)),
+    events: list[run_state.Event] = [
+        run_state.Begin(2, {}, {}),
+        run_state.Heard(replace(report, holds=younger)),
     ]
-    state = decide.State(play.job, Leader(0, "older"))
+    state = run_state.State(play.job, Leader(0, "older"))
     for event in reversed(events) if early else events:
         state, _ = decide.step(state, event, play.now)
     assert state.phase is RunPhase.YIELDED
@@ -890,7 +890,7 @@ def test_the_end_is_told_once(play: Play) -> None:
     play.lead(play.job, end=End(Phase.SUCCEEDED, 0, "ended already"))
     play.settle()
     for pod in play.pods.values():
-        assert decide.directive(play.state, pod.report()) is None
+        assert directive.directive(play.state, pod.report()) is None
 
 
 @pytest.mark.parametrize(
@@ -973,7 +973,7 @@ def growing(replicas: dict[str, int] | None = None, **changes: object) -> Play:
 
 def test_who_waits_for_more_pods_leads_the_smaller_size_meanwhile() -> None:
     play = growing()
-    play.tick(decide.SAY_SECONDS)
+    play.tick(forming.SAY_SECONDS)
     assert "waiting for worker-2 (not heard from)" in play.said
     play.exit("worker-1", 1)
     play.settle()
@@ -1002,7 +1002,7 @@ def test_another_controller_leads_the_smaller_size_too() -> None:
     play = growing()
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 3})
     play.settle()
-    play.tick(decide.LEAVING_SECONDS)
+    play.tick(adopt.LEAVING_SECONDS)
     play.settle()
     play.exit("worker-1", 1)
     play.settle()
@@ -1021,7 +1021,7 @@ def test_what_is_lost_before_a_takeover_waits_for_no_evaluator(missing: str) -> 
     play.lead(job(replicas=replicas), replicas)
     for _ in range(3):
         play.settle()
-        play.tick(decide.LEAVING_SECONDS)
+        play.tick(adopt.LEAVING_SECONDS)
     if missing == "evaluator-0":
         assert set(play.running()) == {"ps-0", "worker-0", "worker-1", "worker-2"}
     play.pods[away.task] = away
@@ -1039,7 +1039,7 @@ def test_pods_that_are_too_many_go_though_others_have_no_room() -> None:
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 6})
     for _ in range(3):
         play.settle()
-        play.tick(decide.LEAVING_SECONDS)
+        play.tick(adopt.LEAVING_SECONDS)
     assert play.scaled == [("worker", 3)]
     assert play.running() == all_run(1)
     del play.pods[Task("worker", 5)]
@@ -1051,9 +1051,9 @@ def test_pods_that_are_too_many_go_though_others_have_no_room() -> None:
 def test_who_waits_for_more_pods_stops_nobody_for_a_pod_that_goes() -> None:
     play = growing()
     play.lead(job(), {"ps": 1, "worker": 3})  # it was asked for two again
-    play.now += decide.LEAVING_SECONDS
+    play.now += adopt.LEAVING_SECONDS
     play.settle()
-    play.tick(decide.LEAVING_SECONDS)
+    play.tick(adopt.LEAVING_SECONDS)
     play.settle()
     assert play.running() == all_run(1)
     assert play.scaled == [("worker", 2)]
@@ -1129,7 +1129,7 @@ def test_a_pod_that_never_came_does_not_hold_up_a_smaller_size() -> None:
     play.lead(job(), {"ps": 1, "worker": 3})
     play.settle("worker-2")
     assert play.running() == {}
-    play.tick(decide.LEAVING_SECONDS - 0.1)
+    play.tick(adopt.LEAVING_SECONDS - 0.1)
     assert play.state.phase is RunPhase.ADOPTING
     play.tick(0.1)
     play.settle("worker-2")
@@ -1209,7 +1209,7 @@ def test_those_whose_code_differs_are_named_and_all_who_start_pull_it_again() ->
 def test_code_that_stays_different_ends_the_run_after_a_while() -> None:
     play = coded("a1", "b2")
     play.settle()
-    assert decide.AGREE_SECONDS <= play.now < decide.AGREE_SECONDS * 2
+    assert agree.AGREE_SECONDS <= play.now < agree.AGREE_SECONDS * 2
     assert play.end
     assert (play.end.code, play.end.task) == (66, "worker-1")
     assert "worker-1 has b2, the rest a1; pulling it again for" in play.end.reason
@@ -1255,7 +1255,7 @@ def test_an_evaluator_with_other_code_never_ends_the_run_and_holds_up_nobody() -
     play.lose("evaluator-0")
     play.pod("evaluator-0").code = "b2"
     for _ in range(20):
-        play.tick(decide.LONGEST_PULL_PAUSE)
+        play.tick(agree.LONGEST_PULL_PAUSE)
         talk(play)
         play.tell("evaluator-0")
     assert play.end is None
@@ -1263,7 +1263,7 @@ def test_an_evaluator_with_other_code_never_ends_the_run_and_holds_up_nobody() -
     assert play.pod("evaluator-0").pulls[-1] > 3
     play.exit("worker-1", 1)
     talk(play)
-    play.tick(decide.LONGEST_PULL_PAUSE)
+    play.tick(agree.LONGEST_PULL_PAUSE)
     play.tell(*EVERYBODY, "evaluator-0", *EVERYBODY, "evaluator-0")
     assert play.running().keys() == all_run(1).keys(), "nobody waits for it"
     play.pod("evaluator-0").code = "a1"
@@ -1277,7 +1277,7 @@ def test_what_the_run_began_with_is_its_code_also_where_all_start_again() -> Non
         play.lose(name)
     give(play, "b2", "b2")
     talk(play)
-    play.tick(decide.SETTLE_SECONDS)
+    play.tick(judge.SETTLE_SECONDS)
     talk(play)
     assert play.running() == {}
     assert "worker-0 has b2, worker-1 has b2, the run began with a1" in play.said[-1]
@@ -1288,7 +1288,7 @@ def test_what_the_run_began_with_is_its_code_also_where_all_start_again() -> Non
 
 def test_one_slow_pull_does_not_end_the_run() -> None:
     play = coded("a1", "b2")
-    play.now += decide.AGREE_SECONDS * 2
+    play.now += agree.AGREE_SECONDS * 2
     talk(play)
     assert play.end is None
     give(play, "b2", "b2")
@@ -1313,7 +1313,7 @@ def test_who_shall_join_and_cannot_pull_the_code_says_why_and_tries_again() -> N
     new.child = ChildReport(1, code=74, reason="no answer")
     pulls = len(new.pulls)
     play.tell("worker-2")
-    play.tick(decide.SAY_SECONDS)
+    play.tick(forming.SAY_SECONDS)
     assert play.said[-1] == "waiting for worker-2 (no answer)"
     play.tell("worker-2")
     assert len(new.pulls) == pulls + 1
@@ -1329,7 +1329,7 @@ def test_code_never_changes_under_what_runs(led_anew: bool) -> None:
     play.lose("worker-1")
     give(play, "a1", "b2")
     talk(play)
-    play.tick(decide.SETTLE_SECONDS)
+    play.tick(judge.SETTLE_SECONDS)
     talk(play)
     if led_anew:
         play.lead(play.job)
@@ -1387,7 +1387,7 @@ def test_a_failure_settles_for_a_moment(play: Play) -> None:
     """What fails together is judged together."""
     play.exit("worker-1", 1)
     play.tell("worker-1")
-    play.tick(decide.SETTLE_SECONDS - 0.1)
+    play.tick(judge.SETTLE_SECONDS - 0.1)
     play.tell(*EVERYBODY)
     assert play.running() == {"ps-0": 1, "worker-0": 1}
     play.exit("worker-0", 1)
@@ -1408,7 +1408,7 @@ def test_who_fails_again_soon_waits_longer_each_time() -> None:
             assert play.now - begin < 60
             play.tick(0.25)
             play.tell("worker-1", "worker-1")
-        waits.append(play.now - begin - decide.SETTLE_SECONDS)
+        waits.append(play.now - begin - judge.SETTLE_SECONDS)
     assert waits == [0, 1, 2, 4]
 
 
@@ -1424,7 +1424,7 @@ def test_no_generation_starts_before_the_last_one_has_stopped(play: Play) -> Non
     play.exit("ps-0", 1)
     play.settle("worker-0")
     assert play.running() == {"worker-0": 1}
-    play.tick(decide.SAY_SECONDS)
+    play.tick(forming.SAY_SECONDS)
     assert "worker-0 (its child has not stopped)" in play.said[-1]
     play.settle()
     assert play.running() == all_run(2)
@@ -1468,14 +1468,14 @@ def test_a_worker_that_finished_trains_again_where_all_must(
 
 def test_a_report_that_is_heard_twice_changes_nothing(play: Play) -> None:
     report = play.pod("worker-1").report()
-    play.step(decide.Heard(report))
+    play.step(run_state.Heard(report))
     before = play.state
-    play.step(decide.Heard(report))
+    play.step(run_state.Heard(report))
     assert play.state == before
 
 
 def test_the_same_events_give_the_same_decisions() -> None:
-    def history() -> tuple[decide.State, list[str]]:
+    def history() -> tuple[run_state.State, list[str]]:
         play = started()
         play.exit("worker-1", 1)
         play.settle("worker-0")
@@ -1490,10 +1490,10 @@ def test_the_same_events_give_the_same_decisions() -> None:
 def test_reports_count_whether_they_come_before_the_beginning_or_after(
     play: Play, when: str
 ) -> None:
-    play.state = decide.State(play.job, Leader(0, "new"))
+    play.state = run_state.State(play.job, Leader(0, "new"))
     if when == "before":
         play.tell(*EVERYBODY)
-    play.step(decide.Begin(1, {"ps": 1, "worker": 2}, {}))
+    play.step(run_state.Begin(1, {"ps": 1, "worker": 2}, {}))
     if when == "after":
         play.tell(*EVERYBODY)
     assert play.state.phase is RunPhase.LEADING

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import trustme
 
-from launcher import controller, decide, kubernetes
+from launcher import controller, decide, directive, kubernetes, run_state
 from launcher.exits import Code, End, LauncherError, Phase
 from launcher.identity import Task
 from launcher.kubernetes import (
@@ -456,7 +456,7 @@ def test_an_end_that_may_not_be_recorded_is_told_as_it_was(
     assert "The end is not on record and pods stay" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("part", ["decide.step", "decide.directive"])
+@pytest.mark.parametrize("part", ["step", "directive"])
 def test_a_fault_of_the_controller_ends_it(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -468,21 +468,21 @@ def test_a_fault_of_the_controller_ends_it(
     step = decide.step
 
     def fail(*arguments: Any) -> Any:
-        if part == "decide.step" and not isinstance(arguments[1], decide.Tick):
+        if part == "step" and not isinstance(arguments[1], run_state.Tick):
             return step(*arguments)
         raise FaultError
 
-    monkeypatch.setattr(decide, part.partition(".")[2], fail)
+    monkeypatch.setattr(decide if part == "step" else directive, part, fail)
     (port,) = free_ports(1)
     settings = ControllerSettings(
         job(), ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
     )
     knocking = threading.Thread(target=knock, args=[port])
-    if part == "decide.directive":
+    if part == "directive":
         knocking.start()
     with pytest.raises(FaultError):
         controller.run(settings)
-    if part == "decide.directive":
+    if part == "directive":
         knocking.join()
 
 
@@ -514,8 +514,8 @@ def test_tasks_hear_of_the_end_when_it_is_on_record(api: FakeApiServer, code: in
         pods = [Pod(task, str(task)) for task in small.tasks]
         while not recorded:
             for pod in pods:
-                directive = report_of(port, pod.report())
-                if directive and pod.follow(directive) and directive.action is Action.END:
+                told = report_of(port, pod.report())
+                if told and pod.follow(told) and told.action is Action.END:
                     objects = api.objects.values()
                     recorded.append(
                         all(

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from launcher import decide, status
-from launcher.decide import RunPhase, State
+from launcher import decide, run_state, status
 from launcher.exits import Code, LauncherError
 from launcher.identity import Task
 from launcher.protocol import ChildReport, Leader, Report
+from launcher.run_state import RunPhase, State
 from tests.unit.jobs import job
 
 PS, CHIEF, WORKER = Task("ps", 0), Task("worker", 0), Task("worker", 1)
@@ -126,7 +126,7 @@ def test_an_end_is_one_line() -> None:
 
 
 def test_a_run_that_nobody_leads_yet_is_told() -> None:
-    begun, _ = decide.step(state(seats={}, heard={}), decide.Tick(), 41.0)
+    begun, _ = decide.step(state(seats={}, heard={}), run_state.Tick(), 41.0)
     assert status.show(status.document(begun, 41.0))[0].startswith("mnist: leading")
 
 
