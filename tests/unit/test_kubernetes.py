@@ -453,7 +453,7 @@ def test_an_end_that_may_not_be_recorded_is_told_as_it_was(
     monkeypatch.setattr(controller, "REFUSED_SECONDS", 0.5)
     api.records_refused, api.refusal = 99, 403
     assert lead(api.port, deadline=0.1).code == Code.DEADLINE
-    assert "The end is not on record and pods stay" in capfd.readouterr().err
+    assert "The end is not on record, and pods stay" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["step", "directive"])
