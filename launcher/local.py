@@ -73,7 +73,8 @@ def run(files: Sequence[Path], code: Path | None, port: int | None) -> End:
     mistakes: list[str] = []
     document = _document(_values(files, mistakes), code, mistakes)
     job = _job(document, port or 1, mistakes)
-    job = _job(document, port or _free_port(job), mistakes)
+    offsets = [each - job.addresses.port for each in _ports(job)]
+    job = _job(document, port or _free_port(offsets), mistakes)
     _check_ports(job)
     with tempfile.TemporaryDirectory(prefix="tfrun-") as folder:
         return _Run(job, Path(folder)).play()
@@ -237,12 +238,11 @@ def _taken(ports: Sequence[int]) -> list[int]:
     return taken
 
 
-def _free_port(job: Job) -> int:
-    """A first port so that every task's port is free; below the range that clients are given."""
-    offsets = [port - job.addresses.port for port in _ports(job)]
+def _free_port(offsets: Sequence[int], but: Sequence[int] = ()) -> int:
+    """A first port so that all at these offsets are free; below the range of clients' own."""
     for _ in range(PORT_ATTEMPTS):
         first = random.randrange(10_000, 30_000)
-        if not _taken([first + offset for offset in offsets]):
+        if first not in but and not _taken([first + offset for offset in offsets]):
             return first
     raise LauncherError(Code.CONFIGURATION, "no free ports were found: name a first one, --port")
 
@@ -283,9 +283,7 @@ class _Run:
         signals.listen((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self.events.put)
         adopt_orphans()
         (self.folder / "job.json").write_text(json.dumps(self.job.document))
-        with contextlib.closing(socket.socket()) as probe:
-            probe.bind((HOST, 0))
-            controller_port = probe.getsockname()[1]
+        controller_port = _free_port([0], but=_ports(self.job))
         try:
             self._start_controller(controller_port)
             for task in self.job.tasks:

@@ -22,7 +22,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 STUB = ROOT / "tests" / "unit" / "stub"
-PATIENCE = 30.0  # for any one thing to happen, on a busy machine
+PATIENCE = 120.0  # for any one thing to happen, on a busy machine
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -100,7 +100,7 @@ class Launcher:
         return "\n".join(self.lines)
 
     def close(self) -> None:
-        with_children = tree(self.pid)
+        with_children = tree(self.pid) if self.process.poll() is None else []
         for process in with_children:
             kill(process.pid)
         self.process.wait(PATIENCE)
@@ -140,7 +140,7 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
 
 # Below the ports that the kernel gives to clients, and a range for each process of pytest-xdist.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-_PORTS = itertools.cycle(range(30_000 + 250 * _WORKER, 30_250 + 250 * _WORKER))
+_PORTS = itertools.cycle(range(30_000 + 450 * _WORKER, 30_250 + 450 * _WORKER))
 
 
 def free_ports(count: int) -> list[int]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -207,21 +209,22 @@ except exits.LauncherError as error:
 
 
 @pytest.mark.parametrize("name", ["train.py", "lib"])
-def test_what_cannot_be_read_is_named(source: Path, tmp_path: Path, name: str) -> None:
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() != "root" or folder == Path("/tmp"):  # noqa: S108
-            break
-        folder.chmod(0o755)
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work").chmod(0o777)
-    (source / name).chmod(0)
-    done = subprocess.run(
-        [sys.executable, "-c", UNREADABLE, source, tmp_path / "work", ROOT],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (source / name).chmod(0o755)
+def test_what_cannot_be_read_is_named(source: Path, name: str) -> None:
+    # Not below pytest's folder: each run of pytest that starts closes that to others.
+    with tempfile.TemporaryDirectory() as text:
+        here = Path(text)
+        here.chmod(0o755)
+        shutil.move(source, here / "source")
+        (here / "work").mkdir()
+        (here / "work").chmod(0o777)
+        (here / "source" / name).chmod(0)
+        done = subprocess.run(
+            [sys.executable, "-c", UNREADABLE, here / "source", here / "work", ROOT],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        (here / "source" / name).chmod(0o755)
     assert done.stdout == (
         f"{int(Code.IO)} code.nfs s:/e cannot be copied: Permission denied: {name}\n"
     )

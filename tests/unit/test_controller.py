@@ -103,7 +103,9 @@ def child(launcher: Launcher, generation: int) -> int:
 
 def test_a_run_succeeds(run: Run) -> None:
     tasks = run.tasks()
-    controller = run.controller('echo "hello of $TASK_INDEX"')
+    controller = run.controller(run.until_go() + '; echo "hello of $TASK_INDEX"')
+    child(tasks[0], 1)
+    (run.folder / "go").touch()
     assert controller.wait() == 0
     assert message(run.folder / "end.json") == {
         "phase": "Succeeded",
@@ -194,13 +196,14 @@ def test_with_a_killed_server_all_start_again(run: Run) -> None:
 def test_who_fails_again_waits(run: Run) -> None:
     run.tasks("ps-0", "worker-0")
     one = {"ps": 1, "worker": 1}
-    controller = run.controller("[ $TFRUN_GENERATION = 3 ] || exit 1", replicas=one)
+    script = f"touch {run.folder}/$TFRUN_GENERATION; [ $TFRUN_GENERATION = 3 ] || exit 1"
+    controller = run.controller(script, replicas=one)
     controller.wait_for("restart 1 of 2$")
     controller.wait_for("restart 2 of 2; next try in 1 s")
-    begin = time.monotonic()
     controller.wait_for("generation 3: worker-0 start")
-    assert time.monotonic() - begin > 0.9
     assert controller.wait() == 0
+    failed, again = ((run.folder / name).stat().st_mtime for name in "23")
+    assert again - failed > 0.9
 
 
 @pytest.mark.parametrize(
@@ -386,12 +389,14 @@ def test_another_policy_reaches_the_tasks_and_restarts_nothing(run: Run) -> None
     changes = {"restarts__limit": 7, "grace": 0.1, "logs": str(run.folder / "logs")}
     controller = run.controller(deaf, **changes, deadline=10_000)
     controller.wait_for("generation 1: found running, and taken over")
-    wait_until(
-        lambda: all(
-            task["state"] == "running" and task["ago"] == 0 for task in run.status()["tasks"]
-        ),
-        "all have heard of it",
-    )
+    heard: set[str] = set()
+
+    def all_have_heard() -> bool:
+        found = run.status()["tasks"]
+        heard.update(t["task"] for t in found if t["state"] == "running" and t["ago"] == 0)
+        return len(heard) == len(found)
+
+    wait_until(all_have_heard, "all have heard of it")
     assert run.status()["restartLimit"] == 7
     assert all(lives(pid) for pid in pids)
     assert [programs(task) for task in tasks] == [0, 1, 1]
@@ -539,11 +544,12 @@ def test_a_program_that_hangs_is_started_again(run: Run) -> None:
     tasks = run.tasks()
     steps = "i=0; while [ $TASK_INDEX = 0 ]; do i=$((i + 1)); echo step $i; sleep 0.1; done"
     script = f"[ $TFRUN_GENERATION = 2 ] && exit; {steps}; echo silent; {LOOP}"
-    controller = run.controller(script, hangTimeout=1)
-    tasks[2].wait_for("no progress for 1 s")
-    controller.wait_for("lost worker-1: no progress for 1 s; all tasks stop")
+    controller = run.controller(script, hangTimeout=2)
+    tasks[2].wait_for(r"no progress for \d+ s")
+    controller.wait_for("lost worker-1: no progress for 2 s; all tasks stop")
     assert controller.wait() == 0
-    controller.wait_for("the cause: worker-1: no progress for 1 s; restart 1 of 2")
+    controller.wait_for("the cause: worker-1: no progress for 2 s; restart 1 of 2")
+    assert tasks[1].wait() == 0
     assert programs(tasks[1]) == 2, "a loss of progress is everybody's"
 
 
@@ -551,7 +557,7 @@ def test_a_hang_that_is_once_too_often_fails_the_run(run: Run) -> None:
     run.tasks("ps-0", "worker-0")
     one = {"ps": 1, "worker": 1}
     controller = run.controller(
-        f"echo last words; {LOOP}", hangTimeout=0.3, restarts__limit=0, replicas=one
+        f"echo last words; {LOOP}", hangTimeout=1, restarts__limit=0, replicas=one
     )
     assert controller.wait() == 124
     end = message(run.folder / "end.json")
@@ -588,7 +594,7 @@ def test_status_and_progress_are_told(run: Run) -> None:
     asked = run.start("status", "--address", f"127.0.0.1:{run.port}", env={})
     assert asked.wait() == 0
     asked.wait_for(
-        r"^mnist: leading, generation 1, restarts 0 of 2, run \w+ for \d+ s, progress \d s ago$"
+        r"^mnist: leading, generation 1, restarts 0 of 2, run \w+ for \d+ s, progress \d+ s ago$"
     )
     asked.wait_for("^  worker-0  running, step 7 of 9$")
     (run.folder / "go").touch()
@@ -602,7 +608,8 @@ def test_a_copy_of_each_childs_output_outlives_it(run: Run) -> None:
     run.tasks("ps-0", "worker-0")
     one = {"ps": 1, "worker": 1}
     logs = run.folder / "logs"
-    script = "printf 'one\\n\\n\\377two'; [ $TFRUN_GENERATION = 2 ]"
+    served = f"until [ -s {logs}/0123456789ab/1-ps-0.log ]; do sleep 0.02; done"
+    script = f"{served}; printf 'one\\n\\n\\377two'; [ $TFRUN_GENERATION = 2 ]"
     controller = run.controller(script, logs=str(logs), replicas=one)
     assert controller.wait() == 0
     for generation in (1, 2):
@@ -625,10 +632,10 @@ def test_after_the_end_its_tasks_know_that_it_has_ended(run: Run) -> None:
     again = run.controller("exit 0")
     assert again.wait() == 0
     assert message(run.folder / "end.json")["reason"].startswith("ended already")
-    assert [programs(task) for task in tasks] == [0, 1, 1]
     for task in tasks:
         task.signal(signal.SIGTERM)
         assert task.wait() == 143
+    assert [programs(task) for task in tasks] == [0, 1, 1]
 
 
 # A controller's mistakes.
@@ -737,7 +744,7 @@ def test_slow_and_silent_clients_hold_up_nobody(serving: Callable[[], int]) -> N
         client.sendall(post(REPORT)[: i % 40])
     begin = time.monotonic()
     assert directive_of(serving()) is Action.WAIT
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     for client in clients:
         client.close()
 

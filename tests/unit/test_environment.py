@@ -24,7 +24,9 @@ def make():
     (folder / "half").touch()
     with folder.with_name("made").open("a") as made:
         made.write("x")
-    time.sleep(float(sys.argv[2]))
+    deadline = time.monotonic() + 30
+    while not Path(sys.argv[2]).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 with folder.with_name("lock").open("w") as lock:
     environment.wait_for(lock, folder)
@@ -32,8 +34,8 @@ with folder.with_name("lock").open("w") as lock:
 """
 
 
-def start(folder: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", MAKER, str(folder), str(seconds)]
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", MAKER, str(folder), str(folder.with_name("go"))]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
@@ -46,21 +48,26 @@ def wait_for(path: Path) -> None:
 
 def test_of_two_at_once_one_makes_it(tmp_path: Path) -> None:
     folder = tmp_path / "venv"
-    with start(folder, 1) as first:
+    with start(folder) as first:
         wait_for(folder / "half")
-        with start(folder, 0) as second:
-            assert "waiting for it" in second.communicate(timeout=30)[1]
+        with start(folder) as second:
+            assert second.stderr
+            said = second.stderr.readline()
+            (tmp_path / "go").touch()
+            second.communicate(timeout=30)
+        assert "waiting for it" in said
         assert first.wait(30) == second.returncode == 0
     assert (tmp_path / "made").read_text() == "x"
 
 
 def test_what_was_interrupted_is_begun_anew(tmp_path: Path) -> None:
     folder = tmp_path / "venv"
-    with start(folder, 60) as first:
+    with start(folder) as first:
         wait_for(folder / "half")
         first.kill()
+    (tmp_path / "go").touch()
     assert not (folder / "ready").exists()
-    with start(folder, 0) as second:
+    with start(folder) as second:
         assert second.wait(30) == 0
     assert (folder / "ready").exists()
     assert (tmp_path / "made").read_text() == "xx"

@@ -477,7 +477,7 @@ def test_a_fault_of_the_controller_ends_it(
     settings = ControllerSettings(
         job(), ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
     )
-    knocking = threading.Thread(target=knock, args=[port])
+    knocking = threading.Thread(target=knock, args=[port], daemon=True)
     if part == "directive":
         knocking.start()
     with pytest.raises(FaultError):
@@ -503,16 +503,20 @@ def knock(port: int) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_tasks_hear_of_the_end_when_it_is_on_record(api: FakeApiServer, code: int) -> None:
+def test_tasks_hear_of_the_end_when_it_is_on_record(
+    api: FakeApiServer, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who has heard of it never trains again: a controller after this one must know of it too."""
+    monkeypatch.setattr(controller, "FAREWELL_SECONDS", 30.0)  # these tasks are there
     small = job(replicas={"ps": 1, "worker": 1})
     (port,) = free_ports(1)
     api.records_refused = 2
     recorded: list[bool] = []
+    over = threading.Event()
 
     def play() -> None:
         pods = [Pod(task, str(task)) for task in small.tasks]
-        while not recorded:
+        while not over.is_set():
             for pod in pods:
                 told = report_of(port, pod.report())
                 if told and pod.follow(told) and told.action is Action.END:
@@ -532,12 +536,15 @@ def test_tasks_hear_of_the_end_when_it_is_on_record(api: FakeApiServer, code: in
 
     playing = threading.Thread(target=play)
     playing.start()
-    end = controller.run(
-        ControllerSettings(
-            small, ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
+    try:
+        end = controller.run(
+            ControllerSettings(
+                small, ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
+            )
         )
-    )
-    playing.join()
+    finally:
+        over.set()
+        playing.join()
     assert end.code == code
     assert recorded
     assert all(recorded)
