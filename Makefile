@@ -51,7 +51,7 @@ chart: $(READY) ## render the chart and hold it against the Kubernetes schemas
 	$(PYTEST) -n 2 tests/chart --junitxml=$(REPORTS)/chart.xml
 
 e2e: cluster-up ## real TensorFlow and a real Kubernetes
-	TFRUN_CONTEXT=$(CONTEXT) $(PYTEST) tests/e2e --junitxml=$(REPORTS)/e2e.xml
+	TFRUN_CONTEXT=$(CONTEXT) $(PYTEST) tests/e2e --timeout=1800 --junitxml=$(REPORTS)/e2e.xml
 
 format: $(READY) ## format the sources
 	$(RUN) -m ruff format $(SOURCES)

@@ -93,7 +93,7 @@ class Release:
         path = "{.metadata.name} {.status.containerStatuses[*].state}"
         others = "|".join(after) or "none"
         pattern = rf"^(?!(?:{others}) )(\S+) .*\b(running|terminated)\b"
-        return self.wait_for(["pod", "-l", f"{OF_JOB}={self.job()}"], path, pattern, 60)[1]
+        return self.wait_for(["pod", "-l", f"{OF_JOB}={self.job()}"], path, pattern, 180)[1]
 
     def logs(self, pod: str) -> subprocess.Popen[str]:
         """A process that prints the pod's log from its begin, as it grows, until the pod ends."""

@@ -17,7 +17,7 @@ from tests.cluster.release import Folders, Release, put_on_nfs
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "breast-cancer"
 PACED = Path(__file__).parent / "programs" / "paced.py"
-GONE_SECONDS = 120
+GONE_SECONDS = 300
 
 
 class Places:

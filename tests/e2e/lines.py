@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 
-TIMEOUT = 150  # seconds for any one thing to happen; a busy machine takes its time
+TIMEOUT = 300  # seconds for any one thing to happen; a busy machine takes its time
 
 
 class Lines:

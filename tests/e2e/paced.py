@@ -56,4 +56,4 @@ def check_learnt(end: RunEnd) -> None:
 
 
 def generations(log: str) -> list[int]:
-    return [int(number) for number in re.findall(r"generation (\d+): .* start", log)]
+    return [int(number) for number in re.findall(r"generation (\d+): [\w, -]+ starts?\b", log)]

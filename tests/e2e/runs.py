@@ -12,7 +12,9 @@ from tests.cluster.release import Folders, Release, RunEnd
 from tests.e2e.lines import Lines
 
 # A task pod's own grace is 30 s: what is gone sooner did not wait for it.
-PROMPT_SECONDS = 20
+PROMPT_SECONDS = 28
+GO = "/tmp/go"  # noqa: S108
+UNTIL_TOLD = f"until [ -e {GO} ]; do sleep 0.1; done"
 OnNfs = Callable[[Path], Folders]
 
 
@@ -23,6 +25,11 @@ def tiny(script: str) -> dict[str, Any]:
         "program.command": ["sh", "-c", script],
         "chiefFirst": False,
     }
+
+
+def tell(release: Release, pod: str, container: str = "task") -> None:
+    """Lets a program go on that waits UNTIL_TOLD."""
+    release.kubectl("exec", pod, "-c", container, "--", "touch", GO)
 
 
 def finish(release: Release) -> tuple[RunEnd, str]:

@@ -72,10 +72,11 @@ def kubectl(*words: str, stdin: str = "") -> str:
 
 def test_runs_a_pod_with_an_nfs_volume_and_leaves_nothing() -> None:
     before = traces()
+    begin = time.monotonic()
     plan = BOX.up()
-    start = time.monotonic()
+    first = time.monotonic() - begin
     assert BOX.up() == plan
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - begin < 1.5 * first, "one that runs is not started again"
     process = BOX.process()
     assert process
     inside = namespace(process.pid)

@@ -22,9 +22,15 @@ from tests.cluster import Cluster
 from tests.cluster.box import AGAIN_SECONDS, Box, within
 from tests.cluster.progress import run
 from tests.cluster.release import Folders, Release
-from tests.e2e.conftest import EXAMPLE, PACED
-from tests.e2e.kills import kill_child_on_this_machine, kill_container, make_killer
-from tests.e2e.lines import Lines
+from tests.e2e.conftest import EXAMPLE, PACED, Places
+from tests.e2e.kills import (
+    kill_child_on_this_machine,
+    kill_container,
+    kill_container_of,
+    make_killer,
+    uid,
+)
+from tests.e2e.lines import TIMEOUT, Lines
 from tests.e2e.paced import (
     brake,
     check_learnt,
@@ -34,11 +40,13 @@ from tests.e2e.paced import (
     wait_for_progress,
 )
 from tests.e2e.runs import (
+    UNTIL_TOLD,
     OnNfs,
     children,
     finish,
     kill_child,
     task_pods,
+    tell,
     tiny,
     wait_until_tasks_are_gone,
 )
@@ -52,8 +60,6 @@ SESSION_SECONDS = 15  # for a session that can be had; a part of a poll may pass
 STEPS = 9000  # more than can be made while a test goes on
 OUTAGE_SECONDS = 60
 SILENCE_SECONDS = 240  # until a node is called unready, by controllers that came back themselves
-GO = "/tmp/go"  # noqa: S108
-UNTIL_TOLD = f"until [ -e {GO} ]; do sleep 0.1; done"
 # For tiny programs that nobody serves: no TensorFlow, and room for many on a small node.
 SERVERLESS = {
     "mode": "all-reduce",
@@ -193,15 +199,17 @@ def test_no_start_of_ten_is_slow(release: Release, on_nfs: OnNfs, paced: Path) -
             Lines(release.logs("run-worker-0")) as chief,
             Lines(release.logs("run-worker-1")) as worker,
         ):
-            seconds, waits = [], []
+            seconds, waits, slow_chiefs = [], [], 0
             for generation in range(1, KILLS + 2):
                 for lines in (chief, worker):
                     line = lines.wait_for(f"generation {generation}: started ").string
+                    begun = time.monotonic()
                     first = lines.lines.index(line)
                     lines.wait_for(r"worker \d of 2: ", first)
                     imported = time.monotonic()
                     lines.wait_for(r"start: step \d+/", first)
                     waits.append(time.monotonic() - imported)
+                    slow_chiefs += lines is chief and time.monotonic() - begun > SESSION_SECONDS
                     lines.wait_for(r"step \d+/\d+ loss", first)
                 seconds.append(time.monotonic() - begin)
                 if generation <= KILLS:
@@ -218,14 +226,14 @@ def test_no_start_of_ten_is_slow(release: Release, on_nfs: OnNfs, paced: Path) -
     assert [step > 0 for step in starts] == [n % 2 == 1 and n > 1 for n in range(1, KILLS + 2)]
     # On a machine so busy that the chief is not waited for any longer, a poll is no wonder.
     late = len(re.findall("session is not up after", str(log)))
-    assert late < KILLS / 2
+    assert late <= slow_chiefs
     assert len([wait for wait in waits if wait > SESSION_SECONDS]) <= late
     slow = statistics.median(seconds[1:]) + POLL_SECONDS
     assert len([each for each in seconds[1:] if each > slow]) <= late
 
 
 def test_training_goes_on_without_the_control_plane(
-    release: Release, on_nfs: OnNfs, paced: Path, box: Box
+    release: Release, on_nfs: OnNfs, paced: Path, box: Box, places: Places
 ) -> None:
     folders = on_nfs(paced)
     # The output is kept where it can be read without Kubernetes.
@@ -258,10 +266,17 @@ def test_training_goes_on_without_the_control_plane(
         print(f"without the API server: two kills mended in {time.monotonic() - begin:.1f} s")
         saved = saved_step(folders)
         assert within(OUTAGE_SECONDS, lambda: time.monotonic() - begin >= OUTAGE_SECONDS)
-        assert saved_step(folders) > saved
+        assert within(AGAIN_SECONDS, lambda: saved_step(folders) > saved)
     assert {pod["metadata"]["uid"] for pod in task_pods(release)} == set(pods.values())
     brake(folders).unlink()
     check_learnt(release.end())
+    # What has lost the API server may ask again only a minute after its return; the next test needs
+    # all of it, as a pod in a new namespace does.
+    new = places.make()
+    needs = ("serviceaccount/default", "configmap/kube-root-ca.crt")
+    new.kubectl("wait", "--for=create", *needs, f"--timeout={SILENCE_SECONDS}s")
+    make_killer(new)
+    places.leave(new.namespace)
 
 
 def wait_for_kept_steps(folders: Folders, name: str) -> None:
@@ -272,7 +287,7 @@ def wait_for_kept_steps(folders: Folders, name: str) -> None:
     def moves() -> bool:
         return file.exists() and bool(re.search(r"step \d+/\d+ loss", file.read_text()))
 
-    assert within(AGAIN_SECONDS, moves), f"no steps in {file}"
+    assert within(TIMEOUT, moves), f"no steps in {file}"
 
 
 # Controllers are lost.
@@ -315,15 +330,16 @@ def test_a_controller_lost_in_any_phase_trains_once(release: Release, tmp_path: 
         log.wait_for("generation 1: all tasks start")
         # It cannot record the end, and so is caught while it tries.
         ending = runs["ending"]
+        caught = uid(ending, controllers["ending"])
         ending.kubectl("delete", "rolebinding", "-l", "app.kubernetes.io/instance=ending")
         tell(ending, "ending-worker-0")
         tell(ending, "ending-worker-1")
         log.wait_for("the run has succeeded")
         log.wait_for("Kubernetes refuses to")
-        kill_container(ending, controllers["ending"])
+        kill_container_of(ending, caught)
         log.end()
-        ending.upgrade([], settings["ending"])
         assert "tfrun/end" not in str(ending.get("statefulset"))
+        ending.upgrade([], settings["ending"])
 
     begin = time.monotonic()
     for name, each in runs.items():
@@ -344,10 +360,6 @@ def test_a_controller_lost_in_any_phase_trains_once(release: Release, tmp_path: 
         for index in (0, 1):
             starts = [1, 3] if name == "forming" else [1]
             assert started(each, f"{name}-worker-{index}") == starts, (name, index)
-
-
-def tell(release: Release, pod: str, container: str = "task") -> None:
-    release.kubectl("exec", pod, "-c", container, "--", "touch", GO)
 
 
 def started(release: Release, pod: str) -> list[int]:
@@ -387,7 +399,9 @@ def test_the_end_is_told_everywhere_and_names_the_cause(release: Release) -> Non
 
     release.upgrade([], {**tiny(f"exec python3 -c '{UNTIL_PS_GOES}'"), **TOLD, "grace": 20})
     end, said = finish(release)
-    assert said.splitlines()[0].endswith(f"has ended already: Failed: {reason}")
+    # Its claim may meet a change of the StatefulSet's status, and is made once more.
+    first = next(line for line in said.splitlines() if "does not answer, next try" not in line)
+    assert first.endswith(f"has ended already: Failed: {reason}")
     assert (end.condition, end.exit_code, end.message["task"]) == ("Failed", 1, "ps-0")
 
 

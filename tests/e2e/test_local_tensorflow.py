@@ -110,6 +110,7 @@ def test_control_c_and_a_closed_terminal_leave_no_process(
     (data / "slow").touch()
     with start(data, paced, "--log_every_steps=10", program="paced.py") as said:
         said.wait_for(r"worker-0 +\| step \d+/\d+ loss")
+        said.wait_for(r"worker-1 .*generation 1: started ")
         assert len(processes(data)) >= 8  # this one, the controller, three tasks, their children
         os.killpg(said.process.pid, number)
         assert said.end() == 128 + number, str(said)

@@ -118,7 +118,6 @@ def check_change(
     assert len(after) <= len(before) + most
 
 
-@pytest.mark.timeout(900)  # minutes where the machine is its own; each wait has its own bound
 def test_a_training_goes_on_through_every_change(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
@@ -286,6 +285,7 @@ def test_after_a_failure_only_another_attempt_trains(release: Release, on_nfs: O
     assert "raise run.attempt" in log
     assert stateful_sets(release) == sets
 
+    wait_until_tasks_are_gone(release)
     release.change({"run.attempt": 2})
     end, log = finish(release)
     assert (end.condition, end.exit_code) == ("Complete", 0)
@@ -295,6 +295,7 @@ def test_after_a_failure_only_another_attempt_trains(release: Release, on_nfs: O
 def test_a_rollback_to_a_finished_run_trains_nothing(release: Release) -> None:
     release.install([], tiny("echo one"))
     assert release.end().message["lastLines"] == ["one"]
+    wait_until_tasks_are_gone(release)
     release.change({"program.command": ["echo", "two"]})
     end, log = finish(release)
     assert end.message["lastLines"] == ["two"]

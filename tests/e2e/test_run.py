@@ -31,11 +31,13 @@ from tests.e2e.paced import (
 )
 from tests.e2e.runs import (
     PROMPT_SECONDS,
+    UNTIL_TOLD,
     OnNfs,
     finish,
     kill_child,
     stateful_sets,
     task_pods,
+    tell,
     tiny,
     wait_until_tasks_are_gone,
 )
@@ -238,7 +240,7 @@ def test_a_new_controller_takes_over_what_trains(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
     folders = on_nfs(paced)
-    install_paced(release, folders, steps=1500)
+    install_paced(release, folders, steps=3000)
     controllers = [release.controller()]
     with Lines(release.logs(controllers[0])) as log:
         log.wait_for("generation 1: all tasks start")
@@ -284,7 +286,7 @@ def wait_until_only(release: Release, before: set[str]) -> None:
     """Nothing is left; what only Kubernetes' own garbage collector removes has some seconds."""
     left = everything(release) - before
     if left:
-        release.kubectl("wait", "--for=delete", *sorted(left), "--timeout=10s")
+        release.kubectl("wait", "--for=delete", *sorted(left), "--timeout=60s")
     assert everything(release) == before
 
 
@@ -301,13 +303,16 @@ def test_both_helms_install_upgrade_roll_back_and_uninstall(release: Release, he
     pods = {pod["metadata"]["uid"] for pod in task_pods(release)}
     assert len(pods) == len(PODS)
 
-    release.upgrade([], {**tiny("echo upgraded"), "restarts.limit": 1})
+    release.upgrade([], {**tiny(f"{UNTIL_TOLD}; echo upgraded"), "restarts.limit": 1})
     lines = release.follow()
     assert any("all tasks start" in line for line in lines)
     assert {pod["metadata"]["uid"] for pod in task_pods(release)} == pods
+    for worker in PODS[1:]:
+        tell(release, worker)
     assert any("the run has succeeded" in line for line in lines)
     assert release.end().message["lastLines"] == ["upgraded"]
 
+    wait_until_tasks_are_gone(release)
     release.rollback(1)
     with Lines(release.logs(release.controller())) as log:
         log.wait_for("generation 1: all tasks start")
@@ -353,11 +358,11 @@ def test_nfs_that_cannot_be_mounted_is_said_within_seconds(release: Release) -> 
     other = dataclasses.replace(release, name="other")
     path = f"{release.cluster.nfs_path}/no-such-folder"
     nfs = {"code.nfs.server": release.cluster.nfs_server, "code.nfs.path": path}
-    begin = time.monotonic()
     release.install([], nfs)
     # An address that is kept for documents, where nobody answers.
     other.install([], {"code.nfs.server": "192.0.2.1", "code.nfs.path": "/code"})
     with Lines(release.logs(release.controller())) as log:
+        begin = time.monotonic()
         log.wait_for("code.nfs.path .* there is no no-such-folder in")
         assert time.monotonic() - begin < PROMPT_SECONDS
         with Lines(other.logs(other.controller())) as other_log:
