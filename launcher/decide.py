@@ -25,7 +25,7 @@ from dataclasses import replace
 from launcher.adopt import adopt, grow
 from launcher.agree import agree, resolved
 from launcher.exits import Code, End, Phase
-from launcher.forming import CHIEF_SECONDS, awaited, form_with, lacks, say_missing, scale
+from launcher.forming import awaited, chief_seconds, form_with, lacks, say_missing, scale
 from launcher.identity import Task
 from launcher.judge import judge, notice, success
 from launcher.protocol import Leader, Report
@@ -175,7 +175,8 @@ def _lead(state: State, now: float) -> Step:
     if state.held and state.job.mode.chief in state.done:
         return _lead(replace(state, held=frozenset()), now)
     if state.held and now >= state.held_until:
-        text = f"the chief's session is not up after {CHIEF_SECONDS:g} s; the others start"
+        seconds = chief_seconds(state.job)
+        text = f"the chief's session is not up after {seconds:g} s; the others start"
         return replace(state, held=frozenset()), (Say(text),)
     if not state.forming or (state.failures and now < state.settled_at):
         return state, ()

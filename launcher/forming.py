@@ -22,10 +22,14 @@ from launcher.run_state import (
     runs,
     told_to_end,
 )
+from launcher.settings import Job
 
 SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
-CHIEF_SECONDS = 20.0  # for the chief's session to come up before the others start anyway
+# For the chief's session to come up before the others start anyway; longer where its checkpoints
+# are looked at, which tell it for certain: to restore a large model takes its time.
+CHIEF_SECONDS = 20.0
+SAVING_CHIEF_SECONDS = 120.0
 
 
 def form_with(state: State, tasks: Iterable[Task]) -> State:
@@ -145,7 +149,7 @@ def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
         differ_since=0.0,
         differ_pulls=0,
         held=held,
-        held_until=now + CHIEF_SECONDS if job.mode.chief in tasks else state.held_until,
+        held_until=now + chief_seconds(job) if job.mode.chief in tasks else state.held_until,
         seats={task: seat for task, seat in state.seats.items() if task not in gone},
     )
     state, scaling = scale(state, down=True)
@@ -156,6 +160,11 @@ def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
         state = replace(state, code=code)
         text += f", with code {code}"
     return state, (*scaling, Say(text))
+
+
+def chief_seconds(job: Job) -> float:
+    """How long the others wait for the chief's session."""
+    return SAVING_CHIEF_SECONDS if job.checkpoints else CHIEF_SECONDS
 
 
 def hosts(state: State) -> dict[Task, str]:

@@ -96,11 +96,16 @@ def test_the_chief_goes_first_until_its_session_is_up() -> None:
     assert play.running() == all_run(1)
 
 
-@pytest.mark.parametrize("how", ["late", "done"])
-def test_nobody_waits_for_a_chief_that_does_not_tell(how: str) -> None:
-    play = Play(job(chiefFirst=True))
+@pytest.mark.parametrize("how", ["late", "very late", "done"])
+def test_nobody_waits_for_ever_for_a_chief_that_does_not_tell(how: str) -> None:
+    saves = how == "very late"
+    play = Play(job(chiefFirst=True, checkpoints="/data/checkpoint" if saves else ""))
     play.settle()
-    if how == "late":
+    if saves:
+        play.tick(forming.SAVING_CHIEF_SECONDS - 1)
+        play.settle()
+        assert not play.pod("worker-1").runs
+    if how != "done":
         play.tick(forming.CHIEF_SECONDS)
     else:
         play.exit("worker-0", 0)
