@@ -210,9 +210,9 @@ def told_to_end(state: State, seat: Report) -> bool:
 
 
 def newest(report: Report) -> int:
-    """The newest generation that a task knows of."""
+    """The newest generation that a task knows of: a new launcher may only know its last child's."""
     holds, child = report.holds, report.child
-    return holds.generation if holds else child.generation if child else 0
+    return max(holds.generation if holds else 0, child.generation if child else 0)
 
 
 def codes(state: State) -> dict[Task, str]:

@@ -737,6 +737,20 @@ def test_a_charge_that_was_taken_back_stays_so_for_the_next_controller(play: Pla
     assert not play.state.charges
 
 
+def test_a_child_of_an_earlier_run_is_not_taken_for_one_of_this(play: Play) -> None:
+    """What the simulator found: only a new launcher knew of the last generation there had been."""
+    for _ in range(2):
+        play.exit("worker-1", 1)
+        play.settle()
+    assert play.running() == {"ps-0": 1, "worker-0": 1, "worker-1": 3}
+    kill_container(play, "worker-1")
+    play.lead(job(run="another"))
+    play.tell("worker-1", "worker-1")  # the second time it holds what it was told: to wait
+    play.settle()
+    assert play.running() == all_run(4)
+    assert not play.state.charges
+
+
 def test_what_finished_while_nobody_led_has_finished(play: Play) -> None:
     play.exit("worker-0", 0)
     play.exit("worker-1", 0)
