@@ -194,7 +194,9 @@ def _remembered(state: State, now: float) -> End:
         for task, child in children
         if child.code and not child.stopped
     ]
-    if any(mode.decides_success(task) and child.code == 0 for task, child in children):
+    needed = [mode.chief] if state.job.success == "Chief" else state.job.tasks
+    seats = [state.seats[t] for t in needed if mode.decides_success(t) and t in state.seats]
+    if any(map(_ended_well, seats)) and not any(s.child and s.child.code for s in seats):
         return End(Phase.SUCCEEDED, Code.OK, f"{ALREADY}its workers ended with exit code 0")
     if failed:
         root = min(failed, key=lambda f: (-f.generation, f.code == DRAINED, f.at))

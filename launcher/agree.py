@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from launcher.exits import Code, End, Phase
 from launcher.forming import asked_again, first_of, form_with, names, start
+from launcher.identity import Task
 from launcher.modes import EVALUATOR
 from launcher.protocol import Report
 from launcher.run_state import Say, State, Step, codes, ended
@@ -17,24 +18,26 @@ AGREE_PULLS = 3
 LONGEST_PULL_PAUSE = 20.0
 
 
-def agree(state: State, now: float) -> Step:
+def agree(state: State, now: float, later: frozenset[Task] = frozenset()) -> Step:
     """Starts the tasks that are formed, if those that run the program have the same code.
 
     What the run began with is its code to the end, unless each generation is to pull anew.
     """
     found = codes(state)
+    if not found:  # servers start, while the one program there is is being stopped
+        return start(state, now, later)
     alone = frozenset(task for task in found if task.role == EVALUATOR)
     workers = [digest for task, digest in found.items() if task not in alone]
     most = state.code or Counter(workers or found.values()).most_common(1)[0][0]
     others = sorted(task for task, digest in found.items() if digest != most)
     if not others:
-        return start(state, now)
+        return start(state, now, later)
     named = first_of([f"{task} has {found[task]}" for task in others], " have others")
     known = "the run began with" if state.code else "the rest"
     text = f"the code of all tasks must be the same: {named}, {known} {most}"
     if alone.issuperset(others) and not alone.issuperset(state.forming):
         # The evaluator only looks on: nobody waits for it.
-        return start(state, now, later=alone & state.forming)
+        return start(state, now, later=later | alone & state.forming)
     since = state.differ_since or now
     everybody = frozenset(state.job.tasks)
     if state.job.delivery.refresh and not state.forming >= everybody:

@@ -44,6 +44,7 @@ UNPACKED_BYTES = 16 * 1024**3
 UNPACKED_FILES = 200_000
 LINK_BYTES = 4096
 HEADER_BYTES = 1024 * 1024  # of a tar: a long name, or more about a member
+HEADERS_OF_ONE = 8
 READ_BYTES = 1024 * 1024
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
 PASSING = frozenset({408, 425, 429})  # and all from 500 on
@@ -226,10 +227,28 @@ def _unpack(archive: Archive, file: Path, folder: Path, cancelled: threading.Eve
 
 
 class _Member(tarfile.TarInfo):
+    _nested = 0  # headers that are being read: each is held until what it is about is read
+
+    @classmethod
+    def fromtarfile(cls, opened: tarfile.TarFile) -> _Member:
+        """A member with its headers, which are read one within the other."""
+        if cls._nested > HEADERS_OF_ONE:
+            raise tarfile.TarError(f"a member has more than {HEADERS_OF_ONE} headers")
+        cls._nested += 1
+        try:
+            return super().fromtarfile(opened)
+        finally:
+            cls._nested -= 1
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise tarfile.TarError("it has sparse files, whose maps may have any size")
+
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         """A header; what it announces of more headers is read whole by the caller."""
         found = super().frombuf(buf, encoding, errors)
+        if found.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.TarError("it has sparse files, whose maps may have any size")
         if found.type in HEADERS and not 0 <= found.size <= HEADER_BYTES:
             # No ReadError: that would let the other ways to open a tar be tried.
             raise tarfile.TarError(f"a header has {found.size} bytes, more than {HEADER_BYTES}")

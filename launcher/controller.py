@@ -263,26 +263,30 @@ class _Controller:
             "codeDigest": self.state.code,
         }
         say(_last_words(end, self.job.run))
-        try:
-            await self._record(record)
-        except LauncherError as error:  # the run has ended all the same, and so it is told
-            say(f"{error.reason}. The end is not on record, and pods stay until `helm uninstall`")
+        gone = await self._record(record)
         self.told = True
         self._wake()
-        await self._farewell()
+        await self._farewell(gone)
 
-    async def _record(self, record: Mapping[str, Any]) -> None:
-        """Writes the end to every StatefulSet, in the same change that frees its pods."""
-        if not self.kubernetes:
-            return
+    async def _record(self, record: Mapping[str, Any]) -> bool:
+        """Writes the end to every StatefulSet, in the same change that frees its pods.
+
+        Whether all pods go.
+        """
         free = self.job.cleanup == "Delete"
+        gone = free and self.kubernetes is not None
         for role, item in self.found.items():
+            assert self.kubernetes
             ends = [*(end for end in item.ends if end.get("run") != record["run"]), record]
-            await self._insist(self.kubernetes.end, role, self.state.leader, ends, free)
+            try:
+                await self._insist(self.kubernetes.end, role, self.state.leader, ends, free)
+            except LauncherError as error:  # the run has ended all the same, and so it is told
+                gone = False
+                say(f"{error.reason}. The end is not on record there, and its pods stay")
+        return gone
 
-    async def _farewell(self) -> None:
+    async def _farewell(self, gone: bool) -> None:
         """Gives the tasks the time to hear of the end, and to stop."""
-        gone = self.kubernetes and self.job.cleanup == "Delete"
         seconds = FAREWELL_SECONDS if gone else KEPT_FAREWELL_SECONDS + self.job.grace
         tasks = set(self.state.seats if gone else self.state.job.tasks)
         deadline = time.monotonic() + seconds

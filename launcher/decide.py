@@ -28,6 +28,7 @@ from launcher.exits import Code, End, Phase
 from launcher.forming import awaited, chief_seconds, form_with, lacks, say_missing, scale
 from launcher.identity import Task
 from launcher.judge import judge, notice, success
+from launcher.modes import EVALUATOR
 from launcher.protocol import Leader, Report
 from launcher.run_state import (
     Begin,
@@ -180,17 +181,24 @@ def _lead(state: State, now: float) -> Step:
         return replace(state, held=frozenset()), (Say(text),)
     if not state.forming or (state.failures and now < state.settled_at):
         return state, ()
-    if any(lacks(state, task) for task in (*state.forming, *leaving(state))):
+    if any(lacks(state, task) for task in (*state.forming - _late(state), *leaving(state))):
         return state, ()
     effects: tuple[Effect, ...] = ()
     if state.failures:
         state, effects = judge(state, now)
         if state.phase is RunPhase.ENDED or state.failures:
             return state, effects
-    if now < state.not_before or any(lacks(state, task) for task in state.forming):
+    late = _late(state)
+    if now < state.not_before or any(lacks(state, task) for task in state.forming - late):
         return state, effects
-    state, more = agree(state, now)
+    state, more = agree(state, now, late)
     return state, (*effects, *more)
+
+
+def _late(state: State) -> frozenset[Task]:
+    """An evaluator that is not ready where others are: nobody waits for it."""
+    late = {t for t in state.forming if t.role == EVALUATOR and lacks(state, t)}
+    return frozenset(late) if state.forming - late else frozenset()
 
 
 def _step_of(report: Report | None) -> tuple[int, int | None] | None:
@@ -229,7 +237,7 @@ def _stopping(state: State, tasks: Iterable[Task]) -> frozenset[Task]:
     return frozenset(
         task
         for task in tasks
-        if state.job.mode.runs_program(task)
+        if state.job.mode.decides_success(task)
         and (task in state.forming or task not in state.runs)
         and (seat := state.seats.get(task))
         and runs(seat)

@@ -27,7 +27,7 @@ from launcher.settings import Job
 SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
 # For the chief's session to come up before the others start anyway; longer where its checkpoints
-# are looked at, which tell it for certain: to restore a large model takes its time.
+# are looked at, which tell it: to restore a large model takes its time.
 CHIEF_SECONDS = 20.0
 SAVING_CHIEF_SECONDS = 120.0
 

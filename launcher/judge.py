@@ -113,6 +113,8 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
     )
     who = names(reached, tasks, "stop")
     text = f"generation {failure.generation}: lost {failure.task}: {failure.reason}; {who}"
+    if failure.task.role != EVALUATOR and all(t.role == EVALUATOR for t in state.forming):
+        state = replace(state, not_before=now)  # the evaluator's pause is its own
     return form_with(state, reached | state.forming), (Say(text),)
 
 
@@ -153,7 +155,7 @@ def judge(state: State, now: float) -> Step:
         charges = _lately(state, state.charges, now)
         state = replace(state, charges=(*charges, now))
         why = _final(state, root)
-        everybody = frozenset(state.job.tasks)
+        everybody = frozenset(task for task in state.job.tasks if task.role != EVALUATOR)
         if why and not state.forming >= everybody:
             # Only once all have been heard from: one that is gone would explain it.
             state = replace(state, charges=charges)

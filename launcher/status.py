@@ -43,7 +43,7 @@ def document(state: State, now: float) -> dict[str, Any]:
         "restartLimit": job.restarts.limit,
         "cause": state.cause,
         "codeDigest": state.code,
-        "seconds": round(now - state.began_at),
+        "seconds": 0 if state.phase is RunPhase.STARTING else round(now - state.began_at),
         "progressAgo": round(now - state.moved_at) if state.moved_at else None,
         "tasks": [_task(state, task, now) for task in asked.tasks],
     }

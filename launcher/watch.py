@@ -65,6 +65,11 @@ def _listing(folder: Path | None) -> frozenset[tuple[str, int]]:
     if folder is None:
         return frozenset()
     try:
-        return frozenset((path.name, path.stat().st_mtime_ns) for path in folder.iterdir())
+        # Summaries begin before the model is restored; folders are another's, as an evaluator's.
+        return frozenset(
+            (path.name, path.stat().st_mtime_ns)
+            for path in folder.iterdir()
+            if path.is_file() and ".tfevents." not in path.name
+        )
     except OSError:
         return frozenset()

@@ -470,7 +470,9 @@ class Simulation:
                 knows = pod.serving or pod.child is not None
             for controller in self.controllers:
                 state = controller.state
-                done = controller.alive and task in state.done
+                # An older one, which may write no more, tells nobody.
+                leads = controller.alive and controller.number == self.claims
+                done = leads and task in state.done
                 done = done and controller.job.program_digest == program
                 knows |= done and state.runs.get(task) == generation
             if not knows:
@@ -494,6 +496,7 @@ class Simulation:
             return
         self.claims += 1
         controller.number = number = self.claims
+        self.forget()
         run = controller.job.run
         if run in self.records:
             self.log("the record says that {} has ended", run)
@@ -1000,6 +1003,8 @@ class Simulation:
         if end.reason.startswith("ended already"):
             if run not in self.ended:
                 raise Violation("end", f"it has not: {end}")
+            if end.phase is not self.records[run].phase:
+                raise Violation("end", f"it was {self.records[run]}: {end}")
             return
         if end.phase is Phase.SUCCEEDED:
             led = controller.state.job  # it may have waited in vain for more pods

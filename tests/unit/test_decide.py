@@ -486,6 +486,67 @@ def test_an_evaluator_that_fails_does_not_hold_the_workers_back() -> None:
     assert "worker-1" in play.running()
 
 
+EVALUATED = {"ps": 1, "worker": 2, "evaluator": 1}
+OTHERS = ("ps-0", "worker-0", "worker-1")
+
+
+def without_evaluator(play: Play, seconds: float) -> None:
+    """Nothing is heard from the evaluator any more, as from a node that is gone."""
+    for _ in range(10):
+        play.tell(*OTHERS)
+        play.tick(seconds / 10)
+
+
+def test_the_end_waits_for_no_evaluator() -> None:
+    play = started(replicas=EVALUATED)
+    play.exit("worker-1", 2)
+    without_evaluator(play, 10)
+    assert play.end
+    assert (play.end.phase, play.end.code, play.end.task) == (Phase.FAILED, 2, "worker-1")
+
+
+@pytest.mark.parametrize("refresh", ["OnRequest", "OnGeneration"])
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_new_start_of_all_waits_for_no_evaluator(refresh: str, failed: bool) -> None:
+    code = {"image": {"path": "/x"}, "refresh": refresh}
+    known = not failed and refresh == "OnRequest"  # it may go on with what it has
+    play = started(replicas=EVALUATED, code=code)
+    if failed:
+        play.exit("evaluator-0", 1)
+        play.tell("evaluator-0")
+    play.lose("ps-0")
+    without_evaluator(play, 10)
+    assert {name: play.running().get(name) for name in OTHERS} == all_run(2)
+    play.settle()
+    play.tick(judge.EVALUATOR_BACKOFF)
+    play.settle()
+    assert play.running() == {**all_run(2), "evaluator-0": 1 if known else 3}
+
+
+def test_the_pause_of_an_evaluator_is_its_own() -> None:
+    play = started(replicas=EVALUATED)
+    play.exit("evaluator-0", 1)
+    for _ in range(2):
+        play.tell("evaluator-0")
+        play.tick(judge.SETTLE_SECONDS)
+    assert play.state.not_before > play.now
+    play.lose("worker-1")
+    for _ in range(5):
+        play.tell(*OTHERS, "evaluator-0")
+        play.tick(2 * judge.SETTLE_SECONDS / 5)
+    play.tell(*OTHERS)
+    assert "worker-1" in play.running()
+
+
+def test_servers_start_while_the_one_program_that_there_is_stops() -> None:
+    """A coordinator that saves has no code to agree on, nor has that of the image a digest."""
+    play = started(mode="coordinator")
+    play.pod("chief-0").ready = False
+    play.exit("worker-0", 1)
+    play.settle()
+    assert play.running()["worker-0"] == 2
+
+
 def test_a_child_that_is_terminated_again_and_again_is_charged(play: Play) -> None:
     for charged in (0, 0, 1, 2):
         play.exit("worker-1", 143)
@@ -749,6 +810,26 @@ def test_a_child_of_an_earlier_run_is_not_taken_for_one_of_this(play: Play) -> N
     play.settle()
     assert play.running() == all_run(4)
     assert not play.state.charges
+
+
+@pytest.mark.parametrize("how", ["a worker failed", "all were stopped"])
+def test_a_failed_run_is_not_remembered_as_one_that_succeeded(how: str) -> None:
+    """Where the end is not on record, a controller after it asks the tasks."""
+    play = started(deadline=100)
+    if how == "a worker failed":
+        play.exit("worker-0", 0)
+        play.exit("worker-1", 2)
+    else:
+        play.tick(100)
+        for name in ("worker-0", "worker-1"):  # they save, and end with 0
+            play.pod(name).end(0, stopped=True)
+    play.settle()
+    assert play.end
+    first = play.end
+    play.lead(job(deadline=200))
+    play.settle()
+    assert play.end
+    assert play.end.phase is first.phase is Phase.FAILED
 
 
 def test_what_finished_while_nobody_led_has_finished(play: Play) -> None:

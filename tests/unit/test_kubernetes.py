@@ -452,8 +452,19 @@ def test_an_end_that_may_not_be_recorded_is_told_as_it_was(
 ) -> None:
     monkeypatch.setattr(controller, "REFUSED_SECONDS", 0.5)
     api.records_refused, api.refusal = 99, 403
-    assert lead(api.port, deadline=0.1).code == Code.DEADLINE
-    assert "The end is not on record, and pods stay" in capfd.readouterr().err
+    assert lead(api.port, deadline=0.1, grace=0).code == Code.DEADLINE
+    assert capfd.readouterr().err.count("The end is not on record there, and its pods stay") == 2
+
+
+def test_an_end_is_recorded_wherever_it_may_be(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one of the StatefulSets is refused the others' pods go all the same."""
+    monkeypatch.setattr(controller, "REFUSED_SECONDS", 0.0)
+    api.records_refused, api.refusal = 1, 403
+    assert lead(api.port, deadline=0.1, grace=0).code == Code.DEADLINE
+    assert [each["spec"]["replicas"] for each in api.objects.values()] == [1, 0]
+    assert ENDS_ANNOTATION in api.objects["mnist-worker"]["metadata"]["annotations"]
 
 
 @pytest.mark.parametrize("part", ["step", "directive"])

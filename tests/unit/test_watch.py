@@ -87,6 +87,14 @@ def test_a_change_in_the_checkpoints_tells_that_it_is_up(tmp_path: Path, change:
     assert watch.up()
 
 
+def test_what_others_write_beside_the_checkpoints_tells_nothing(tmp_path: Path) -> None:
+    """A chief's summaries begin before its model is restored, and an evaluator has its own."""
+    watch = Watch(tmp_path / "ready", tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "eval").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "events.out.tfevents.1790000000.worker-0").touch()
+    assert not watch.up()
+
+
 def test_quiet_is_without_a_line_or_where_steps_are_told_without_a_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
