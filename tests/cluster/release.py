@@ -95,10 +95,10 @@ class Release:
         pattern = rf"^(?!(?:{others}) )(\S+) .*\b(running|terminated)\b"
         return self.wait_for(["pod", "-l", f"{OF_JOB}={self.job()}"], path, pattern, 180)[1]
 
-    def logs(self, pod: str) -> subprocess.Popen[str]:
+    def logs(self, pod: str) -> subprocess.Popen[bytes]:
         """A process that prints the pod's log from its begin, as it grows, until the pod ends."""
         command = [*self._kubectl(), "logs", "--follow", pod]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, stdout=subprocess.PIPE)
 
     def follow(self) -> Iterator[str]:
         """The lines of the controller's log, as they come, until the controller ends."""
@@ -106,7 +106,7 @@ class Release:
             assert process.stdout
             try:
                 for line in process.stdout:
-                    yield line.rstrip("\n")
+                    yield line.decode(errors="replace").rstrip("\n")
             finally:
                 process.kill()
 

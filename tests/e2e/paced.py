@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.cluster.release import Folders, Release, RunEnd
 from tests.e2e.conftest import EXAMPLE
-from tests.e2e.lines import Lines
+from tests.lines import Lines
 
 
 def install_paced(release: Release, folders: Folders, steps: int) -> None:
@@ -23,8 +24,11 @@ def brake(folders: Folders) -> Path:
     return folders.data / "slow"
 
 
-def wait_for_progress(worker: Lines, folders: Folders, generation: int) -> int:
-    """Waits until a generation has made steps, and saved some; the step of that checkpoint."""
+def wait_for_progress(worker: Lines, folders: Folders, generation: int, saved: int = 0) -> int:
+    """Waits until a worker makes steps in a generation, and the chief has saved some since.
+
+    The worker began no earlier than with what was saved. Returns the step that is saved now.
+    """
     worker.wait_for(rf"generation {generation}: started ")
     (begin,) = (
         number
@@ -32,8 +36,20 @@ def wait_for_progress(worker: Lines, folders: Folders, generation: int) -> int:
         if f"generation {generation}: started " in line
     )
     start = int(worker.wait_for(r"start: step (\d+)/", begin)[1])
+    assert start >= saved
+    worker.wait_for(r"step \d+/\d+ loss", begin)
     while saved_step(folders) <= start:
         worker.wait_for(r"step \d+/\d+ loss", len(worker.lines))
+    return saved_step(folders)
+
+
+def wait_for_steps(
+    release: Release, folders: Folders, workers: Iterable[int], generation: int, saved: int = 0
+) -> int:
+    """Waits for the progress of some workers; the step that is saved then."""
+    for index in workers:
+        with Lines(release.logs(f"run-worker-{index}")) as worker:
+            wait_for_progress(worker, folders, generation, saved)
     return saved_step(folders)
 
 

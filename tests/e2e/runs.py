@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from tests.cluster.release import Folders, Release, RunEnd
-from tests.e2e.lines import Lines
+from tests.lines import Lines
 
 # A task pod's own grace is 30 s: what is gone sooner did not wait for it.
 PROMPT_SECONDS = 28

@@ -11,13 +11,14 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests.lines import TIMEOUT, Lines
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -27,71 +28,25 @@ pytestmark = [
 ]
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "breast-cancer" / "train.py"
-TIMEOUT = 180  # seconds for any one thing to happen; a busy machine takes its time
 FOR_EVER = "--epochs=1000000000"
 
 
-class Process:
-    """One task of the example: its output is read as it comes, and it is killed at the end."""
+class Process(Lines):
+    """One task of the example."""
 
     def __init__(self, folder: Path, *flags: str) -> None:
-        self.lines: list[str] = []
-        self.child = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *flags],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._ended = False
-        self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def _read(self) -> None:
-        assert self.child.stdout is not None
-        for line in self.child.stdout:
-            with self._changed:
-                self.lines.append(line.rstrip("\n"))
-                self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    def wait_for(self, pattern: str, after: int = 0) -> re.Match[str]:
-        """The first line from index `after` on that starts with the pattern."""
-
-        def find() -> re.Match[str] | None:
-            return next(
-                filter(None, (re.match(pattern, line) for line in self.lines[after:])), None
+        super().__init__(
+            subprocess.Popen(
+                [sys.executable, str(PROGRAM), *flags],
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
             )
-
-        with self._changed:
-            self._changed.wait_for(lambda: find() or self._ended, TIMEOUT)
-            found = find()
-        assert found, f"no line {pattern!r} in:\n" + "\n".join(self.lines)
-        return found
+        )
 
     def wait_for_step(self) -> int:
         """The global step of the next line of progress."""
-        return int(self.wait_for(r"step (\d+)/", after=len(self.lines))[1])
-
-    def wait(self) -> int:
-        code = self.child.wait(TIMEOUT)
-        self._reader.join(TIMEOUT)
-        return code
-
-    def kill(self) -> None:
-        self.child.kill()
-        self.wait()
-        assert self.child.stdout is not None
-        self.child.stdout.close()
+        return int(self.wait_for(r"^step (\d+)/", after=len(self.lines))[1])
 
 
 class Cluster:
@@ -160,7 +115,7 @@ def epochs_until(step: int) -> str:
 def check_evaluation(chief: Process, least_step: int) -> int:
     """The chief evaluated a model that has learnt; the step of that model."""
     auc, step = chief.wait_for(
-        r"evaluation: accuracy 0\.\d{4} auc ([01]\.\d{4}) rows 114 step (\d+)$"
+        r"^evaluation: accuracy 0\.\d{4} auc ([01]\.\d{4}) rows 114 step (\d+)$"
     ).groups()
     assert float(auc) > 0.97
     assert int(step) >= least_step
@@ -173,9 +128,9 @@ def test_one_process_trains_evaluates_and_exports(tmp_path: Path, stack: ExitSta
         process = stack.enter_context(Process(tmp_path, *flags))
         assert process.wait() == 0
         assert check_evaluation(process, 1000) == 1010
-        process.wait_for("model: export$")
-        process.wait_for("checkpoint: checkpoints/model.ckpt-1010$")
-    process.wait_for("start: step 1010/1010$")
+        process.wait_for("^model: export$")
+        process.wait_for("^checkpoint: checkpoints/model.ckpt-1010$")
+    process.wait_for("^start: step 1010/1010$")
     assert not [line for line in process.lines if line.startswith("step ")]
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "export"}
 
@@ -207,7 +162,7 @@ def test_a_cluster_learns_and_ends_by_itself(tmp_path: Path, stack: ExitStack) -
         assert chief.wait() == 0
         assert worker1.wait() == 0
         check_evaluation(chief, 2000)
-    assert ps.child.poll() is None
+    assert ps.process.poll() is None
     assert ps.lines == []
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")}
     assert written == {"ps/0", "worker/0", "worker/1", "worker/checkpoints"}
@@ -223,12 +178,12 @@ def test_a_killed_worker_rejoins_and_sigterm_saves(tmp_path: Path, stack: ExitSt
     worker1.kill()
     step = chief.wait_for_step()  # the others go on
     worker1 = cluster.start("worker", 1, FOR_EVER)
-    assert int(worker1.wait_for(r"start: step (\d+)/")[1]) >= step
+    assert int(worker1.wait_for(r"^start: step (\d+)/")[1]) >= step
     worker1.wait_for_step()
 
-    chief.child.terminate()
+    chief.process.terminate()
     assert chief.wait() == 143
-    saved = int(chief.wait_for(r"stopped: step (\d+), saved in ")[1])
+    saved = int(chief.wait_for(r"^stopped: step (\d+), saved in ")[1])
     for process in (worker1, ps):
         process.kill()
     assert cluster.find_saved_step() >= saved
@@ -245,8 +200,8 @@ def test_a_killed_chief_steps_back_to_its_checkpoint(tmp_path: Path, stack: Exit
     chief.kill()
     step = worker1.wait_for_step()  # the others go on, but nobody saves
     chief = cluster.start("worker", 0, FOR_EVER)
-    assert saved <= int(chief.wait_for(r"start: step (\d+)/")[1])
-    assert int(worker1.wait_for(r"restored: step \d+/\d+, from (\d+)")[1]) >= step
+    assert saved <= int(chief.wait_for(r"^start: step (\d+)/")[1])
+    assert int(worker1.wait_for(r"^restored: step \d+/\d+, from (\d+)")[1]) >= step
 
 
 def test_a_killed_ps_and_another_size_continue_from_the_checkpoint(
@@ -265,7 +220,7 @@ def test_a_killed_ps_and_another_size_continue_from_the_checkpoint(
         servers = [cluster.start("ps", index) for index in range(count)]
         target = saved + 1000
         started = [cluster.start("worker", index, epochs_until(target)) for index in range(workers)]
-        assert int(started[0].wait_for(r"start: step (\d+)/")[1]) >= saved
+        assert int(started[0].wait_for(r"^start: step (\d+)/")[1]) >= saved
         assert [process.wait() for process in started] == [0] * workers
         saved = check_evaluation(started[0], target)
         for server in servers:

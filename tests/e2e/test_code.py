@@ -24,8 +24,8 @@ from launcher import tree
 from tests.cluster.box import Box
 from tests.cluster.release import Folders, Release, put_on_nfs
 from tests.e2e.kills import kill_container
-from tests.e2e.lines import Lines
 from tests.e2e.runs import finish, task_pods, wait_until_tasks_are_gone
+from tests.lines import Lines
 
 pytestmark = pytest.mark.cluster
 
@@ -113,7 +113,7 @@ def test_a_tree_arrives_whole_is_pulled_once_and_again_when_it_is_edited(
         # The container starts again, and finds what it has.
         pods = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in task_pods(release)}
         kill_container(release, "run-worker-1")
-        worker.end()
+        worker.wait()
         path = "{.metadata.name} {.status.containerStatuses[0].restartCount}"
         release.wait_for(["pod", "run-worker-1"], path, " 1$", 60)
         with follow(release, "run-worker-1") as again:

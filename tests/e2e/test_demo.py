@@ -17,7 +17,7 @@ from tests.cluster import Cluster
 from tests.cluster.demo import NAME, NAMESPACE
 from tests.cluster.release import Release
 from tests.e2e.conftest import EXAMPLE
-from tests.e2e.lines import Lines
+from tests.lines import Lines
 
 pytestmark = pytest.mark.cluster
 TRAINS = "generation 1: all tasks start"
@@ -41,7 +41,6 @@ def start(cluster: Cluster, code: Path | None = None) -> Lines:
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
     )
@@ -67,13 +66,13 @@ def edited(folder: Path, old: str, new: str) -> Path:
 
 def test_the_demo_trains_and_does_so_twice_in_a_row(demo: Release, tmp_path: Path) -> None:
     with start(demo.cluster) as said:
-        assert said.end() == 0, str(said)
+        assert said.wait() == 0, str(said)
     check_result(said.lines)
     assert len([line for line in said.lines if TRAINS in line]) == 1
 
     quick = edited(tmp_path / "quick", '"--epochs", 500', '"--epochs", 60')
     with start(demo.cluster, quick) as said:
-        assert said.end() == 0, str(said)
+        assert said.wait() == 0, str(said)
     check_result(said.lines)
     # Anew: not the first demo's model. A worker that is in the middle of a step when the last one
     # is reached, or that starts then, makes one more than was asked for.
@@ -90,7 +89,7 @@ def test_a_broken_program_ends_the_demo_with_its_code(demo: Release, tmp_path: P
         '    print("about to break")\n    sys.exit(2)\n',
     )
     with start(demo.cluster, broken) as said:
-        assert said.end() == 2, str(said)
+        assert said.wait() == 2, str(said)
     assert "    about to break" in said.lines
     assert said.lines[-1].startswith("demo: the job has failed: worker-")
     assert "exit code 2" in said.lines[-1]
@@ -100,7 +99,7 @@ def test_control_c_removes_the_release(demo: Release) -> None:
     with start(demo.cluster) as said:
         said.wait_for(TRAINS)
         os.killpg(said.process.pid, signal.SIGINT)
-        assert said.end() == 130, str(said)
+        assert said.wait() == 130, str(said)
     assert said.lines[-1] == "demo: interrupted: removing the release"
     kinds = "pod,service,configmap,statefulset,job,role,rolebinding,serviceaccount,networkpolicy"
     assert demo.get(kinds) == []

@@ -30,14 +30,13 @@ from tests.e2e.kills import (
     make_killer,
     uid,
 )
-from tests.e2e.lines import TIMEOUT, Lines
 from tests.e2e.paced import (
     brake,
     check_learnt,
     generations,
     install_paced,
     saved_step,
-    wait_for_progress,
+    wait_for_steps,
 )
 from tests.e2e.runs import (
     UNTIL_TOLD,
@@ -50,6 +49,7 @@ from tests.e2e.runs import (
     tiny,
     wait_until_tasks_are_gone,
 )
+from tests.lines import TIMEOUT, Lines
 
 pytestmark = pytest.mark.cluster
 
@@ -126,32 +126,6 @@ def test_lost_launchers_pods_and_nodes_start_again_from_the_checkpoint(
     check_learnt(release.end())
 
 
-def wait_for_steps(
-    release: Release,
-    folders: Folders,
-    workers: tuple[int, ...],
-    generation: int,
-    saved: int = 0,
-) -> int:
-    """Waits until workers make steps in a generation, which none began before what was saved.
-
-    Returns what is saved now; the chief saves anew before that.
-    """
-    for index in workers:
-        with Lines(release.logs(f"run-worker-{index}")) as lines:
-            if index == 0:
-                wait_for_progress(lines, folders, generation)
-            lines.wait_for(f"generation {generation}: started ")
-            (begin,) = (
-                number
-                for number, line in enumerate(lines.lines)
-                if f"generation {generation}: started " in line
-            )
-            assert int(lines.wait_for(r"start: step (\d+)/", begin)[1]) >= saved
-            lines.wait_for(r"step \d+/\d+ loss", begin)
-    return saved_step(folders)
-
-
 def delete(release: Release, *what: str) -> None:
     release.kubectl("delete", "pod", *what, "--wait=false")
 
@@ -217,7 +191,7 @@ def test_no_start_of_ten_is_slow(release: Release, on_nfs: OnNfs, paced: Path) -
                     kill_child(release, "run-ps-0")
             brake(folders).unlink()
             check_learnt(release.end())
-            log.end()
+            log.wait()
     print("seconds from the install and from each kill to new steps of both workers:")
     print(" ".join(f"{each:.1f}" for each in seconds))
     print("seconds that the chief and the other worker waited for their sessions:")
@@ -321,7 +295,7 @@ def test_a_controller_lost_in_any_phase_trains_once(release: Release, tmp_path: 
         kill_child(runs["forming"], "forming-worker-1")
         log.wait_for("generation 1: lost worker-1: .*; all tasks stop")
         kill_container(runs["forming"], controllers["forming"])
-        log.end()
+        log.wait()
         assert generations(str(log)) == [1]
     with Lines(runs["leading"].logs(controllers["leading"])) as log:
         log.wait_for("generation 1: all tasks start")
@@ -337,7 +311,7 @@ def test_a_controller_lost_in_any_phase_trains_once(release: Release, tmp_path: 
         log.wait_for("the run has succeeded")
         log.wait_for("Kubernetes refuses to")
         kill_container_of(ending, caught)
-        log.end()
+        log.wait()
         assert "tfrun/end" not in str(ending.get("statefulset"))
         ending.upgrade([], settings["ending"])
 
@@ -384,7 +358,7 @@ def test_the_end_is_told_everywhere_and_names_the_cause(release: Release) -> Non
                 lines.wait_for("^connected$")
         kill_child(release, "run-ps-0")
         end = release.end()
-        log.end()
+        log.wait()
     reason = "ps-0 failed: killed by SIGKILL (exit code 137), and the restart budget of 0 is spent"
     assert (end.condition, end.exit_code) == ("Failed", 1)  # 137 would be tried again by the Job
     message = {"phase": "Failed", "task": "ps-0", "code": 137, "reason": reason}

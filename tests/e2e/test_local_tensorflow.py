@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import EXAMPLE
-from tests.e2e.lines import Lines
+from tests.lines import Lines
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -39,7 +39,6 @@ def start(data: Path, code: Path, *flags: str, program: str = "train.py") -> Lin
             env={**os.environ, "E2E_RUN": str(data)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
     )
@@ -77,7 +76,7 @@ def check_learnt(said: Lines) -> None:
 
 def test_trains_on_this_machine(data: Path) -> None:
     with start(data, EXAMPLE, "--epochs=100") as said:
-        assert said.end() == 0, str(said)
+        assert said.wait() == 0, str(said)
     check_learnt(said)
     assert (data / "model" / "saved_model.pb").exists()
     assert re.search(r"worker-1 +\| start: step ", str(said))
@@ -98,7 +97,7 @@ def test_a_killed_ps_leads_to_a_new_generation_from_the_checkpoint(data: Path, p
         said.wait_for(r"controller .*generation 2: all tasks start")
         said.wait_for(r"worker-0 +\| start: step [1-9]\d*/")
         brake.unlink()
-        assert said.end() == 0, str(said)
+        assert said.wait() == 0, str(said)
     check_learnt(said)
     assert "generation 3" not in str(said)
 
@@ -113,6 +112,6 @@ def test_control_c_and_a_closed_terminal_leave_no_process(
         said.wait_for(r"worker-1 .*generation 1: started ")
         assert len(processes(data)) >= 8  # this one, the controller, three tasks, their children
         os.killpg(said.process.pid, number)
-        assert said.end() == 128 + number, str(said)
+        assert said.wait() == 128 + number, str(said)
         assert processes(data) == []
     assert "Traceback" not in str(said)

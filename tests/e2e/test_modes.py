@@ -16,9 +16,9 @@ import pytest
 
 from tests.cluster.release import Folders, Release
 from tests.e2e.conftest import EXAMPLE
-from tests.e2e.lines import Lines
 from tests.e2e.paced import saved_step, wait_for_progress
 from tests.e2e.runs import OnNfs, children, kill_child, leads
+from tests.lines import Lines
 
 pytestmark = pytest.mark.cluster
 
@@ -48,9 +48,7 @@ def make_progress(
 ) -> int:
     """Waits for a checkpoint of a generation that began with what was saved; its step."""
     with Lines(release.logs(pod)) as lines:
-        saved = wait_for_progress(lines, folders, generation)
-        assert int(re.findall(r"start: step (\d+)/", str(lines))[-1]) >= after
-        return saved
+        return wait_for_progress(lines, folders, generation, after)
 
 
 def end_well(release: Release, folders: Folders) -> None:

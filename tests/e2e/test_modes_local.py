@@ -14,7 +14,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+
+from tests.lines import Lines
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -32,19 +33,16 @@ pytestmark = [
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
-TIMEOUT = 180  # seconds for any one thing to happen; a busy machine takes its time
 FOR_EVER = 1_000_000_000
-LINE = re.compile(r"(\S+) *\| (.*)")
-STARTED = re.compile(r"\S+ tfrun: generation (\d+): started .* \(process (\d+)\)")
+STARTED = re.compile(r"(\S+) *\| \S+ tfrun: generation \d+: started .* \(process (\d+)\)")
 STEP = r"step (\d+)/\d+ loss"
 
 
-class Local:
-    """A run of an example by `launcher local`; its output is read as it comes."""
+class Local(Lines):
+    """A run of an example by `launcher local`."""
 
     def __init__(self, example: str, folder: Path, steps: int, **counts: int) -> None:
         self.mark = uuid.uuid4().hex  # of the processes that belong to it
-        self.lines: list[tuple[str, str]] = []  # who said what
         program = {
             "args": [
                 f"--checkpoint_dir={folder / 'checkpoint'}",
@@ -58,7 +56,7 @@ class Local:
         replicas = {role: {"replicas": count} for role, count in counts.items()}
         values.write_text(yaml.safe_dump({"program": program, **replicas}))
         code = EXAMPLES / example
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "launcher", "local"),
                 *("-f", code / "values.yaml", "-f", values, "--code", code),
@@ -66,64 +64,31 @@ class Local:
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
         )
-        self._ended = False
-        self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
+        super().__init__(process)
 
-    def _read(self) -> None:
-        assert self.process.stdout
-        with self.process.stdout as output:
-            for text in output:
-                found = LINE.match(text)
-                with self._changed:
-                    self.lines.append((found[1], found[2]) if found else ("local", text.rstrip()))
-                    self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    def wait_for(self, who: str, pattern: str, after: int = 0) -> re.Match[str]:
+    def hear(self, who: str, pattern: str, after: int = 0) -> re.Match[str]:
         """The first line of a task, from index `after` on, that starts with the pattern."""
-
-        def find() -> re.Match[str] | None:
-            said = (text for task, text in self.lines[after:] if task == who)
-            return next(filter(None, (re.match(pattern, text) for text in said)), None)
-
-        with self._changed:
-            self._changed.wait_for(lambda: find() or self._ended, TIMEOUT)
-            found = find()
-        lines = "\n".join(f"{task}: {text}" for task, text in self.lines)
-        assert found, f"no line {pattern!r} of {who} in:\n{lines}"
-        return found
+        return self.wait_for(rf"^{who} *\| (?:{pattern})", after)
 
     def wait_for_steps(self, who: str) -> None:
         """Three more lines of progress."""
         for _ in range(3):
-            self.wait_for(who, STEP, after=len(self.lines))
+            self.hear(who, STEP, after=len(self.lines))
 
     def children(self) -> dict[str, list[int]]:
         """The processes that each task has started, in order."""
         found: dict[str, list[int]] = collections.defaultdict(list)
-        for task, text in self.lines.copy():
-            started = STARTED.match(text)
-            if started:
-                found[task].append(int(started[2]))
+        for started in filter(None, map(STARTED.match, self.lines.copy())):
+            found[started[1]].append(int(started[2]))
         return found
 
     def kill_child(self, task: str) -> int:
         """Kill what a task runs now; the index of the lines that follow."""
         after = len(self.lines)
         os.kill(self.children()[task][-1], signal.SIGKILL)
-        self.wait_for(task, r"\S+ tfrun: .*the child ended: killed by SIGKILL", after)
+        self.hear(task, r"\S+ tfrun: .*the child ended: killed by SIGKILL", after)
         return after
-
-    def wait(self) -> int:
-        code = self.process.wait(TIMEOUT)
-        self._reader.join(TIMEOUT)
-        return code
 
     def stop(self) -> None:
         self.process.terminate()
@@ -175,13 +140,13 @@ def wait_for_saved_step(local: Local, chief: str, folder: Path) -> int:
 def check_end(local: Local, chief: str, folder: Path, least_step: int) -> None:
     """The run ended well, with a model that has learnt."""
     assert local.wait() == 0
-    accuracy, auc, step = local.wait_for(
+    accuracy, auc, step = local.hear(
         chief, r"evaluation: accuracy (\S+) auc (\S+) rows 114 step (\d+)$"
     ).groups()
     assert float(accuracy) > 0.9
     assert float(auc) > 0.97
     assert int(step) >= least_step
-    local.wait_for(chief, f"model: {folder / 'checkpoint' / 'model'}$")
+    local.hear(chief, f"model: {folder / 'checkpoint' / 'model'}$")
     assert (folder / "checkpoint" / "model" / "saved_model.pb").exists()
     assert find_saved_step(folder) == int(step)
     assert not list((folder / "checkpoint").glob(".*"))
@@ -199,15 +164,15 @@ def test_coordinator_restarts_only_whom_a_loss_reaches(tmp_path: Path) -> None:
     everybody = ("chief-0", "ps-0", "worker-0", "worker-1")
     with run("coordinator", tmp_path, FOR_EVER) as local:
         for server in everybody[1:]:
-            local.wait_for(server, "serving ")
-        local.wait_for("chief-0", r"start: step 0/")
+            local.hear(server, "serving ")
+        local.hear("chief-0", r"start: step 0/")
         local.wait_for_steps("chief-0")
         first = local.children()
         assert {task: len(pids) for task, pids in first.items()} == dict.fromkeys(everybody, 1)
 
         # A worker: the chief goes on without it, and with it again.
         after = local.kill_child("worker-1")
-        local.wait_for("worker-1", "serving ", after)
+        local.hear("worker-1", "serving ", after)
         local.wait_for_steps("chief-0")
         second = local.children()
         assert len(second["worker-1"]) == 2
@@ -216,7 +181,7 @@ def test_coordinator_restarts_only_whom_a_loss_reaches(tmp_path: Path) -> None:
         # The chief: it alone starts again, from its checkpoint.
         saved = wait_for_saved_step(local, "chief-0", tmp_path)
         after = local.kill_child("chief-0")
-        assert int(local.wait_for("chief-0", r"start: step (\d+)/", after)[1]) >= saved
+        assert int(local.hear("chief-0", r"start: step (\d+)/", after)[1]) >= saved
         local.wait_for_steps("chief-0")
         third = local.children()
         assert len(third["chief-0"]) == 2
@@ -225,7 +190,7 @@ def test_coordinator_restarts_only_whom_a_loss_reaches(tmp_path: Path) -> None:
         # The ps: the variables are lost, so the chief starts again too; the workers do not.
         saved = wait_for_saved_step(local, "chief-0", tmp_path)
         after = local.kill_child("ps-0")
-        assert int(local.wait_for("chief-0", r"start: step (\d+)/", after)[1]) >= saved
+        assert int(local.hear("chief-0", r"start: step (\d+)/", after)[1]) >= saved
         local.wait_for_steps("chief-0")
         counts = {task: len(pids) for task, pids in local.children().items()}
         assert counts == {"chief-0": 3, "ps-0": 2, "worker-0": 1, "worker-1": 2}
@@ -235,7 +200,7 @@ def test_coordinator_restarts_only_whom_a_loss_reaches(tmp_path: Path) -> None:
 
     target = max(1000, saved + 200)
     with run("coordinator", tmp_path, target, worker=1) as local:
-        assert int(local.wait_for("chief-0", r"start: step (\d+)/")[1]) >= saved
+        assert int(local.hear("chief-0", r"start: step (\d+)/")[1]) >= saved
         check_end(local, "chief-0", tmp_path, target)
 
 
@@ -243,11 +208,11 @@ def test_all_reduce_restarts_everybody_at_any_size(tmp_path: Path) -> None:
     both = ("worker-0", "worker-1")
     with run("all-reduce", tmp_path, FOR_EVER) as local:
         for worker in both:
-            local.wait_for(worker, "start: step 0/")
+            local.hear(worker, "start: step 0/")
         for generation, lost in enumerate(("worker-1", "worker-0"), start=2):
             saved = wait_for_saved_step(local, "worker-0", tmp_path)
             after = local.kill_child(lost)
-            starts = [int(local.wait_for(w, r"start: step (\d+)/", after)[1]) for w in both]
+            starts = [int(local.hear(w, r"start: step (\d+)/", after)[1]) for w in both]
             assert starts[0] == starts[1] >= saved
             local.wait_for_steps("worker-1")  # both go on
             counts = {task: len(pids) for task, pids in local.children().items()}
@@ -256,28 +221,24 @@ def test_all_reduce_restarts_everybody_at_any_size(tmp_path: Path) -> None:
         # One of them is asked to stop: all do after the same step, and go on from there.
         after = len(local.lines)
         os.kill(local.children()["worker-1"][-1], signal.SIGTERM)
-        stopped = {
-            int(local.wait_for(w, r"stopped: step (\d+), saved in ", after)[1]) for w in both
-        }
-        starts = [int(local.wait_for(w, r"start: step (\d+)/", after)[1]) for w in both]
+        stopped = {int(local.hear(w, r"stopped: step (\d+), saved in ", after)[1]) for w in both}
+        starts = [int(local.hear(w, r"start: step (\d+)/", after)[1]) for w in both]
         assert stopped == set(starts)
-        local.wait_for("controller", ".*; not charged to the restart budget", after)
+        local.hear("controller", ".*; not charged to the restart budget", after)
         local.wait_for_steps("worker-1")
         first_losses = dict(find_losses(local))
 
         # All are asked to stop.
         after = len(local.lines)
         local.stop()
-        stopped = {
-            int(local.wait_for(w, r"stopped: step (\d+), saved in ", after)[1]) for w in both
-        }
+        stopped = {int(local.hear(w, r"stopped: step (\d+), saved in ", after)[1]) for w in both}
         assert stopped == {find_saved_step(tmp_path)}
 
     step = find_saved_step(tmp_path)
     target = max(1000, step + 200)
     with run("all-reduce", tmp_path, target, worker=3) as local:
         for worker in (*both, "worker-2"):
-            assert int(local.wait_for(worker, r"start: step (\d+)/")[1]) == step
+            assert int(local.hear(worker, r"start: step (\d+)/")[1]) == step
         check_end(local, "worker-0", tmp_path, target)
 
     # One worker alone takes the same steps as two and three together.
@@ -293,7 +254,7 @@ def test_all_reduce_restarts_everybody_at_any_size(tmp_path: Path) -> None:
 
 def find_losses(local: Local) -> Iterator[tuple[int, float]]:
     """The loss of each step that worker 0 has told."""
-    for task, text in local.lines.copy():
-        found = re.match(r"step (\d+)/\d+ loss (\S+) ", text)
-        if task == "worker-0" and found:
+    for line in local.lines.copy():
+        found = re.match(r"worker-0 *\| step (\d+)/\d+ loss (\S+) ", line)
+        if found:
             yield int(found[1]), float(found[2])

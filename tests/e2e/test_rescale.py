@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable
@@ -12,7 +11,6 @@ import pytest
 
 from tests.cluster.release import Folders, Release, image_settings
 from tests.e2e.conftest import EXAMPLE
-from tests.e2e.lines import Lines
 from tests.e2e.paced import (
     brake,
     check_learnt,
@@ -20,6 +18,7 @@ from tests.e2e.paced import (
     install_paced,
     saved_step,
     wait_for_progress,
+    wait_for_steps,
 )
 from tests.e2e.runs import (
     OnNfs,
@@ -32,6 +31,7 @@ from tests.e2e.runs import (
     tiny,
     wait_until_tasks_are_gone,
 )
+from tests.lines import Lines
 
 pytestmark = pytest.mark.cluster
 TRAINS = r"generation (\d+): all tasks start"
@@ -65,12 +65,9 @@ def of_processes(release: Release, file: str) -> list[str]:
 
 
 def wait_until_it_trains(release: Release, folders: Folders, generation: int, saved: int) -> None:
-    """Every worker makes steps, and the chief began no earlier than with what had been saved."""
-    for index in range(release.job_json()["replicas"]["worker"]):
-        with Lines(release.logs(f"run-worker-{index}")) as worker:
-            wait_for_progress(worker, folders, generation)
-        if index == 0:
-            assert int(re.findall(r"start: step (\d+)/", str(worker))[-1]) >= saved
+    """Every worker makes steps, and none began earlier than with what had been saved."""
+    workers = range(release.job_json()["replicas"]["worker"])
+    wait_for_steps(release, folders, workers, generation, saved)
 
 
 @contextlib.contextmanager
@@ -171,7 +168,7 @@ def test_a_training_goes_on_through_every_change(
         begun = [children(release.kubectl("logs", pod)) for pod in old]
         check_change(release, folders, changed(new), replaced=True)
         for lines in (chief, worker):
-            lines.end()
+            lines.wait()
     assert [children(str(lines)) for lines in (chief, worker)] == begun
     last = release.job_json()["run"]
     assert (last != first["run"]) is (release.cluster.image_again != release.cluster.image)
@@ -249,7 +246,7 @@ def test_who_leaves_may_save_before_its_pod_goes(release: Release, on_nfs: OnNfs
             (folders.data / "go").touch()
             generation = int(controller.wait_for(TRAINS)[1])
         for worker in (second, third):
-            assert worker.end() == 0
+            assert worker.wait() == 0
             assert "the child ended, as it was told to: killed by SIGTERM" in str(worker)
             assert children(str(worker)) == [1]
     assert sorted(file.read_text() for file in folders.data.glob("saved-*")) == [

@@ -20,7 +20,6 @@ from tests.cluster import ClusterError
 from tests.cluster.release import Folders, Release, RunEnd
 from tests.e2e.conftest import EXAMPLE
 from tests.e2e.kills import kill_container
-from tests.e2e.lines import Lines
 from tests.e2e.paced import (
     brake,
     check_learnt,
@@ -41,6 +40,7 @@ from tests.e2e.runs import (
     tiny,
     wait_until_tasks_are_gone,
 )
+from tests.lines import Lines
 
 pytestmark = pytest.mark.cluster
 
@@ -221,7 +221,7 @@ def test_what_is_lost_starts_again_from_the_checkpoint(
                 assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
             brake(folders).unlink()
             end = release.end()
-            log.end()
+            log.wait()
             starts = re.findall(r"start: step (\d+)/", str(chief))
     check_learnt(end)
     assert generations(str(log)) == [1, 2, 3, 4, 5]

@@ -19,7 +19,6 @@ def start() -> Iterator[Start]:
 
         def begin(*arguments: str, **options: object) -> Launcher:
             launcher = Launcher(*arguments, **options)  # type: ignore[arg-type]
-            stack.callback(launcher.close)
-            return launcher
+            return stack.enter_context(launcher)
 
         yield begin

@@ -6,19 +6,19 @@ import contextlib
 import itertools
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.lines import Lines
 
 ROOT = Path(__file__).resolve().parents[2]
 STUB = ROOT / "tests" / "unit" / "stub"
@@ -32,7 +32,7 @@ def environment(**variables: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": f"{ROOT}{os.pathsep}{STUB}", **variables}
 
 
-class Launcher:
+class Launcher(Lines):
     """One `python -m launcher`, in a session of its own."""
 
     def __init__(
@@ -43,10 +43,9 @@ class Launcher:
         prefix: tuple[str, ...] = (),
         cwd: Path | None = None,
     ) -> None:
-        self.lines: list[str] = []
         # For what it keeps: a task tells of the child that the last launcher there died with.
         self._folder = tempfile.TemporaryDirectory()
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [*prefix, python, "-m", "launcher", *arguments],
             env=environment(**env),
             cwd=cwd or self._folder.name,
@@ -55,58 +54,20 @@ class Launcher:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self._closed = False
-        self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
+        super().__init__(process, PATIENCE)
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
-    def _read(self) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            with self._changed:
-                self.lines.append(line.decode(errors="replace").rstrip("\n"))
-                self._changed.notify_all()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def wait_for(self, pattern: str, after: int = 0) -> re.Match[str]:
-        """The first line, from some index on, in which the pattern is found."""
-
-        def find() -> re.Match[str] | None:
-            found = (re.search(pattern, line) for line in self.lines[after:])
-            return next(filter(None, found), None)
-
-        with self._changed:
-            self._changed.wait_for(lambda: find() or self._closed, PATIENCE)
-            match = find()
-        assert match, f"no line with {pattern!r} in:\n" + "\n".join(self.lines)
-        return match
-
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def wait(self) -> int:
-        """Its exit code, when its output has been read as well."""
-        code = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        return code
-
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-    def close(self) -> None:
-        with_children = tree(self.pid) if self.process.poll() is None else []
-        for process in with_children:
+    def kill(self) -> None:
+        """Kills it with all that it has started, if it is there still."""
+        for process in tree(self.pid) if self.process.poll() is None else []:
             kill(process.pid)
-        self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
-        assert self.process.stdout
-        self.process.stdout.close()
+        super().kill()
         self._folder.cleanup()
 
 

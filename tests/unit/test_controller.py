@@ -483,7 +483,7 @@ def test_tasks_wait_until_all_have_the_same_code(run: Run, tmp_path: Path) -> No
     controller.wait_for("the code of all tasks must be the same: worker-1 has .* pull it again")
     (mounts[1] / "program").write_text("0")
     assert controller.wait() == 0
-    (digest,) = re.findall(r"all tasks start, with code ([0-9a-f]{32})", controller.text())
+    (digest,) = re.findall(r"all tasks start, with code ([0-9a-f]{32})", str(controller))
     assert message(run.folder / "end.json")["lastLines"] == [f"0{digest}"]
 
 
@@ -723,8 +723,8 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert directive_of(port()) is Action.WAIT
     controller.signal(signal.SIGTERM)
     assert controller.wait() == 143
-    assert "Traceback" not in controller.text()
-    controller.close()
+    assert "Traceback" not in str(controller)
+    controller.kill()
 
 
 def directive_of(port: int) -> Action:
@@ -799,6 +799,6 @@ def test_a_directive_from_another_version_is_said_and_not_followed(start: Start)
                 client.recv(65536)
                 client.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode())
                 client.sendall(body)
-    assert "started" not in task.text()
+    assert "started" not in str(task)
     task.signal(signal.SIGTERM)
     assert task.wait() == 143

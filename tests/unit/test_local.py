@@ -194,8 +194,8 @@ def test_every_mistake_in_the_values_at_once(local: Local) -> None:
         "grace must be seconds, 0 or more; got -1",
     ):
         launcher.wait_for(mistake)
-    assert "Traceback" not in launcher.text()
-    assert "started" not in launcher.text()
+    assert "Traceback" not in str(launcher)
+    assert "started" not in str(launcher)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_sources_that_need_no_cluster(start: Start, tmp_path: Path) -> None:
     values = {"code": {"inline": {"train.py": "import lib.it", "lib/it.py": "print('here')"}}}
     (tmp_path / "v.yaml").write_text(yaml.safe_dump({**values, "program": program, **TINY}))
     launcher = start("local", "-f", str(tmp_path / "v.yaml"), env={})
-    assert launcher.wait() == 0, launcher.text()
+    assert launcher.wait() == 0, str(launcher)
     assert "worker-0   | here" in launcher.lines
 
 
@@ -257,7 +257,7 @@ def test_requirements_and_the_digest_reach_the_program(
     program = {"command": ["python", "-c", script]}
     values = {"program": program, "code": {"requirements": True}, **TINY}
     launcher = local(values)
-    assert launcher.wait() == 0, launcher.text()
+    assert launcher.wait() == 0, str(launcher)
     digest = launcher.wait_for(r"code (\w{32}) is in")[1]
     told = ["worker-0   | tiny", f"worker-0   | {digest}"]  # others may speak in between
     assert [line for line in launcher.lines if line in told] == told
@@ -277,7 +277,7 @@ def test_requirements_and_the_digest_reach_the_program(
 def test_the_example_of_sources_runs_as_it_is(start: Start) -> None:
     values = ROOT / "examples" / "code" / "values.yaml"
     launcher = start("local", "-f", str(values), env={})
-    assert launcher.wait() == 0, launcher.text()
+    assert launcher.wait() == 0, str(launcher)
     digest = launcher.wait_for(r"code (\w{32}) is in")[1]
     assert f"worker-1   | worker 1 has code {digest}" in launcher.lines
 

@@ -113,7 +113,7 @@ def test_every_mistake_in_the_environment_at_once(
     launcher.wait_for("4 mistakes in the environment:")
     for name in ("TFRUN_ROLE must be", "pod's name must", "PS_REPLICAS must", "a program must"):
         launcher.wait_for(name)
-    assert "Traceback" not in launcher.text()
+    assert "Traceback" not in str(launcher)
     assert message(tmp_path / "end.json")["reason"].startswith("4 mistakes in the environment")
 
 
