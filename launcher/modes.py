@@ -29,7 +29,9 @@ class Mode:
     that initialises and saves the model. `losses` and `resize` tell what starts again when a task
     of a role is lost, and when the counts change. `seats`: a finished task's address must stay
     answered while others train. `joins`: workers join and leave alone where their names are
-    listed before. `chief_first`: the others start once the chief's session is up.
+    listed before. `chief_first`: the others start once the chief's session is up. `servers_first`:
+    what starts again waits until its servers answer, because those that were left alone try each
+    other at its first word, and after one vain try fail for a while without another.
     """
 
     name: str
@@ -40,7 +42,8 @@ class Mode:
     resize: Reach
     seats: bool
     joins: bool
-    chief_first: bool
+    chief_first: bool = False
+    servers_first: bool = False
 
     def runs_program(self, task: Task) -> bool:
         """Whether the task runs the user's program; otherwise it serves."""
@@ -96,7 +99,7 @@ MODES = {
             resize=Reach.WITH_CHIEF,
             seats=False,
             joins=False,
-            chief_first=False,
+            servers_first=True,
         ),
         # MultiWorkerMirroredStrategy: all or none.
         Mode(
@@ -108,7 +111,6 @@ MODES = {
             resize=Reach.EVERYBODY,
             seats=False,
             joins=False,
-            chief_first=False,
         ),
     )
 }

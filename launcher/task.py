@@ -349,9 +349,9 @@ class _Story:
         return pull(job.delivery, place, python, directive.commit, cancelled)
 
     def _reach(self, directive: Directive, cancelled: threading.Event) -> None:
-        """A program needs the names of those who serve it; alone, also their ports."""
-        job = directive.job
-        if not job.mode.runs_program(self.settings.task):
+        """A program needs the names of those who serve it, and may need them to answer."""
+        job, task = directive.job, self.settings.task
+        if not job.mode.runs_program(task):
             return
         servers = [
             address
@@ -359,7 +359,8 @@ class _Story:
             if role not in job.mode.programs
             for address in addresses
         ]
-        connect = self.settings.controller is None
+        again = directive.generation > 1 and job.mode.decides_success(task)
+        connect = self.settings.controller is None or (again and job.mode.servers_first)
         peers.wait(servers, self.settings.peers_timeout, connect, cancelled)
 
     def _start_child(self, directive: Directive) -> None:

@@ -193,6 +193,28 @@ def test_with_a_killed_server_all_start_again(run: Run) -> None:
     controller.wait_for("generation 2: all tasks start")
 
 
+TRIES_ONCE = """
+import json, os, socket
+host, _, port = json.loads(os.environ["TF_CONFIG"])["cluster"]["ps"][0].rpartition(":")
+socket.create_connection((host, int(port)))
+"""
+
+
+def test_a_coordinator_starts_again_once_its_servers_answer(run: Run) -> None:
+    ps = run.task("ps-0", STUB_SECONDS="1")
+    run.tasks("worker-0", "chief-0")
+    (run.folder / "try.py").write_text(TRIES_ONCE)
+    controller = run.controller(
+        f"[ $TFRUN_GENERATION != 1 ] || {LOOP}; exec {sys.executable} {run.folder}/try.py",
+        mode="coordinator",
+        replicas={"chief": 1, "ps": 1, "worker": 1},
+    )
+    os.kill(child(ps, 1), signal.SIGKILL)
+    assert controller.wait() == 0
+    controller.wait_for("generation 2: chief-0, ps-0 start")
+    assert "generation 3" not in str(controller)
+
+
 def test_who_fails_again_waits(run: Run) -> None:
     run.tasks("ps-0", "worker-0")
     one = {"ps": 1, "worker": 1}

@@ -1,10 +1,13 @@
 """A stand-in for TensorFlow, so that fast tests need not import the real one.
 
-It has the server of `launcher.server` and nothing else: it listens, and serves nobody.
+It has the server of `launcher.server` and nothing else: it listens, and serves nobody. It takes
+STUB_SECONDS to start.
 """
 
+import os
 import signal
 import socket
+import time
 from typing import Any
 
 
@@ -12,6 +15,7 @@ class _Server:
     def __init__(
         self, cluster: dict[str, list[str]], job_name: str, task_index: int, protocol: str
     ) -> None:
+        time.sleep(float(os.environ.get("STUB_SECONDS", "0")))
         host, _, port = cluster[job_name][task_index].rpartition(":")
         self.target = f"{protocol}://{host}:{port}"
         self._socket = socket.create_server((host, int(port)))
