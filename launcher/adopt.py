@@ -66,8 +66,9 @@ def adopt(state: State, now: float) -> Step:
     known = [h for h in held.values() if h.program == job.program_digest]
     latest = max((holds.generation for holds in known), default=0)
     charged = min((h.charged for h in known if h.generation == latest), default=0)
+    needed = {*(task for task in tasks if task.role != EVALUATOR), *leaving(state)}
     begun = {task for task, holds in held.items() if holds.generation}
-    if not begun.issuperset((*(t for t in tasks if t.role != EVALUATOR), *leaving(state))):
+    if not begun.issuperset(needed) or any(_drained(state.seats[task]) for task in needed & begun):
         charged = 0  # one that was lost may be what some of it was charged for
     running = {
         task: holds.generation
@@ -183,6 +184,11 @@ def _anew(state: State, held: Mapping[Task, Holds], running: Mapping[Task, int])
 def _ended_well(seat: Report) -> bool:
     child = seat.child
     return child is not None and child.code == 0 and not child.stopped
+
+
+def _drained(seat: Report) -> bool:
+    child = seat.child
+    return child is not None and child.code == DRAINED and not child.stopped
 
 
 def _remembered(state: State, now: float) -> End:

@@ -798,6 +798,23 @@ def test_a_charge_that_was_taken_back_stays_so_for_the_next_controller(play: Pla
     assert not play.state.charges
 
 
+def test_what_failed_for_want_of_what_was_lost_unheard_is_not_charged_after_a_takeover() -> None:
+    """What the simulator found: a silent ps had been ended before a worker failed."""
+    play = started(hangTimeout=60, replicas={"ps": 2, "worker": 2})
+    play.pod("ps-1").end(143)
+    play.exit("worker-1", 1)
+    play.settle("ps-1")
+    assert len(play.state.charges) == 1
+    chief = play.pod("worker-0")
+    assert chief.child
+    chief.child = replace(chief.child, hung=True)
+    for _ in range(2):
+        play.tell("worker-0", "worker-1", "ps-0")  # all are to start again
+    play.lead(play.job)
+    play.settle()
+    assert not play.state.charges
+
+
 def test_a_child_of_an_earlier_run_is_not_taken_for_one_of_this(play: Play) -> None:
     """What the simulator found: only a new launcher knew of the last generation there had been."""
     for _ in range(2):
