@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from launcher.agree import known_code, resolved
 from launcher.exits import Code, End, Phase
-from launcher.forming import form_with, hosts, names, scale
+from launcher.forming import form_with, hosts, names, without_leaving
 from launcher.identity import Task
 from launcher.judge import DRAINED
 from launcher.modes import EVALUATOR, Reach
@@ -112,9 +112,7 @@ def adopt(state: State, now: float) -> Step:
         text = f"{names(anew, tasks, 'stop')}: " if stop else ""
         effects = (Say(f"{text}generation {state.generation} forms"),)
     else:
-        gone = set(leaving(state))  # they go alone, and nobody waits for them
-        seats = {task: seat for task, seat in state.seats.items() if task not in gone}
-        state, effects = scale(replace(state, seats=seats), down=True)
+        state, effects = without_leaving(state)
         text = f"generation {generation}: found running, and taken over"
         text += f", with code {state.code}" if state.code else ""
         effects = (*effects, Say(text))

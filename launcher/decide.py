@@ -25,7 +25,15 @@ from dataclasses import replace
 from launcher.adopt import adopt, grow
 from launcher.agree import agree, resolved
 from launcher.exits import Code, End, Phase
-from launcher.forming import awaited, chief_seconds, form_with, lacks, say_missing, scale
+from launcher.forming import (
+    awaited,
+    chief_seconds,
+    form_with,
+    lacks,
+    say_missing,
+    scale,
+    without_leaving,
+)
 from launcher.identity import Task
 from launcher.judge import judge, notice, success
 from launcher.modes import EVALUATOR
@@ -169,6 +177,10 @@ def _lead(state: State, now: float) -> Step:
     end = success(state)
     if end:
         return ended(state, end)
+    if state.goal and not state.forming:
+        state, freed = without_leaving(state)
+        if freed:
+            return state, freed
     if state.goal and not awaited(state):
         state, grown = grow(state)
         state, more = _lead(state, now)

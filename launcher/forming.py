@@ -162,6 +162,18 @@ def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
     return state, (*scaling, Say(text))
 
 
+def without_leaving(state: State) -> Step:
+    """Pods that are too many go, where nobody has to start again for it.
+
+    Those that wait for more pods start again soon: theirs go when they have stopped.
+    """
+    gone = leaving(state)
+    if not gone or (state.goal and any(lacks(state, task) for task in gone)):
+        return state, ()
+    seats = {task: seat for task, seat in state.seats.items() if task not in gone}
+    return scale(replace(state, seats=seats), down=True)
+
+
 def chief_seconds(job: Job) -> float:
     """How long the others wait for the chief's session."""
     return SAVING_CHIEF_SECONDS if job.checkpoints else CHIEF_SECONDS

@@ -203,6 +203,7 @@ class _Story:
         elif event.pulled:
             self.pulled = event.pulled
             self.pulled_for = (event.directive.job.run, event.directive.pull)
+            self.failed_for = (0, 0)  # what ends from now on in this generation is the child
             say(f"code {event.pulled.digest or 'of the image'} is in {event.pulled.folder}")
         elif not cancelled:
             self.reached_for = event.directive.generation

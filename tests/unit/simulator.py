@@ -799,6 +799,7 @@ class Simulation:
             self.blame(pod, job, code, "program")
         else:
             pod.pulled = (job.run, holds.pull)
+            pod.failed = (0, 0)
             # A file system may tell an old tale.
             pod.code = self.edits if self.random() < 0.7 else max(pod.code, self.edits - 1)
         self.changed(pod)

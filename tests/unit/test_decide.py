@@ -1165,6 +1165,21 @@ def test_pods_that_are_too_many_go_though_others_have_no_room() -> None:
     assert play.running() == {**all_run(2), "worker-2": 2}
 
 
+def test_a_larger_size_waits_for_those_who_leave_to_stop() -> None:
+    """What the simulator found: a worker that had left trained on with servers that began anew."""
+    names = {"maxReplicas": {"worker": 3}}
+    play = started(**names, replicas={"ps": 1, "worker": 3})
+    play.lead(job(**names, replicas={"ps": 2, "worker": 1}), {"ps": 1, "worker": 3})
+    grow(play, "ps", 2)
+    play.tell("worker-1")
+    play.settle("worker-1")
+    assert play.running() == {"ps-0": 1, "worker-1": 1}
+    assert play.scaled == [("ps", 2)]
+    play.settle()
+    assert play.running() == {"ps-0": 2, "ps-1": 2, "worker-0": 2}
+    assert play.scaled == [("ps", 2), ("worker", 1)]
+
+
 def test_who_waits_for_more_pods_stops_nobody_for_a_pod_that_goes() -> None:
     play = growing()
     play.lead(job(), {"ps": 1, "worker": 3})  # it was asked for two again

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,12 +99,15 @@ def worker(start: Start, port: int) -> Launcher:
     )
 
 
-def here(script: str = "echo ready; sleep 1000") -> Job:
+IMAGE = {"image": {"path": "/"}}
+
+
+def here(script: str = "echo ready; sleep 1000", code: dict[str, Any] = IMAGE) -> Job:
     return job(
         program__command=["sh", "-c", script],
         program__args=[],
         addresses={"host": "127.0.0.1", "port": 1},
-        code={"image": {"path": "/"}},
+        code=code,
     )
 
 
@@ -150,6 +154,32 @@ def test_an_older_controller_has_nothing_to_say(
         assert (report.holds.action, report.holds.generation) == (Action.RUN, 5)
         assert runs(report, 5)
     assert lives(pid)
+
+
+def test_a_pull_that_failed_starts_no_program_twice(
+    start: Start, fake: FakeController, port: int, tmp_path: Path
+) -> None:
+    """What the simulator found: its program had ended, and another pull had been asked for."""
+    task = worker(start, port)
+    code = tmp_path / "code"
+    wanted = here("echo ready", {"folder": {"path": str(code)}})
+    report = fake.hear()
+    while not report.child:
+        fake.answer(Directive(LEADER, Action.WAIT, 2, 0, wanted))
+        report = fake.hear()
+    code.mkdir()
+    (code / "train.py").touch()
+    while not report.child or report.child.code != 0:
+        assert str(task).count(": started sh -c") <= 1
+        action = Action.RUN if report.ready else Action.WAIT
+        fake.answer(Directive(LEADER, action, 2, 0, wanted, 1))
+        report = fake.hear()
+    for _ in range(5):
+        fake.answer(None)
+        report = fake.hear()
+        assert report.child
+        assert report.child.code == 0
+        assert str(task).count(": started sh -c") == 1
 
 
 def test_a_report_that_waited_for_its_controller_says_how_long(start: Start, port: int) -> None:
