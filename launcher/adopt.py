@@ -68,7 +68,7 @@ def adopt(state: State, now: float) -> Step:
     charged = min((h.charged for h in known if h.generation == latest), default=0)
     needed = {*(task for task in tasks if task.role != EVALUATOR), *leaving(state)}
     begun = {task for task, holds in held.items() if holds.generation}
-    if not begun.issuperset(needed) or any(_drained(state.seats[task]) for task in needed & begun):
+    if any(task not in begun or _ended_with(DRAINED, state.seats[task]) for task in needed):
         charged = 0  # one that was lost may be what some of it was charged for
     running = {
         task: holds.generation
@@ -89,7 +89,7 @@ def adopt(state: State, now: float) -> Step:
         done=frozenset(
             task
             for task in running
-            if held[task].action is Action.SERVE or _ended_well(state.seats[task])
+            if held[task].action is Action.SERVE or _ended_with(0, state.seats[task])
         ),
     )
     if job.mode.chief in state.seats:
@@ -179,14 +179,10 @@ def _anew(state: State, held: Mapping[Task, Holds], running: Mapping[Task, int])
     return job.mode.reached(lost, tasks)
 
 
-def _ended_well(seat: Report) -> bool:
+def _ended_with(code: int, seat: Report) -> bool:
+    """Whether a task's child ended so, and not because it was told to."""
     child = seat.child
-    return child is not None and child.code == 0 and not child.stopped
-
-
-def _drained(seat: Report) -> bool:
-    child = seat.child
-    return child is not None and child.code == DRAINED and not child.stopped
+    return child is not None and child.code == code and not child.stopped
 
 
 def _remembered(state: State, now: float) -> End:
@@ -200,7 +196,8 @@ def _remembered(state: State, now: float) -> End:
     ]
     needed = [mode.chief] if state.job.success == "Chief" else state.job.tasks
     seats = [state.seats[t] for t in needed if mode.decides_success(t) and t in state.seats]
-    if any(map(_ended_well, seats)) and not any(s.child and s.child.code for s in seats):
+    ended_well = any(_ended_with(0, seat) for seat in seats)
+    if ended_well and not any(seat.child and seat.child.code for seat in seats):
         return End(Phase.SUCCEEDED, Code.OK, f"{ALREADY}its workers ended with exit code 0")
     if failed:
         root = min(failed, key=lambda f: (-f.generation, f.code == DRAINED, f.at))

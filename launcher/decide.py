@@ -209,8 +209,8 @@ def _lead(state: State, now: float) -> Step:
 
 def _late(state: State) -> frozenset[Task]:
     """An evaluator that is not ready where others are: nobody waits for it."""
-    late = {t for t in state.forming if t.role == EVALUATOR and lacks(state, t)}
-    return frozenset(late) if state.forming - late else frozenset()
+    late = frozenset(t for t in state.forming if t.role == EVALUATOR and lacks(state, t))
+    return late if late < state.forming else frozenset()
 
 
 def _step_of(report: Report | None) -> tuple[int, int | None] | None:

@@ -135,7 +135,6 @@ def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
         programs = {task for task in tasks if job.mode.decides_success(task)}
         held |= programs - {job.mode.chief}
     members = {task: state.seats[task].incarnation for task in tasks}
-    gone = set(leaving(state))
     state = replace(
         state,
         runs={**state.runs, **dict.fromkeys(tasks, generation)},
@@ -150,9 +149,8 @@ def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
         differ_pulls=0,
         held=held,
         held_until=now + chief_seconds(job) if job.mode.chief in tasks else state.held_until,
-        seats={task: seat for task, seat in state.seats.items() if task not in gone},
     )
-    state, scaling = scale(state, down=True)
+    state, scaling = _let_go(state)
     text = f"generation {generation}: {names(tasks, job.tasks, 'start')}"
     text += f", {job.mode.chief} first" if held & tasks else ""
     code = next((digest for task, digest in codes(state).items() if task in tasks), "")
@@ -170,6 +168,12 @@ def without_leaving(state: State) -> Step:
     gone = leaving(state)
     if not gone or (state.goal and any(lacks(state, task) for task in gone)):
         return state, ()
+    return _let_go(state)
+
+
+def _let_go(state: State) -> Step:
+    """The pods of those who leave go, and nobody asks for them any more."""
+    gone = set(leaving(state))
     seats = {task: seat for task, seat in state.seats.items() if task not in gone}
     return scale(replace(state, seats=seats), down=True)
 

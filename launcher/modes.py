@@ -40,8 +40,8 @@ class Mode:
     chief: Task
     losses: Mapping[str, Reach]
     resize: Reach
-    seats: bool
-    joins: bool
+    seats: bool = False
+    joins: bool = False
     chief_first: bool = False
     servers_first: bool = False
 
@@ -97,8 +97,6 @@ MODES = {
                 "ps": Reach.WITH_CHIEF,
             },
             resize=Reach.WITH_CHIEF,
-            seats=False,
-            joins=False,
             servers_first=True,
         ),
         # MultiWorkerMirroredStrategy: all or none.
@@ -109,8 +107,6 @@ MODES = {
             chief=Task("worker", 0),
             losses={"worker": Reach.EVERYBODY},
             resize=Reach.EVERYBODY,
-            seats=False,
-            joins=False,
         ),
     )
 }
