@@ -9,9 +9,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher import settings
-from launcher.exits import Code, End, LauncherError, Phase
-from launcher.log import say
+from launcher.shared.environment import termination_log
+from launcher.shared.exits import Code, End, LauncherError, Phase
+from launcher.shared.log import say
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,42 +74,54 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# Imports belong to their subcommand: a task must start fast, and pods lack local's files.
+
+
+def _task(arguments: argparse.Namespace) -> tuple[End, int]:
+    from launcher.task import environment, loop
+
+    end = loop.run(
+        environment.task_settings(os.environ, arguments.program, arguments.flags), os.environ
+    )
+    return end, end.code
+
+
+def _controller(_: argparse.Namespace) -> tuple[End, int]:
+    from launcher.controller import environment, loop
+
+    end = loop.run(environment.controller_settings(os.environ))
+    return end, loop.exit_code(end)
+
+
+def _local(arguments: argparse.Namespace) -> tuple[End, int]:
+    from launcher.local import run
+
+    end = run.run(arguments.values, arguments.code, arguments.port)
+    return end, end.code
+
+
+def _status(arguments: argparse.Namespace) -> tuple[End, int]:
+    from launcher.local import status
+
+    if not arguments.release and not arguments.address:
+        raise LauncherError(Code.USAGE, "status needs the name of a release")
+    kubectl = ["kubectl"]
+    kubectl += ["--context", arguments.context] if arguments.context else []
+    kubectl += ["--namespace", arguments.namespace] if arguments.namespace else []
+    end = status.run(arguments.release, kubectl, arguments.address, arguments.json, arguments.watch)
+    return end, end.code
+
+
+COMMANDS = {"task": _task, "controller": _controller, "local": _local, "status": _status}
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs one subcommand and returns the exit code."""
-    # Imports belong to their subcommand: a task must start fast, and pods lack local's needs.
     arguments = _parser().parse_args(argv)
     # Known before anything that can be wrong, so that this is told there as well.
-    log = None if arguments.command == "local" else settings.termination_log(os.environ)
+    log = None if arguments.command == "local" else termination_log(os.environ)
     try:
-        if arguments.command == "task":
-            from launcher import task
-
-            task_settings = settings.task_settings(os.environ, arguments.program, arguments.flags)
-            end = task.run(task_settings, os.environ)
-            code = end.code
-        elif arguments.command == "controller":
-            from launcher import controller
-
-            controller_settings = settings.controller_settings(os.environ)
-            end = controller.run(controller_settings)
-            code = controller.exit_code(end)
-        elif arguments.command == "status":
-            from launcher import status
-
-            kubectl = ["kubectl"]
-            kubectl += ["--context", arguments.context] if arguments.context else []
-            kubectl += ["--namespace", arguments.namespace] if arguments.namespace else []
-            if not arguments.release and not arguments.address:
-                raise LauncherError(Code.USAGE, "status needs the name of a release")
-            end = status.run(
-                arguments.release, kubectl, arguments.address, arguments.json, arguments.watch
-            )
-            code = end.code
-        else:
-            from launcher import local
-
-            end = local.run(arguments.values, arguments.code, arguments.port)
-            code = end.code
+        end, code = COMMANDS[arguments.command](arguments)
     except LauncherError as error:
         say(error.reason)
         end = End(Phase.FAILED, int(error.code), error.reason)

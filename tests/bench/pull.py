@@ -34,8 +34,8 @@ HANDS = {"cp -r": ["cp", "-r"], "rsync -a": ["rsync", "-a"]}
 PULL = """
 import sys, threading
 from pathlib import Path
-from launcher.code import Place, pull
-from launcher.settings import Delivery, Source
+from launcher.code.pull import Place, pull
+from launcher.shared.sources import Delivery, Source
 delivery = Delivery(Source("nfs", "/", "nfs"), False, "", 60)
 print(pull(delivery, Place(Path(sys.argv[1]), None, Path(sys.argv[2])), "", "", threading.Event()))
 """

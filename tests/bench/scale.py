@@ -25,9 +25,9 @@ from pathlib import Path
 
 import psutil
 
-from launcher.identity import Task
-from launcher.link import Link
-from launcher.protocol import Action, ChildReport, Directive, Report
+from launcher.shared.identity import Task
+from launcher.shared.protocol import Action, ChildReport, Directive, Report
+from launcher.task.link import Link
 
 CLIENT_PROCESSES = 4
 PATIENCE_SECONDS = 120

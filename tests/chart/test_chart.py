@@ -21,6 +21,7 @@ from tests.chart.render import (
     MODES,
     NAMESPACE,
     kube_version,
+    launcher_files,
     refusal,
     render,
     run_helm,
@@ -131,7 +132,7 @@ def test_the_package_carries_the_launcher(helm: str, tmp_path: Path) -> None:
         assert all(member.isfile() for member in archive.getmembers())
         packed = {member.name.removeprefix("tfrun/") for member in archive.getmembers()}
     carried = {name for name in packed if name.startswith("launcher/")}
-    assert carried >= {f"launcher/{path.name}" for path in (CHART / "launcher").glob("*.py")}
+    assert carried >= {f"launcher/{path}" for path in launcher_files()}
     assert not [name for name in packed if "__pycache__" in name or name.startswith("ci/")]
     assert {"Chart.yaml", "values.yaml", "values.schema.json", "README.md"} <= packed
     assert render(helm=helm, chart=package).objects == render(helm=helm).objects

@@ -5,28 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from launcher import modes
-from launcher.exits import LauncherError
-from launcher.identity import Task
-from launcher.settings import (
-    CLEANUPS,
-    SUCCESSES,
-    controller_settings,
-    job_of,
-    read_job,
-    task_settings,
-)
+from launcher.controller.environment import controller_settings
+from launcher.shared import modes
+from launcher.shared.exits import LauncherError
+from launcher.shared.identity import Task
+from launcher.shared.job import CLEANUPS, SUCCESSES, job_of, read_job
+from launcher.task.environment import task_settings
 from tests.chart.render import (
     CHART,
     MODES,
     NAMESPACE,
     environment,
     kube_version,
+    launcher_files,
     refusal,
     render,
     run_helm,
@@ -265,16 +264,39 @@ def test_the_launcher_reads_the_controllers_environment(rbac: bool, tmp_path: Pa
     assert settings.job.release == "mnist"
 
 
-def test_the_chart_carries_the_launcher(helm: str) -> None:
-    carried = render(helm=helm).launcher()["data"]
-    files = {path.name: path.read_text() for path in (CHART / "launcher").glob("*.py")}
-    assert "__init__.py" in files
+SIDES = {"task": {"shared", "task", "code"}, "controller": {"shared", "controller", "decisions"}}
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_each_pod_carries_the_packages_that_it_runs(helm: str, side: str) -> None:
+    carried = render(helm=helm).launcher_files(side)
+    files = {
+        path: text
+        for path, text in launcher_files().items()
+        if "/" not in path or path.partition("/")[0] in SIDES[side]
+    }
     assert carried.keys() == files.keys()
-    for name, text in files.items():
+    for path, text in files.items():
         # A YAML block keeps one line break at its end.
-        assert carried[name].rstrip("\n") == text.rstrip("\n"), name
+        assert carried[path].rstrip("\n") == text.rstrip("\n"), path
 
 
-def test_the_launcher_fits_a_config_map() -> None:
-    carried = sum(path.stat().st_size for path in (CHART / "launcher").glob("*.py"))
-    assert carried < 900 * 1024, "a ConfigMap holds 1 MiB"
+@pytest.mark.parametrize("side", SIDES)
+def test_what_a_pod_carries_needs_nothing_more(tmp_path: Path, side: str) -> None:
+    """Every module can be imported from its files and the standard library alone."""
+    modules = []
+    for path, text in render().launcher_files(side).items():
+        file = tmp_path / "launcher" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        modules.append("launcher." + path[: -len(".py")].replace("/", "."))
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport {', '.join(modules)}"
+    subprocess.run([sys.executable, "-S", "-I", "-c", program], check=True)
+
+
+@pytest.mark.parametrize("values", sorted((CHART / "ci").glob("*.yaml")), ids=lambda v: v.stem)
+def test_no_object_is_too_large_for_a_client_side_apply(values: Path) -> None:
+    """It keeps a copy of the object in an annotation, which holds 262,144 bytes at most."""
+    for found in render(yaml.safe_load(values.read_text()), base={}).objects:
+        name = f"{found['kind']} {found['metadata']['name']}"
+        assert len(json.dumps(found).encode()) <= 200_000, name

@@ -74,18 +74,31 @@ def test_the_controller_stays_when_these_change(values: Values) -> None:
     assert render(values).one("Job") == render().one("Job")
 
 
-def test_a_new_launcher_replaces_controller_and_pods(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "controller_anew", "pods_anew"),
+    [
+        ("__init__.py", True, True),
+        ("shared/log.py", True, True),
+        ("task/loop.py", True, True),  # whoever leads must know of pods that are made again
+        ("code/pull.py", True, True),
+        ("controller/loop.py", True, False),
+        ("decisions/step.py", True, False),
+        ("local/run.py", False, False),
+    ],
+)
+def test_a_new_launcher_replaces_whom_it_concerns(
+    tmp_path: Path, file: str, controller_anew: bool, pods_anew: bool
+) -> None:
     chart = tmp_path / "tfrun"
     shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("__pycache__"))
     same = render(chart=chart)
     assert same.objects == render().objects
     other = tmp_path / "other" / "tfrun"
     shutil.copytree(chart, other)
-    (other / "launcher" / "__init__.py").write_text("# another\n")
+    (other / "launcher" / file).write_text("# another\n")
     after = render(chart=other)
-    assert job_hash(after) != job_hash(same)
-    assert after.launcher()["metadata"]["name"] != same.launcher()["metadata"]["name"]
-    assert after.task_pod() != same.task_pod()
+    assert (job_hash(after) != job_hash(same)) is controller_anew
+    assert (after.task_pod() != same.task_pod()) is pods_anew
 
 
 def test_config_maps_are_named_by_content_and_never_change() -> None:

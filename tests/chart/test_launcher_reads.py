@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher.local import _document, _values
-from launcher.settings import job_of, read_job
+from launcher.local.values import job_document, read_values
+from launcher.shared.job import job_of, read_job
 from tests.chart.render import CHART, MINIMAL, MODES, merge, render
 
 FILES = sorted([*(CHART / "ci").glob("*.yaml"), *CHART.parents[1].glob("examples/*/values.yaml")])
@@ -83,7 +83,7 @@ def test_pods_are_nothing_to_the_launcher_but_another_job(mode: str) -> None:
 def local_document(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     (folder / "values.yaml").write_text(yaml.safe_dump(dict(values)))
     mistakes: list[str] = []
-    document = _document(_values([folder / "values.yaml"], mistakes), folder, mistakes)
+    document = job_document(read_values([folder / "values.yaml"], mistakes), folder, mistakes)
     assert mistakes == []
     return document
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from launcher import tree
+from launcher.code import copy
 from tests.cluster.box import Box
 from tests.cluster.release import Folders, Release, put_on_nfs
 from tests.e2e.kills import kill_container
@@ -221,8 +221,8 @@ def test_fifty_thousand_files(release: Release, folders: Folders, tmp_path: Path
         if i % 200 == 0:
             (folders.code / f"many-{i // 200}").mkdir()
         (folders.code / f"many-{i // 200}" / f"{i}").touch()
-    origin = tree.Origin(folders.code, "here", "here")
-    digest = tree.copy(origin, tmp_path / "work" / "code", 60, threading.Event())
+    origin = copy.Origin(folders.code, "here", "here")
+    digest = copy.copy(origin, tmp_path / "work" / "code", 60, threading.Event())
     release.install([], {**STAY, **nfs(folders), "worker.replicas": 1})
     with follow(release, "run-worker-0") as chief:
         assert chief.wait_for(r"^shown \w+ (\w+)")[1] == digest
@@ -276,8 +276,8 @@ def test_code_from_the_values_and_from_an_archive(
     files = {"show.py": SHOW.read_text(), "lib/größe.py": "print('<&>')\n"}
     for name, text in files.items():
         (tmp_path / "small" / name).write_text(text)
-    origin = tree.Origin(tmp_path / "small", "here", "here")
-    digest = tree.copy(origin, tmp_path / "work" / "code", 60, threading.Event())
+    origin = copy.Origin(tmp_path / "small", "here", "here")
+    digest = copy.copy(origin, tmp_path / "work" / "code", 60, threading.Event())
     settings = {**STAY, "program.command": ["python", "show.py"], "code.inline": files}
     release.install([], settings)
     end, _ = finish(release)

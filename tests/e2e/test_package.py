@@ -93,7 +93,9 @@ def test_the_wheel_holds_the_launcher_and_the_defaults(dist: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         assert archive.read("launcher/values.yaml") == (CHART / "values.yaml").read_bytes()
-    launcher = {f"launcher/{path.name}" for path in (REPOSITORY / "launcher").glob("*.py")}
+    launcher = {
+        str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "launcher").rglob("*.py")
+    }
     assert names == launcher | {"launcher/values.yaml"}
     (source,) = dist.glob("*.tar.gz")
     with tarfile.open(source) as sources:

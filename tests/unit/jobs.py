@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from launcher.settings import Job, job_of
+from launcher.shared.job import Job, job_of
 
 DOCUMENT: dict[str, Any] = {
     "version": 1,

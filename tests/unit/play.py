@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from launcher import decide, directive, judge, run_state
-from launcher.exits import End, describe
-from launcher.identity import Task, parse_task
-from launcher.protocol import Action, ChildReport, Directive, Holds, Leader, Report
-from launcher.settings import Job
+from launcher.decisions import directive, failures
+from launcher.decisions import state as run_state
+from launcher.decisions.step import step
+from launcher.shared.exits import End, describe
+from launcher.shared.identity import Task, parse_task
+from launcher.shared.job import Job
+from launcher.shared.protocol import Action, ChildReport, Directive, Holds, Leader, Report
 from tests.unit.jobs import job as small_job
 
 
 @dataclass
 class Pod:
-    """One task's launcher: it follows the newest directive, as `launcher.task` does."""
+    """One task's launcher: it follows the newest directive, as `launcher.task.loop` does."""
 
     task: Task
     incarnation: str
@@ -128,7 +130,7 @@ class Play:
         return self.pods[parse_task(name)]
 
     def step(self, event: run_state.Event) -> None:
-        self.state, effects = decide.step(self.state, event, self.now)
+        self.state, effects = step(self.state, event, self.now)
         for effect in effects:
             if isinstance(effect, run_state.Say):
                 self.said.append(effect.text)
@@ -168,7 +170,7 @@ class Play:
             if still > 3 or (still and not waits):
                 return
             if still:  # what follows a failure shows, and the backoff passes
-                self.tick(max(judge.SETTLE_SECONDS, self.state.not_before - self.now))
+                self.tick(max(failures.SETTLE_SECONDS, self.state.not_before - self.now))
         raise AssertionError("it never settles")
 
     def _picture(self) -> list[object]:

@@ -26,12 +26,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple
 
-from launcher import decide, directive, forming, judge, run_state
-from launcher.exits import Code, End, Phase, describe
-from launcher.identity import Task
-from launcher.modes import EVALUATOR, MODES
-from launcher.protocol import Action, ChildReport, Directive, Holds, Leader, Report
-from launcher.settings import Job, job_of
+from launcher.decisions import directive, failures, forming
+from launcher.decisions import state as run_state
+from launcher.decisions.step import step
+from launcher.shared.exits import Code, End, Phase, describe
+from launcher.shared.identity import Task
+from launcher.shared.job import Job, job_of
+from launcher.shared.modes import EVALUATOR, MODES
+from launcher.shared.protocol import Action, ChildReport, Directive, Holds, Leader, Report
 
 FAULTS_SECONDS = 90.0
 PATIENCE_SECONDS = 400.0  # after the faults, for the run to end
@@ -184,7 +186,7 @@ def schedule_for(seed: int) -> Schedule:
 
 @dataclass(eq=False)
 class Pod:
-    """A pod and its launcher, which follows directives as `launcher.task` does."""
+    """A pod and its launcher, which follows directives as `launcher.task.loop` does."""
 
     task: Task
     revision: int
@@ -528,7 +530,7 @@ class Simulation:
     def step(self, controller: Controller, event: run_state.Event) -> None:
         before = controller.state
         now = self.now + controller.offset
-        state, effects = decide.step(before, event, now)
+        state, effects = step(before, event, now)
         controller.state = state
         if self.history is not None:
             for effect in effects:
@@ -1028,7 +1030,7 @@ class Simulation:
             raise Violation("end", f"it has no name: {end}")
         if (run, end.task, end.code) not in self.codes:
             raise Violation("end", f"the program did not do that: {end}")
-        permanent = end.code in (PERMANENT, *judge.PERMANENT)
+        permanent = end.code in (PERMANENT, *failures.PERMANENT)
         if not permanent and self.caused[run] <= job.restarts.limit:
             raise Violation("budget", f"the program failed {self.caused[run]}: {end}")
 
@@ -1082,7 +1084,7 @@ class Simulation:
         elif kind == "child is terminated":
             self.drains[task] += 1
             self.end_child(
-                pod, token, 143, "outside" if self.drains[task] <= judge.DRAINS else "program"
+                pod, token, 143, "outside" if self.drains[task] <= failures.DRAINS else "program"
             )
         elif kind == "child hangs":
             if pod.program:
@@ -1229,7 +1231,7 @@ def _batch(seeds: range) -> tuple[int, list[tuple[int, str]]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Seeded schedules against launcher.decide.")
+    parser = argparse.ArgumentParser(description="Seeded schedules against launcher.decisions.")
     parser.add_argument("--seeds", type=int, default=2000, help="how many schedules")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--tell", action="store_true", help="print each schedule's history")

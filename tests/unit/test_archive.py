@@ -24,10 +24,10 @@ from typing import Any, Callable
 
 import pytest
 
-from launcher import archive
-from launcher.archive import Archive
-from launcher.credentials import Credentials
-from launcher.exits import Code, LauncherError
+from launcher.code import archive
+from launcher.code.archive import Archive
+from launcher.code.credentials import Credentials
+from launcher.shared.exits import Code, LauncherError
 
 PACK = {
     "tar": ["tar", "-cf"],

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from launcher.settings import job_of
+from launcher.shared.job import job_of
 from tests.bench import scale
 from tests.bench.delay import proxy
 from tests.bench.measure import Comparison, Row, Side, compare, duration, table

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from launcher import cluster
-from launcher.identity import Task
+from launcher.shared import cluster_spec
+from launcher.shared.identity import Task
 from tests.unit.jobs import job
 
 
 def test_every_task_has_its_name_and_the_port() -> None:
-    assert cluster.spec(job(replicas={"ps": 2, "worker": 3}), {}) == {
+    assert cluster_spec.spec(job(replicas={"ps": 2, "worker": 3}), {}) == {
         "ps": ["mnist-ps-0.mnist:2222", "mnist-ps-1.mnist:2222"],
         "worker": [f"mnist-worker-{i}.mnist:2222" for i in range(3)],
     }
@@ -20,12 +20,12 @@ def test_every_task_has_its_name_and_the_port() -> None:
     ("ip", "listed"), [("10.1.2.3", "10.1.2.3:2222"), ("fd00::3", "[fd00::3]:2222"), ("", None)]
 )
 def test_a_known_address_is_listed_in_place_of_the_name(ip: str, listed: str | None) -> None:
-    spec = cluster.spec(job(replicas={"ps": 2, "worker": 1}), {Task("ps", 1): ip})
+    spec = cluster_spec.spec(job(replicas={"ps": 2, "worker": 1}), {Task("ps", 1): ip})
     assert spec["ps"] == ["mnist-ps-0.mnist:2222", listed or "mnist-ps-1.mnist:2222"]
 
 
 def test_the_chief_that_may_come_back_alone_is_listed_by_its_name() -> None:
-    assert cluster.spec(job(), {Task("worker", 0): "10.1.2.3"}) == cluster.spec(job(), {})
+    assert cluster_spec.spec(job(), {Task("worker", 0): "10.1.2.3"}) == cluster_spec.spec(job(), {})
 
 
 def test_on_one_host_every_task_has_a_port() -> None:
@@ -33,7 +33,7 @@ def test_on_one_host_every_task_has_a_port() -> None:
         addresses={"host": "127.0.0.1", "port": 3000, "portsPerTask": True},
         replicas={"ps": 2, "worker": 100},
     )
-    spec = cluster.spec(here, {})
+    spec = cluster_spec.spec(here, {})
     assert spec["ps"] == ["127.0.0.1:3100", "127.0.0.1:3101"]
     assert spec["worker"][:2] == ["127.0.0.1:3200", "127.0.0.1:3201"]
     every = spec["ps"] + spec["worker"]
@@ -43,18 +43,18 @@ def test_on_one_host_every_task_has_a_port() -> None:
 def test_workers_that_may_join_are_listed() -> None:
     few = job(replicas={"ps": 1, "worker": 1}, maxReplicas={"worker": 3})
     more = job(replicas={"ps": 1, "worker": 3}, maxReplicas={"worker": 3})
-    spec = cluster.spec(few, {})
+    spec = cluster_spec.spec(few, {})
     assert spec["worker"] == [f"mnist-worker-{i}.mnist:2222" for i in range(3)]
-    assert cluster.spec(more, {}) == spec
+    assert cluster_spec.spec(more, {}) == spec
     assert few.cluster_digest == more.cluster_digest
 
 
 def test_an_evaluator_is_in_no_cluster() -> None:
     beside = job(mode="all-reduce", replicas={"worker": 1, "evaluator": 1})
-    assert cluster.spec(beside, {}) == {"worker": ["mnist-worker-0.mnist:2222"]}
+    assert cluster_spec.spec(beside, {}) == {"worker": ["mnist-worker-0.mnist:2222"]}
 
 
 def test_a_coordinators_cluster_has_its_chief() -> None:
     roles = {"chief": 1, "ps": 1, "worker": 1}
-    spec = cluster.spec(job(mode="coordinator", replicas=roles), {})
+    spec = cluster_spec.spec(job(mode="coordinator", replicas=roles), {})
     assert spec == {role: [f"mnist-{role}-0.mnist:2222"] for role in roles}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.code import Place, Pulled, pull
-from launcher.exits import Code, LauncherError
-from launcher.settings import Delivery, Source
+from launcher.code.pull import Place, Pulled, pull
+from launcher.shared.exits import Code, LauncherError
+from launcher.shared.sources import Delivery, Source
 
 NFS = Source("nfs", "/exports/app", "nfs.example.com")
 ROOT = Path(__file__).parents[2]
@@ -196,13 +196,14 @@ UNREADABLE = """
 import os, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from launcher import code, settings, exits
+from launcher.code import pull
+from launcher.shared import exits, sources
 if os.getuid() == 0:
     os.setuid(65534)
-delivery = settings.Delivery(settings.Source("nfs", "/e", "s"), False, "", 60)
+delivery = sources.Delivery(sources.Source("nfs", "/e", "s"), False, "", 60)
 try:
-    place = code.Place(Path(sys.argv[1]), None, Path(sys.argv[2]))
-    code.pull(delivery, place, "", "", threading.Event())
+    place = pull.Place(Path(sys.argv[1]), None, Path(sys.argv[2]))
+    pull.pull(delivery, place, "", "", threading.Event())
 except exits.LauncherError as error:
     print(int(error.code), error.reason)
 """

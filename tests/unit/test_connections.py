@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from launcher.connections import connected
+from launcher.task.connections import connected
 from tests.unit.processes import wait_until
 
 

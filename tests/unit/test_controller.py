@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from launcher.exits import LauncherError
-from launcher.identity import Task
-from launcher.protocol import (
+from launcher.shared.exits import LauncherError
+from launcher.shared.identity import Task
+from launcher.shared.job import job_of
+from launcher.shared.protocol import (
     PATH,
     Action,
     Report,
@@ -27,7 +28,6 @@ from launcher.protocol import (
     encode_directive,
     encode_report,
 )
-from launcher.settings import job_of
 from tests.unit.conftest import Start
 from tests.unit.jobs import document
 from tests.unit.processes import Launcher, free_ports, lives, message, wait_until
@@ -473,7 +473,7 @@ def test_a_finished_workers_address_stays_answered_while_others_train(run: Run) 
     tasks = run.tasks()
     controller = run.controller("[ $TASK_INDEX = 0 ] || " + run.until_go())
     tasks[1].wait_for("the child ended: exit code 0")
-    tasks[1].wait_for(r"generation 1: started \S*python\S* -m launcher.server")
+    tasks[1].wait_for(r"generation 1: started \S*python\S* -m launcher.task.tensorflow_server")
     port = int(tasks[1].wait_for(r"^serving grpc://127\.0\.0\.1:(\d+)")[1])
     socket.create_connection(("127.0.0.1", port)).close()
     os.kill(child(tasks[2], 1), signal.SIGKILL)  # which is no affair of worker-0's

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher import credentials
-from launcher.credentials import Credentials
-from launcher.exits import Code, LauncherError
+from launcher.code import credentials
+from launcher.code.credentials import Credentials
+from launcher.shared.exits import Code, LauncherError
 
 
 def secret(folder: Path, keys: dict[str, str]) -> Path:

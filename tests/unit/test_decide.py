@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from launcher import adopt, agree, decide, directive, forming, judge, run_state
-from launcher.exits import Code, End, Phase
-from launcher.identity import Task, parse_task
-from launcher.protocol import Action, ChildReport, Leader
-from launcher.run_state import RunPhase
+from launcher.decisions import code_agreement, directive, failures, forming, takeover
+from launcher.decisions import state as run_state
+from launcher.decisions.state import RunPhase
+from launcher.decisions.step import step
+from launcher.shared.exits import Code, End, Phase
+from launcher.shared.identity import Task, parse_task
+from launcher.shared.protocol import Action, ChildReport, Leader
 from tests.unit.jobs import job
 from tests.unit.play import Play, Pod
 
@@ -481,7 +483,7 @@ def test_an_evaluator_that_fails_does_not_hold_the_workers_back() -> None:
     for _ in range(4):
         play.exit("evaluator-0", 1)
         play.settle()
-        play.tick(judge.EVALUATOR_BACKOFF / 2)
+        play.tick(failures.EVALUATOR_BACKOFF / 2)
     play.settle()
     assert "worker-1" in play.running()
 
@@ -518,7 +520,7 @@ def test_a_new_start_of_all_waits_for_no_evaluator(refresh: str, failed: bool) -
     without_evaluator(play, 10)
     assert {name: play.running().get(name) for name in OTHERS} == all_run(2)
     play.settle()
-    play.tick(judge.EVALUATOR_BACKOFF)
+    play.tick(failures.EVALUATOR_BACKOFF)
     play.settle()
     assert play.running() == {**all_run(2), "evaluator-0": 1 if known else 3}
 
@@ -528,12 +530,12 @@ def test_the_pause_of_an_evaluator_is_its_own() -> None:
     play.exit("evaluator-0", 1)
     for _ in range(2):
         play.tell("evaluator-0")
-        play.tick(judge.SETTLE_SECONDS)
+        play.tick(failures.SETTLE_SECONDS)
     assert play.state.not_before > play.now
     play.lose("worker-1")
     for _ in range(5):
         play.tell(*OTHERS, "evaluator-0")
-        play.tick(2 * judge.SETTLE_SECONDS / 5)
+        play.tick(2 * failures.SETTLE_SECONDS / 5)
     play.tell(*OTHERS)
     assert "worker-1" in play.running()
 
@@ -634,7 +636,7 @@ def test_a_deadline_is_heard_of_even_where_not_all_have_been_adopted() -> None:
 
 
 def fail_to_prepare(play: Play, name: str, code: int) -> None:
-    """What `launcher.task` reports of code or peers that it could not get."""
+    """What a task reports of code or peers that it could not get."""
     pod = play.pod(name)
     assert pod.holds
     pod.child = ChildReport(pod.holds.generation, code, reason="no code")
@@ -911,7 +913,7 @@ def test_the_older_of_two_controllers_yields(play: Play) -> None:
     play.lead(play.job)
     play.settle()
     report = play.pod("worker-0").report()
-    state, _ = decide.step(older, run_state.Heard(report), play.now)
+    state, _ = step(older, run_state.Heard(report), play.now)
     assert state.phase is RunPhase.YIELDED
     assert directive.directive(state, report) is None
 
@@ -954,7 +956,7 @@ def test_the_older_yields_also_where_it_has_not_led_yet(play: Play, early: bool)
     ]
     state = run_state.State(play.job, Leader(0, "older"))
     for event in reversed(events) if early else events:
-        state, _ = decide.step(state, event, play.now)
+        state, _ = step(state, event, play.now)
     assert state.phase is RunPhase.YIELDED
 
 
@@ -1119,7 +1121,7 @@ def test_another_controller_leads_the_smaller_size_too() -> None:
     play = growing()
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 3})
     play.settle()
-    play.tick(adopt.LEAVING_SECONDS)
+    play.tick(takeover.LEAVING_SECONDS)
     play.settle()
     play.exit("worker-1", 1)
     play.settle()
@@ -1138,7 +1140,7 @@ def test_what_is_lost_before_a_takeover_waits_for_no_evaluator(missing: str) -> 
     play.lead(job(replicas=replicas), replicas)
     for _ in range(3):
         play.settle()
-        play.tick(adopt.LEAVING_SECONDS)
+        play.tick(takeover.LEAVING_SECONDS)
     if missing == "evaluator-0":
         assert set(play.running()) == {"ps-0", "worker-0", "worker-1", "worker-2"}
     play.pods[away.task] = away
@@ -1156,7 +1158,7 @@ def test_pods_that_are_too_many_go_though_others_have_no_room() -> None:
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 6})
     for _ in range(3):
         play.settle()
-        play.tick(adopt.LEAVING_SECONDS)
+        play.tick(takeover.LEAVING_SECONDS)
     assert play.scaled == [("worker", 3)]
     assert play.running() == all_run(1)
     del play.pods[Task("worker", 5)]
@@ -1183,9 +1185,9 @@ def test_a_larger_size_waits_for_those_who_leave_to_stop() -> None:
 def test_who_waits_for_more_pods_stops_nobody_for_a_pod_that_goes() -> None:
     play = growing()
     play.lead(job(), {"ps": 1, "worker": 3})  # it was asked for two again
-    play.now += adopt.LEAVING_SECONDS
+    play.now += takeover.LEAVING_SECONDS
     play.settle()
-    play.tick(adopt.LEAVING_SECONDS)
+    play.tick(takeover.LEAVING_SECONDS)
     play.settle()
     assert play.running() == all_run(1)
     assert play.scaled == [("worker", 2)]
@@ -1261,7 +1263,7 @@ def test_a_pod_that_never_came_does_not_hold_up_a_smaller_size() -> None:
     play.lead(job(), {"ps": 1, "worker": 3})
     play.settle("worker-2")
     assert play.running() == {}
-    play.tick(adopt.LEAVING_SECONDS - 0.1)
+    play.tick(takeover.LEAVING_SECONDS - 0.1)
     assert play.state.phase is RunPhase.ADOPTING
     play.tick(0.1)
     play.settle("worker-2")
@@ -1341,7 +1343,7 @@ def test_those_whose_code_differs_are_named_and_all_who_start_pull_it_again() ->
 def test_code_that_stays_different_ends_the_run_after_a_while() -> None:
     play = coded("a1", "b2")
     play.settle()
-    assert agree.AGREE_SECONDS <= play.now < agree.AGREE_SECONDS * 2
+    assert code_agreement.AGREE_SECONDS <= play.now < code_agreement.AGREE_SECONDS * 2
     assert play.end
     assert (play.end.code, play.end.task) == (66, "worker-1")
     assert "worker-1 has b2, the rest a1; pulling it again for" in play.end.reason
@@ -1387,7 +1389,7 @@ def test_an_evaluator_with_other_code_never_ends_the_run_and_holds_up_nobody() -
     play.lose("evaluator-0")
     play.pod("evaluator-0").code = "b2"
     for _ in range(20):
-        play.tick(agree.LONGEST_PULL_PAUSE)
+        play.tick(code_agreement.LONGEST_PULL_PAUSE)
         talk(play)
         play.tell("evaluator-0")
     assert play.end is None
@@ -1395,7 +1397,7 @@ def test_an_evaluator_with_other_code_never_ends_the_run_and_holds_up_nobody() -
     assert play.pod("evaluator-0").pulls[-1] > 3
     play.exit("worker-1", 1)
     talk(play)
-    play.tick(agree.LONGEST_PULL_PAUSE)
+    play.tick(code_agreement.LONGEST_PULL_PAUSE)
     play.tell(*EVERYBODY, "evaluator-0", *EVERYBODY, "evaluator-0")
     assert play.running().keys() == all_run(1).keys(), "nobody waits for it"
     play.pod("evaluator-0").code = "a1"
@@ -1409,7 +1411,7 @@ def test_what_the_run_began_with_is_its_code_also_where_all_start_again() -> Non
         play.lose(name)
     give(play, "b2", "b2")
     talk(play)
-    play.tick(judge.SETTLE_SECONDS)
+    play.tick(failures.SETTLE_SECONDS)
     talk(play)
     assert play.running() == {}
     assert "worker-0 has b2, worker-1 has b2, the run began with a1" in play.said[-1]
@@ -1420,7 +1422,7 @@ def test_what_the_run_began_with_is_its_code_also_where_all_start_again() -> Non
 
 def test_one_slow_pull_does_not_end_the_run() -> None:
     play = coded("a1", "b2")
-    play.now += agree.AGREE_SECONDS * 2
+    play.now += code_agreement.AGREE_SECONDS * 2
     talk(play)
     assert play.end is None
     give(play, "b2", "b2")
@@ -1461,7 +1463,7 @@ def test_code_never_changes_under_what_runs(led_anew: bool) -> None:
     play.lose("worker-1")
     give(play, "a1", "b2")
     talk(play)
-    play.tick(judge.SETTLE_SECONDS)
+    play.tick(failures.SETTLE_SECONDS)
     talk(play)
     if led_anew:
         play.lead(play.job)
@@ -1519,7 +1521,7 @@ def test_a_failure_settles_for_a_moment(play: Play) -> None:
     """What fails together is judged together."""
     play.exit("worker-1", 1)
     play.tell("worker-1")
-    play.tick(judge.SETTLE_SECONDS - 0.1)
+    play.tick(failures.SETTLE_SECONDS - 0.1)
     play.tell(*EVERYBODY)
     assert play.running() == {"ps-0": 1, "worker-0": 1}
     play.exit("worker-0", 1)
@@ -1540,7 +1542,7 @@ def test_who_fails_again_soon_waits_longer_each_time() -> None:
             assert play.now - begin < 60
             play.tick(0.25)
             play.tell("worker-1", "worker-1")
-        waits.append(play.now - begin - judge.SETTLE_SECONDS)
+        waits.append(play.now - begin - failures.SETTLE_SECONDS)
     assert waits == [0, 1, 2, 4]
 
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from launcher.exits import TERMINATION_MESSAGE_BYTES, Code, End, Phase, describe, from_wait
+from launcher.shared.exits import TERMINATION_MESSAGE_BYTES, Code, End, Phase, describe, from_wait
 
 
 @pytest.mark.parametrize(

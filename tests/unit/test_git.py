@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from launcher import git, tool
-from launcher.credentials import Credentials
-from launcher.exits import Code, LauncherError
-from launcher.git import Repository
+from launcher.code import git, tool
+from launcher.code.credentials import Credentials
+from launcher.code.git import Repository
+from launcher.shared.exits import Code, LauncherError
 from tests.unit.test_code import commit
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.identity import Task, parse_task, task_of_pod
+from launcher.shared.identity import Task, parse_task, task_of_pod
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.exits import Code, LauncherError
-from launcher.ignore import Ignored
+from launcher.code.ignore import Ignored
+from launcher.shared.exits import Code, LauncherError
 
 NAMES = [
     "train.py",

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from launcher import invocation
-from launcher.code import Pulled
-from launcher.identity import Task
-from launcher.invocation import PACKAGE_PARENT, Invocation
-from launcher.protocol import Action, Directive, Leader
+from launcher.code.pull import Pulled
+from launcher.shared.identity import Task
+from launcher.shared.protocol import Action, Directive, Leader
+from launcher.task import invocation
+from launcher.task.invocation import PACKAGE_PARENT, Invocation
 from tests.unit.jobs import job
 
 CODE = Path("/work/code")
@@ -148,7 +148,7 @@ def test_a_server_is_told_its_seat() -> None:
     assert (told.env["A"], told.env["LEVEL"]) == ("b", "1")
     assert "TFRUN_CONTROLLER" not in told.env
     assert told.cwd == PACKAGE_PARENT
-    assert (PACKAGE_PARENT / "launcher" / "server.py").exists()
+    assert (PACKAGE_PARENT / "launcher" / "task" / "tensorflow_server.py").exists()
 
 
 @pytest.mark.parametrize(
@@ -162,4 +162,4 @@ def test_a_server_is_told_its_seat() -> None:
 )
 def test_a_server_runs_with_the_programs_python(command: str, python: str) -> None:
     told = invocation.server(directive(program__command=[command]), Task("ps", 0), {})
-    assert told.argv == (python, "-m", "launcher.server")
+    assert told.argv == (python, "-m", "launcher.task.tensorflow_server")

@@ -20,17 +20,19 @@ from typing import Any
 import pytest
 import trustme
 
-from launcher import controller, decide, directive, kubernetes, run_state
-from launcher.exits import Code, End, LauncherError, Phase
-from launcher.identity import Task
-from launcher.kubernetes import (
+from launcher.controller import kubernetes, loop
+from launcher.controller.environment import ControllerSettings, KubernetesSettings
+from launcher.controller.kubernetes import (
     BEGIN_ANNOTATION,
     ENDS_ANNOTATION,
     LEADER_ANNOTATION,
     Kubernetes,
     SupersededError,
 )
-from launcher.protocol import (
+from launcher.decisions import directive, state, step
+from launcher.shared.exits import Code, End, LauncherError, Phase
+from launcher.shared.identity import Task
+from launcher.shared.protocol import (
     PATH,
     Action,
     Directive,
@@ -39,7 +41,6 @@ from launcher.protocol import (
     decode_directive,
     encode_report,
 )
-from launcher.settings import ControllerSettings, KubernetesSettings
 from tests.unit.jobs import job
 from tests.unit.play import Pod
 from tests.unit.processes import free_ports
@@ -166,8 +167,8 @@ def merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
 @pytest.fixture(autouse=True)
 def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
     """To tasks that are never there."""
-    monkeypatch.setattr(controller, "FAREWELL_SECONDS", 0.5)
-    monkeypatch.setattr(controller, "KEPT_FAREWELL_SECONDS", 0.5)
+    monkeypatch.setattr(loop, "FAREWELL_SECONDS", 0.5)
+    monkeypatch.setattr(loop, "KEPT_FAREWELL_SECONDS", 0.5)
 
 
 @pytest.fixture
@@ -324,7 +325,7 @@ def test_another_authority_is_not_trusted(api: FakeApiServer, account: Path) -> 
 
 def lead(api_port: int, **changes: Any) -> End:
     (port,) = free_ports(1)
-    return controller.run(
+    return loop.run(
         ControllerSettings(
             job(**changes),
             ("127.0.0.1", port),
@@ -441,7 +442,7 @@ def test_a_refusal_passes_where_a_role_was_only_just_made(api: FakeApiServer) ->
 def test_a_refusal_that_stays_ends_the_controller(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller, "REFUSED_SECONDS", 0.5)
+    monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.5)
     api.failures += [(403, b'{"message": "forbidden"}')] * 9
     with pytest.raises(LauncherError, match="forbidden"):
         lead(api.port)
@@ -450,7 +451,7 @@ def test_a_refusal_that_stays_ends_the_controller(
 def test_an_end_that_may_not_be_recorded_is_told_as_it_was(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(controller, "REFUSED_SECONDS", 0.5)
+    monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.5)
     api.records_refused, api.refusal = 99, 403
     assert lead(api.port, deadline=0.1, grace=0).code == Code.DEADLINE
     assert capfd.readouterr().err.count("The end is not on record there, and its pods stay") == 2
@@ -460,7 +461,7 @@ def test_an_end_is_recorded_wherever_it_may_be(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where one of the StatefulSets is refused the others' pods go all the same."""
-    monkeypatch.setattr(controller, "REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.0)
     api.records_refused, api.refusal = 1, 403
     assert lead(api.port, deadline=0.1, grace=0).code == Code.DEADLINE
     assert [each["spec"]["replicas"] for each in api.objects.values()] == [1, 0]
@@ -476,14 +477,14 @@ def test_a_fault_of_the_controller_ends_it(
     class FaultError(Exception):
         pass
 
-    step = decide.step
+    original = step.step
 
     def fail(*arguments: Any) -> Any:
-        if part == "step" and not isinstance(arguments[1], run_state.Tick):
-            return step(*arguments)
+        if part == "step" and not isinstance(arguments[1], state.Tick):
+            return original(*arguments)
         raise FaultError
 
-    monkeypatch.setattr(decide if part == "step" else directive, part, fail)
+    monkeypatch.setattr(step if part == "step" else directive, part, fail)
     (port,) = free_ports(1)
     settings = ControllerSettings(
         job(), ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
@@ -492,7 +493,7 @@ def test_a_fault_of_the_controller_ends_it(
     if part == "directive":
         knocking.start()
     with pytest.raises(FaultError):
-        controller.run(settings)
+        loop.run(settings)
     if part == "directive":
         knocking.join()
 
@@ -518,7 +519,7 @@ def test_tasks_hear_of_the_end_when_it_is_on_record(
     api: FakeApiServer, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has heard of it never trains again: a controller after this one must know of it too."""
-    monkeypatch.setattr(controller, "FAREWELL_SECONDS", 30.0)  # these tasks are there
+    monkeypatch.setattr(loop, "FAREWELL_SECONDS", 30.0)  # these tasks are there
     small = job(replicas={"ps": 1, "worker": 1})
     (port,) = free_ports(1)
     api.records_refused = 2
@@ -548,7 +549,7 @@ def test_tasks_hear_of_the_end_when_it_is_on_record(
     playing = threading.Thread(target=play)
     playing.start()
     try:
-        end = controller.run(
+        end = loop.run(
             ControllerSettings(
                 small, ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
             )

@@ -14,8 +14,15 @@ from typing import Any
 
 import pytest
 
-from launcher.protocol import Action, Directive, Leader, Report, decode_report, encode_directive
-from launcher.settings import Job
+from launcher.shared.job import Job
+from launcher.shared.protocol import (
+    Action,
+    Directive,
+    Leader,
+    Report,
+    decode_report,
+    encode_directive,
+)
 from tests.unit.conftest import Start
 from tests.unit.jobs import job
 from tests.unit.processes import PATIENCE, Launcher, free_ports, lives

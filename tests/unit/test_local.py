@@ -14,9 +14,9 @@ import psutil
 import pytest
 import yaml
 
-from launcher.cluster import PORTS_PER_ROLE
-from launcher.exits import Code, LauncherError
-from launcher.local import _document, _job, _merge, _text, _values
+from launcher.local.values import _merge, _text, job_document, job_from, read_values
+from launcher.shared.cluster_spec import PORTS_PER_ROLE
+from launcher.shared.exits import Code, LauncherError
 from tests.unit.conftest import Start
 from tests.unit.processes import ROOT, Launcher, lives, wait_until
 from tests.unit.test_requirements import wheel
@@ -216,8 +216,8 @@ def test_values_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "values.yaml").write_text(text)
     mistakes: list[str] = []
     with pytest.raises(LauncherError, match=re.escape(words)) as error:
-        _job(
-            _document(_values([tmp_path / "values.yaml"], mistakes), tmp_path, mistakes),
+        job_from(
+            job_document(read_values([tmp_path / "values.yaml"], mistakes), tmp_path, mistakes),
             1,
             mistakes,
         )
@@ -291,12 +291,12 @@ def test_the_example_of_sources_runs_as_it_is(start: Start) -> None:
         ({"inline": {"a": "b"}, "requirements": True, "digest": "a" * 32}, "code.inline"),
     ],
 )
-def test_a_source_of_the_values(tmp_path: Path, code: dict[str, Any], told: str) -> None:
+def test_a_source_of_theread_values(tmp_path: Path, code: dict[str, Any], told: str) -> None:
     (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
     mistakes: list[str] = []
-    document = _document(_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
+    document = job_document(read_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
     assert document["code"] == {**code, "timeout": 120, "refresh": "OnRequest"}
-    assert str(_job(document, 1, mistakes).source).startswith(told)
+    assert str(job_from(document, 1, mistakes).source).startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -315,9 +315,9 @@ def test_a_source_of_the_values(tmp_path: Path, code: dict[str, Any], told: str)
 def test_a_source_that_is_wrong(tmp_path: Path, code: dict[str, Any], words: str) -> None:
     (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
     mistakes: list[str] = []
-    document = _document(_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
+    document = job_document(read_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
     with pytest.raises(LauncherError, match=re.escape(words)):
-        _job(document, 1, mistakes)
+        job_from(document, 1, mistakes)
 
 
 def test_ports_that_are_taken_are_named(local: Local) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.identity import Task, parse_task
-from launcher.modes import MODES
-from launcher.settings import Job
+from launcher.shared.identity import Task, parse_task
+from launcher.shared.job import Job
+from launcher.shared.modes import MODES
 from tests.unit.jobs import job
 
 JOBS = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.identity import Task
-from launcher.progress import Progress
-from launcher.protocol import ChildReport, Report
+from launcher.controller.progress import Progress
+from launcher.shared.identity import Task
+from launcher.shared.protocol import ChildReport, Report
 
 
 def at(step: int | None, last_step: int | None = None) -> Report:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from launcher.exits import LauncherError
-from launcher.identity import Task
-from launcher.protocol import (
+from launcher.shared.exits import LauncherError
+from launcher.shared.identity import Task
+from launcher.shared.protocol import (
     REPORT_BYTES,
     Action,
     ChildReport,

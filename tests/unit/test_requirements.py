@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher import requirements
-from launcher.exits import Code, LauncherError
+from launcher.code import requirements
+from launcher.shared.exits import Code, LauncherError
 
 
 def wheel(folder: Path, name: str) -> Path:

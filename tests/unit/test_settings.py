@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from launcher.exits import Code, LauncherError
-from launcher.identity import Task
-from launcher.settings import controller_settings, job_of, read_job, task_settings
+from launcher.controller.environment import controller_settings
+from launcher.shared.exits import Code, LauncherError
+from launcher.shared.identity import Task
+from launcher.shared.job import job_of, read_job
+from launcher.task.environment import task_settings
 from tests.unit.jobs import document, job
 
 MISSING: Any = object()

@@ -10,7 +10,7 @@ from pathlib import Path
 # The main thread waits, and the kernel may not give the signal to it: another thread must have it.
 PROGRAM = """
 import queue, signal, threading
-from launcher import signals
+from launcher.shared import signals
 
 events = queue.SimpleQueue()
 ready = threading.Event()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import adopt, agree, decide, directive, forming, judge
+from launcher.decisions import code_agreement, directive, failures, forming, step, takeover
 from tests.unit import simulator
 
 SCHEDULES = 2000
@@ -29,27 +29,27 @@ def test_every_schedule_keeps_the_promises_and_ends(batch: int) -> None:
 # Each is a rule: its module, the rule as it stands there, and broken.
 RULES = {
     "a drained task is never charged": (
-        judge,
+        failures,
         "drained = len(drains) <= DRAINS",
         "drained = False",
     ),
     "a task that was stopped from outside is never charged": (
-        judge,
+        failures,
         'drained, free, reason = True, True, "it was stopped from outside"',
         'drained, free, reason = False, False, "it was stopped from outside"',
     ),
     "what failed for want of a lost task is taken back": (
-        judge,
+        failures,
         "tuple(at for at in state.charges if at <= since)",
         "state.charges",
     ),
     "a failure ends the run only once all have been heard from": (
-        judge,
+        failures,
         "if why and not state.forming >= everybody:",
         "if False:",
     ),
     "a new controller does not forget the generation": (
-        adopt,
+        takeover,
         "generation = max(newest(seat) for seat in state.seats.values())",
         "generation = 0",
     ),
@@ -59,7 +59,7 @@ RULES = {
         "generation = max(1, state.generation)",
     ),
     "a new controller waits for those who leave": (
-        adopt,
+        takeover,
         "now - state.complete_at < LEAVING_SECONDS",
         "now < state.complete_at",
     ),
@@ -69,17 +69,17 @@ RULES = {
         "if False:",
     ),
     "other counts are a new generation": (
-        adopt,
+        takeover,
         "return holds.cluster == job.cluster_digest or keeps",
         "return True",
     ),
     "programs that run together are of one code": (
-        agree,
+        code_agreement,
         "others = sorted(task for task, digest in found.items() if digest != most)",
         "others = []",
     ),
     "success needs every worker": (
-        judge,
+        failures,
         "if not state.done.issuperset(workers):",
         "if not state.done.intersection(workers):",
     ),
@@ -89,7 +89,7 @@ RULES = {
         "elif True:",
     ),
     "an end on record is the end": (
-        decide,
+        step,
         "if event.end:",
         "if False:",
     ),
@@ -99,12 +99,12 @@ RULES = {
         "pass",
     ),
     "a failure is dealt with once": (
-        judge,
+        failures,
         "if child.generation <= state.dealt.get(task, 0):",
         "if False:",
     ),
     "who could not prepare prepares again": (
-        judge,
+        failures,
         "if any(child and child.generation == state.generation for child in children):",
         "if False:",
     ),
@@ -141,7 +141,7 @@ def test_the_same_events_give_the_same_decisions() -> None:
 
 
 def test_a_schedule_that_fails_is_shrunk_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "DRAINED", 0)
+    monkeypatch.setattr(failures, "DRAINED", 0)
     for seed in range(MOST):
         schedule = simulator.schedule_for(seed)
         violation = simulator.play(schedule)

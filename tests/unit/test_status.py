@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from launcher import decide, run_state, status
-from launcher.exits import Code, LauncherError
-from launcher.identity import Task
-from launcher.protocol import ChildReport, Leader, Report
-from launcher.run_state import RunPhase, State
+from launcher.controller.status import document
+from launcher.decisions import state as run_state
+from launcher.decisions import step
+from launcher.decisions.state import RunPhase, State
+from launcher.local import status
+from launcher.shared.exits import Code, LauncherError
+from launcher.shared.identity import Task
+from launcher.shared.protocol import ChildReport, Leader, Report
 from tests.unit.jobs import job
 
 PS, CHIEF, WORKER = Task("ps", 0), Task("worker", 0), Task("worker", 1)
@@ -57,12 +60,12 @@ RUNNING = ChildReport(3, step=5, last_step=9)
     ],
 )
 def test_a_task_is_told_by_what_it_does(found: State, said: str) -> None:
-    (_, _, task) = status.document(found, 100.0)["tasks"]
+    (_, _, task) = document(found, 100.0)["tasks"]
     assert (task["task"], task["state"]) == ("worker-1", said)
 
 
 def test_a_document_tells_all() -> None:
-    found = status.document(
+    found = document(
         state(RUNNING, generation=3, charges=(50.0,), cause="ps-0: exit code 1", moved_at=98.0),
         100.0,
     )
@@ -92,7 +95,7 @@ def test_a_document_tells_all() -> None:
 
 
 def test_lines_are_for_a_person() -> None:
-    found = status.document(
+    found = document(
         state(RUNNING, generation=3, charges=(50.0,), cause="ps-0: exit code 1", moved_at=98.0),
         100.0,
     )
@@ -111,12 +114,12 @@ def test_lines_are_for_a_person() -> None:
 )
 def test_a_task_that_the_run_will_grow_by_is_told(ready: bool, said: str) -> None:
     small = job(replicas={"ps": 1, "worker": 1})
-    found = status.document(state(ready=ready, job=small, goal=job()), 100.0)
+    found = document(state(ready=ready, job=small, goal=job()), 100.0)
     assert status.show(found)[3] == f"  worker-1  {said}"
 
 
 def test_lines_tell_of_a_failure_and_of_silence() -> None:
-    found = status.document(state(ChildReport(3, 42)), 200.0)
+    found = document(state(ChildReport(3, 42)), 200.0)
     assert status.show(found)[3] == "  worker-1  failed, exit code 42, silent for 105 s"
 
 
@@ -126,8 +129,8 @@ def test_an_end_is_one_line() -> None:
 
 
 def test_a_run_that_nobody_leads_yet_is_told() -> None:
-    begun, _ = decide.step(state(seats={}, heard={}), run_state.Tick(), 41.0)
-    assert status.show(status.document(begun, 41.0))[0].startswith("mnist: leading")
+    begun, _ = step.step(state(seats={}, heard={}), run_state.Tick(), 41.0)
+    assert status.show(document(begun, 41.0))[0].startswith("mnist: leading")
 
 
 # Through kubectl, for which a script stands.
@@ -178,7 +181,7 @@ def pod(day: int, message: str, code: int = 42) -> dict[str, Any]:
 def test_the_newest_controller_is_asked_in_its_own_pod(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told = json.dumps(status.document(state(RUNNING), 100.0))
+    told = json.dumps(document(state(RUNNING), 100.0))
     command = kubectl(tmp_path, [controller(1, "Complete"), controller(2)], [], told + "\n")
     status.run("mnist", command, None, as_json=False, watch=False)
     assert capfd.readouterr().out.splitlines()[-1] == "  worker-1  running, step 5 of 9"

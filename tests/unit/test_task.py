@@ -321,7 +321,7 @@ def test_as_a_containers_first_process_it_buries_the_dead(
 
 SLOW_READER = """
 import os, pathlib, queue, threading, time
-from launcher.child import Child
+from launcher.task.child import Child
 reads, ended = threading.Event(), queue.Queue()
 words, here = ["sh", "-c", "echo line"], pathlib.Path("/")
 child = Child(words, os.environ, here, ended.put, line=lambda _: reads.wait())
@@ -402,7 +402,7 @@ def test_a_closed_output_stops_nothing(
 # What a pod needs.
 
 
-@pytest.mark.parametrize("module", ["task", "controller", "server"])
+@pytest.mark.parametrize("module", ["task.loop", "controller.loop", "task.tensorflow_server"])
 def test_a_pods_modules_need_the_standard_library_alone(module: str) -> None:
     """-S and -I leave nothing else to import; of it a task takes only what it uses."""
     program = (
@@ -415,8 +415,14 @@ def test_a_pods_modules_need_the_standard_library_alone(module: str) -> None:
     )
     loaded = set(done.stdout.split())
     assert not loaded & {"yaml", "psutil", "tensorflow", "launcher.local"}
-    if module != "controller":
-        assert not loaded & {"asyncio", "launcher.controller", "multiprocessing", "urllib.request"}
+    if module != "controller.loop":
+        assert not loaded & {
+            "asyncio",
+            "launcher.controller",
+            "launcher.decisions",
+            "multiprocessing",
+            "urllib.request",
+        }
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher import tool
-from launcher.exits import Code, LauncherError
+from launcher.code import tool
+from launcher.shared.exits import Code, LauncherError
 from tests.unit.processes import lives, wait_until
 
 LONG = 60.0

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from launcher import tree
-from launcher.exits import Code, LauncherError
-from launcher.tree import PART_BYTES, READ_BYTES, Origin
+from launcher.code import copy as module
+from launcher.code.copy import PART_BYTES, READ_BYTES, Origin
+from launcher.shared.exits import Code, LauncherError
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0  # a bound for what should take no time
@@ -46,7 +46,7 @@ class Copier:
         self.cancelled = threading.Event()
 
     def __call__(self, timeout: float = PATIENCE) -> str:
-        return tree.copy(self.origin, self.folder, timeout, self.cancelled)
+        return module.copy(self.origin, self.folder, timeout, self.cancelled)
 
     def fails(self, code: Code, words: str, timeout: float = PATIENCE) -> None:
         with pytest.raises(LauncherError, match=words) as error:
@@ -241,7 +241,7 @@ def test_the_digest_does_not_know_who_was_first(
         (source / f"{i}").write_text(f"{i}")
     digests: set[str] = set()
     for threads in (1, 3, 16, 16, 16):
-        monkeypatch.setattr(tree, "THREADS", threads)
+        monkeypatch.setattr(module, "THREADS", threads)
         digests.add(Copier(source, tmp_path / f"{len(digests)}-{threads}")())
     assert len(digests) == 1
 
@@ -349,14 +349,14 @@ def test_what_vanishes_was_never_there(
 ) -> None:
     """An editor saves train.py: the folder was listed before, and is opened after."""
     name = "_file" if what == "a file" else "_list"
-    act = getattr(tree._Copy, name)
+    act = getattr(module._Copy, name)
 
-    def vanish(self: tree._Copy, below: str) -> None:
+    def vanish(self: module._Copy, below: str) -> None:
         if below == ("train.py" if what == "a file" else "lib") and not (source / "new").exists():
             shutil.move(source / below, source / "new")
         act(self, below)
 
-    monkeypatch.setattr(tree._Copy, name, vanish)
+    monkeypatch.setattr(module._Copy, name, vanish)
     copy()
     assert (copy.folder / "new").exists()
     same(source, copy.folder)
@@ -366,22 +366,22 @@ def test_what_comes_and_goes_all_the_time_was_never_there(
     source: Path, copy: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another run writes its checkpoints beside the code."""
-    begin, act, attempts = tree._Copy._begin, tree._Copy._file, []
+    begin, act, attempts = module._Copy._begin, module._Copy._file, []
 
-    def come(self: tree._Copy) -> None:
+    def come(self: module._Copy) -> None:
         (source / "temporary").touch()
         begin(self)
 
-    def go(self: tree._Copy, name: str) -> None:
+    def go(self: module._Copy, name: str) -> None:
         if name == "temporary":
             attempts.append(self)
             (source / name).unlink()
         act(self, name)
 
-    monkeypatch.setattr(tree._Copy, "_begin", come)
-    monkeypatch.setattr(tree._Copy, "_file", go)
+    monkeypatch.setattr(module._Copy, "_begin", come)
+    monkeypatch.setattr(module._Copy, "_file", go)
     copy()
-    assert len(attempts) == tree.ATTEMPTS
+    assert len(attempts) == module.ATTEMPTS
     same(source, copy.folder)
 
 
@@ -391,16 +391,16 @@ def test_what_vanishes_while_it_is_read_was_there(
 ) -> None:
     """A part of it is no program, and no digest names it."""
     (source / "large").write_bytes(bytes(3 * PART_BYTES))
-    read, reads = tree._Copy._read, []
+    read, reads = module._Copy._read, []
 
-    def vanish(self: tree._Copy, at: str, *arguments: Any) -> bytes:
+    def vanish(self: module._Copy, at: str, *arguments: Any) -> bytes:
         if at == name:
             reads.append(at)
             if name == "train.py" or not len(reads) % 3:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return read(self, at, *arguments)
 
-    monkeypatch.setattr(tree._Copy, "_read", vanish)
+    monkeypatch.setattr(module._Copy, "_read", vanish)
     copy.fails(Code.TRY_AGAIN, f"must not change while it is copied; {name} did, 3 times")
     assert not copy.folder.exists()
 
@@ -410,7 +410,7 @@ def test_a_copy_that_fails_takes_nothing_away(
 ) -> None:
     before, made = copy(), contents(copy.folder)
     (source / "train.py").write_text("edited\n")
-    monkeypatch.setattr(tree, "THREADS", 2)
+    monkeypatch.setattr(module, "THREADS", 2)
 
     def fail() -> None:
         deadline = time.monotonic() + PATIENCE
@@ -445,31 +445,31 @@ def test_without_hard_links_all_is_read_again(
 def test_large_files_are_not_all_open_at_once(
     source: Path, copy: Copier, reads: Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree, "PART_BYTES", 2)
-    for i in range(4 * tree.THREADS):
+    monkeypatch.setattr(module, "PART_BYTES", 2)
+    for i in range(4 * module.THREADS):
         (source / f"{i}").write_text("abc")
     (source / "lib" / "deep" / "data.bin").unlink()
     most = [len(os.listdir("/proc/self/fd"))]
     begin = most[0]
     reads.act = lambda: most.append(len(os.listdir("/proc/self/fd")))
     copy()
-    assert len(most) > 8 * tree.THREADS
-    assert max(most) <= begin + 3 * tree.THREADS  # each reads, writes, and counts
+    assert len(most) > 8 * module.THREADS
+    assert max(most) <= begin + 3 * module.THREADS  # each reads, writes, and counts
     same(source, copy.folder)
 
 
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
     source: Path, copy: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    act = tree._Copy._file
+    act = module._Copy._file
 
-    def swap(self: tree._Copy, name: str) -> None:
+    def swap(self: module._Copy, name: str) -> None:
         if name == "train.py":
             (source / name).unlink(missing_ok=True)
             os.mkfifo(source / name)
         act(self, name)
 
-    monkeypatch.setattr(tree._Copy, "_file", swap)
+    monkeypatch.setattr(module._Copy, "_file", swap)
     copy()
     assert not (copy.folder / "train.py").exists()
 
@@ -504,7 +504,7 @@ def test_a_server_that_stays_away_is_named(
 
 
 def test_a_slow_server_is_not_one_that_is_away(source: Path, copy: Copier, reads: Reads) -> None:
-    for i in range(8 * tree.THREADS):
+    for i in range(8 * module.THREADS):
         (source / f"{i}").write_text("x")
     reads.act = lambda: time.sleep(0.3)
     assert copy(timeout=2.0)
@@ -528,9 +528,10 @@ def test_an_error_of_the_server_is_told_with_its_name(copy: Copier, reads: Reads
 FULL = """
 import sys, threading
 from pathlib import Path
-from launcher import exits, tree
+from launcher.code import copy
+from launcher.shared import exits
 try:
-    tree.copy(tree.Origin(Path(sys.argv[1]), "code.nfs s:/e", "s"), Path(sys.argv[2], "code"), 60,
+    copy.copy(copy.Origin(Path(sys.argv[1]), "code.nfs s:/e", "s"), Path(sys.argv[2], "code"), 60,
               threading.Event())
 except exits.LauncherError as error:
     print(int(error.code), error.reason)

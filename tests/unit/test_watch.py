@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.watch import WAITS, Watch
+from launcher.task.watch import WAITS, Watch
 
 
 @pytest.mark.parametrize(

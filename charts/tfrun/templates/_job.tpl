@@ -96,10 +96,6 @@ leads while pods are replaced is one that knows of it. Comments are left out of 
 {{- toPrettyJson $job }}
 {{- end }}
 
-{{- define "tfrun.launcher.configmap.hash" -}}
-{{- (.Files.Glob "launcher/*.py").AsConfig | sha256sum | trunc 8 }}
-{{- end }}
-
 {{/* Covers job.json and the whole Job, which can't be changed once it exists: whatever changes, a new
 Job takes the old one's place. Its own hash is left out of what it covers, and so are comments. */}}
 {{- define "tfrun.controller.job.hash" -}}

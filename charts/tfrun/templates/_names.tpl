@@ -5,7 +5,7 @@ Helpers are called tfrun.<component>.<object>.<attribute>. Those of a single rol
 (dict "root" $ "role" "ps"), all others take the root context.
 */}}
 
-{{/* The roles of the mode, separated by spaces: as `least` in launcher/modes.py. */}}
+{{/* The roles of the mode, separated by spaces: as `least` in launcher/shared/modes.py. */}}
 {{- define "tfrun.mode.roles" -}}
 {{ get (dict "parameter-server" "ps worker" "coordinator" "chief ps worker" "all-reduce" "worker") .Values.mode }}
 {{- end }}
@@ -40,7 +40,7 @@ Helpers are called tfrun.<component>.<object>.<attribute>. Those of a single rol
 {{ .Release.Name }}-controller
 {{- end }}
 
-{{/* Named by their content: see tfrun.controller.job.hash and tfrun.launcher.configmap.hash. */}}
+{{/* Named by their content: see tfrun.controller.job.hash. */}}
 {{- define "tfrun.controller.job.name" -}}
 {{ .Release.Name }}-{{ include "tfrun.controller.job.hash" . }}
 {{- end }}
@@ -49,8 +49,9 @@ Helpers are called tfrun.<component>.<object>.<attribute>. Those of a single rol
 {{ include "tfrun.controller.job.name" . }}
 {{- end }}
 
+{{/* Takes (dict "root" $ "side" "task"). */}}
 {{- define "tfrun.launcher.configmap.name" -}}
-{{ .Release.Name }}-launcher-{{ include "tfrun.launcher.configmap.hash" . }}
+{{ .root.Release.Name }}-launcher-{{ .side }}-{{ include "tfrun.launcher.configmap.data" . | sha256sum | trunc 8 }}
 {{- end }}
 
 {{/* What every object carries. */}}

@@ -33,10 +33,16 @@ securityContext:
   readOnly: true
 {{- end }}
 
+{{/* Takes (dict "root" $ "side" "task"). */}}
 {{- define "tfrun.launcher.volume" -}}
 - name: tfrun-launcher
   configMap:
     name: {{ include "tfrun.launcher.configmap.name" . }}
+    items:
+      {{- range $key := include "tfrun.launcher.configmap.data" . | fromYaml | keys | sortAlpha }}
+      - key: {{ $key }}
+        path: {{ trimSuffix ".py" $key | replace "." "/" }}.py
+      {{- end }}
 {{- end }}
 
 {{/* The volume that holds the code, if it comes by one. A claim that is one of `volumes` is mounted from
@@ -147,7 +153,7 @@ spec:
     - name: tfrun-work
       emptyDir: {}
     {{- if $root.Values.launcher.inject }}
-    {{- include "tfrun.launcher.volume" $root | nindent 4 }}
+    {{- include "tfrun.launcher.volume" (dict "root" $root "side" "task") | nindent 4 }}
     {{- end }}
     {{- if eq $source "tfrun-source" }}
     - name: tfrun-source
@@ -264,7 +270,7 @@ template:
         configMap:
           name: {{ printf "%s-%s" $root.Release.Name $.hash }}
       {{- if $root.Values.launcher.inject }}
-      {{- include "tfrun.launcher.volume" $root | nindent 6 }}
+      {{- include "tfrun.launcher.volume" (dict "root" $root "side" "controller") | nindent 6 }}
       {{- end }}
     {{- with .pod }}
     {{- toYaml . | nindent 4 }}

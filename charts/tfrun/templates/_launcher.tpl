@@ -1,0 +1,19 @@
+{{/*
+The launcher that the pods of one side run: `task` or `controller`.
+
+A package of launcher/ says where its code runs (launcher/__init__.py), so a side is a list of
+packages. A ConfigMap's keys have no folders: launcher/task/step.py is the key task.step.py, and the
+volume's `items` make a path of it again.
+*/}}
+
+{{/* Takes (dict "root" $ "side" "task"). */}}
+{{- define "tfrun.launcher.configmap.data" -}}
+{{- $packages := get (dict "task" "shared task code" "controller" "shared controller decisions") .side }}
+{{- $data := dict }}
+{{- range $package := prepend (splitList " " $packages) "." }}
+{{- range $path, $content := $.root.Files.Glob (clean (printf "launcher/%s/*.py" $package)) }}
+{{- $_ := set $data (trimPrefix "launcher/" $path | replace "/" ".") (toString $content) }}
+{{- end }}
+{{- end }}
+{{- toYaml $data }}
+{{- end }}

@@ -1,0 +1,416 @@
+"""Copies a folder with many requests under way at once, and names what it holds by a digest.
+
+On NFS each file costs several round trips, whatever its size: one at a time they are the slow part
+of every start. What was copied before and has not changed since is taken over, not read again.
+
+What the threads may still do after a server was given up is in a folder of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import posixpath
+import queue
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable
+
+from launcher.code import ignore
+from launcher.code.stall import Patience
+from launcher.shared.exits import Code, LauncherError
+from launcher.shared.log import say
+
+THREADS = 64  # requests under way at once: each waits for the network most of its time
+READ_BYTES = 1024 * 1024
+PART_BYTES = 8 * READ_BYTES  # what one thread copies of a large file; the digest knows the parts
+ATTEMPTS = 3  # while somebody writes to the origin
+DIGEST_DIGITS = 32
+ZEROS = bytes(READ_BYTES)
+# What says that the origin is no longer as it was listed.
+MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ESTALE)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A folder to copy, how messages call it, and who is to blame when it does not answer."""
+
+    folder: Path
+    label: str
+    server: str
+
+
+class _ChangedError(Exception):
+    """The origin changed under the copy; the argument is the name that showed it."""
+
+
+class _GoneError(Exception):
+    """What was listed has vanished, and nothing of it was taken."""
+
+
+@dataclass
+class _Large:
+    """A file that several threads copy, by the digests of its parts."""
+
+    stamp: list[int]
+    parts: list[bytes]
+    missing: int
+
+
+def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Event) -> str:
+    """Makes `folder` a copy of the origin and returns its digest; "" where it holds no file.
+
+    The digest is over names, execute bits, bytes and links; not over times, owners or order. Beside
+    the folder `folder`.json remembers what was copied. `timeout` is how many seconds the origin may
+    be silent. Raises LauncherError: CODE_MISSING where there is no folder or a link leaves it, IO
+    where it cannot be read or written, TRY_AGAIN where it changes all the time or the copy was
+    cancelled.
+    """
+    changed, begin = "", time.monotonic()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(ATTEMPTS):
+            cancelled.wait(attempt)  # whoever writes may be done soon
+            for left in folder.parent.glob(f"{folder.name}.new-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            new = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
+            made = _Copy(origin, folder, new, timeout, cancelled)
+            made.strict = attempt < ATTEMPTS - 1
+            try:
+                made.run()
+            except _ChangedError as error:
+                changed = _words(str(error))
+                say(f"{origin.label}: {changed} changed while it was copied")
+                continue
+            new.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)
+            new.rename(folder)
+            say(f"{made} in {time.monotonic() - begin:.1f} s")
+            return made.finish()
+    except OSError as error:
+        raise LauncherError(
+            Code.IO, f"{origin.label} cannot be copied: {error.strerror}: {error.filename}"
+        ) from None
+    raise LauncherError(
+        Code.TRY_AGAIN,
+        f"{origin.label} must not change while it is copied; {changed} did, {ATTEMPTS} times. "
+        f"What a program writes there can be named in {ignore.FILE}",
+    )
+
+
+class _Copy:
+    """One attempt. Everything in it is named relative to the origin, `""` is the origin itself."""
+
+    def __init__(
+        self, origin: Origin, old: Path, new: Path, timeout: float, cancelled: threading.Event
+    ) -> None:
+        self.origin = origin
+        self.source = str(origin.folder)
+        self.old = str(old)
+        self.new = str(new)
+        self.patience = Patience(timeout, cancelled)
+        self.strict = True  # else what has vanished was never there
+        self.memory = Path(f"{old}.json")
+        self.known: Mapping[str, Any] = _load(self.memory)
+        self.files: dict[str, list[Any]] = {}
+        self.entries: list[tuple[bytes, bytes]] = []
+        self.read: list[int] = []  # the sizes of the files that were read
+        self.ignored = ignore.Ignored("")
+        self.tasks: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
+        self.lock = threading.Lock()
+        self.reading: list[str] = []
+
+    def __str__(self) -> str:
+        read, size = len(self.read), sum(self.read) / 1e6
+        return f"read {read} of {len(self.files)} files, {size:.1f} MB, of {self.origin.label}"
+
+    def run(self) -> None:
+        """Returns when all is copied."""
+        self._put("", self._begin)
+        for _ in range(THREADS):
+            threading.Thread(target=self._work, daemon=True).start()
+        try:
+            self.patience.wait(f"the copy of {self.origin.label}", self._silent)
+        finally:
+            for _ in range(THREADS):
+                self.tasks.put(None)
+
+    def finish(self) -> str:
+        """Remembers what was copied and returns its digest."""
+        text = json.dumps(self.files)
+        temporary = self.memory.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(self.memory)
+        if not any(kind != b"d" for _, kind in self.entries):
+            return ""
+        total = hashlib.sha256()
+        for name, what in sorted(self.entries):
+            total.update(b"%d %b %d %b " % (len(name), name, len(what), what))
+        return total.hexdigest()[:DIGEST_DIGITS]
+
+    def _silent(self, seconds: float) -> str:
+        with self.lock:
+            at = _words(min(self.reading, default=""))
+        return (
+            f"{self.origin.label} cannot be copied: {self.origin.server} has not answered for "
+            f"{seconds:.0f} s, reading {at}"
+        )
+
+    # What the threads do.
+
+    def _put(self, name: str, task: Callable[[], None]) -> None:
+        self.patience.add()
+        self.tasks.put((name, task))
+
+    def _work(self) -> None:
+        while True:
+            task = self.tasks.get()
+            if task is None or self.patience.over:
+                return
+            name, act = task
+            failure: Exception | None = None
+            with self.lock:
+                self.reading.append(name)
+            try:
+                act()
+            except _GoneError:
+                pass
+            except OSError as error:
+                failure = self._wrong(name, error)
+            except Exception as error:  # a thread that dies silently would be waited for
+                failure = error
+            with self.lock:
+                self.reading.remove(name)
+            self.patience.done(failure)
+
+    @contextlib.contextmanager
+    def _first(self, name: str) -> Iterator[None]:
+        """For the first look at what was listed: only then can it be as if it had never been."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in MOVED and name and not self.strict:
+                raise _GoneError from None
+            raise
+
+    def _wrong(self, name: str, error: OSError) -> Exception:
+        if error.errno in MOVED:
+            return _ChangedError(name)
+        what = f"{self.origin.label} cannot be copied: {error.strerror}"
+        if error.errno in FULL:
+            what += f" in {Path(self.new).parent}, writing {_words(name)}"
+            return LauncherError(Code.IO, what)
+        return LauncherError(Code.IO, f"{what}: {_words(name)}")
+
+    def _begin(self) -> None:
+        try:
+            there = stat.S_ISDIR(os.stat(self.source).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if not there:
+            raise LauncherError(
+                Code.CODE_MISSING, f"{self.origin.label} must be a folder; there is none"
+            )
+        try:
+            with open(f"{self.source}/{ignore.FILE}", "rb") as file:
+                self.ignored = ignore.Ignored(os.fsdecode(file.read()))
+        except FileNotFoundError:
+            pass
+        self._list("")
+
+    def _list(self, below: str) -> None:
+        with self._first(below), os.scandir(f"{self.source}/{below}") as entries:
+            listed = list(entries)
+        if below:
+            os.mkdir(f"{self.new}/{below}")
+            self._note(below, b"d")
+        prefix = f"{below}/" if below else ""
+        for entry in listed:
+            self._take(prefix + entry.name, entry)
+
+    def _take(self, name: str, entry: os.DirEntry[str]) -> None:
+        folder = entry.is_dir(follow_symlinks=False)
+        if self.ignored(name, folder):
+            return
+        if folder:
+            self._put(name, partial(self._list, name))
+        elif entry.is_symlink():
+            self._put(name, partial(self._link, name))
+        elif entry.is_file(follow_symlinks=False):
+            self._put(name, partial(self._file, name))
+        # Sockets, pipes and devices are no code.
+
+    def _note(self, name: str, what: bytes) -> None:
+        self.entries.append((os.fsencode(name), what))
+
+    def _link(self, name: str) -> None:
+        with self._first(name):
+            target = os.readlink(f"{self.source}/{name}")
+        # An absolute one means a place in the container, like a volume.
+        if leaves(name, target) and not target.startswith("/"):
+            raise LauncherError(
+                Code.CODE_MISSING,
+                f"{self.origin.label} must hold all that it needs: the link {name} leads to "
+                f"{target}, outside of it. Name the folder that holds both and set "
+                f"program.workingDir, or name the link in {ignore.FILE}",
+            )
+        os.symlink(target, f"{self.new}/{name}")
+        self._note(name, b"l" + os.fsencode(target))
+
+    def _file(self, name: str) -> None:
+        with self._first(name):
+            reader = self._open(name)
+        try:
+            info = os.fstat(reader)
+            if not stat.S_ISREG(info.st_mode):
+                raise _ChangedError(name)
+            stamp = _stamp(info)
+            if self._reuse(name, stamp):
+                return
+            mode = stat.S_IMODE(info.st_mode) & 0o777 | stat.S_IRUSR | stat.S_IWUSR
+            writer = os.open(f"{self.new}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            try:
+                if info.st_size >= READ_BYTES:
+                    os.ftruncate(writer, info.st_size)  # holes are left out
+                if info.st_size <= PART_BYTES:
+                    digest = self._read(name, reader, writer, stamp, 0, info.st_size)
+            finally:
+                os.close(writer)
+        finally:
+            os.close(reader)
+        if info.st_size > PART_BYTES:
+            self._put_parts(name, stamp)
+        else:
+            self._done(name, stamp, [digest])
+
+    def _open(self, name: str) -> int:
+        # A pipe that took the place of a file would be waited for.
+        return os.open(f"{self.source}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    def _put_parts(self, name: str, stamp: list[int]) -> None:
+        size = stamp[0]
+        begins = range(0, size, PART_BYTES)
+        large = _Large(stamp, [b""] * len(begins), len(begins))
+        for number, begin in enumerate(begins):
+            end = min(begin + PART_BYTES, size)
+            self._put(name, partial(self._part, name, large, number, begin, end))
+
+    def _part(self, name: str, large: _Large, number: int, begin: int, end: int) -> None:
+        # A handle of its own: a client reads ahead for each, and may tie each to a connection.
+        reader = self._open(name)
+        try:
+            writer = os.open(f"{self.new}/{name}", os.O_WRONLY)
+            try:
+                digest = self._read(name, reader, writer, large.stamp, begin, end)
+            finally:
+                os.close(writer)
+        finally:
+            os.close(reader)
+        with self.lock:
+            large.parts[number] = digest
+            large.missing -= 1
+            last = not large.missing
+        if last:
+            self._done(name, large.stamp, large.parts)
+
+    def _read(
+        self, name: str, reader: int, writer: int, stamp: list[int], begin: int, end: int
+    ) -> bytes:
+        """Copies a range of an open file and returns the digest of its bytes."""
+        content = hashlib.sha256()
+        buffer = bytearray(min(READ_BYTES, end - begin))
+        at = begin
+        while at < end:
+            got = os.preadv(reader, [memoryview(buffer)[: end - at]], at)
+            if not got or self.patience.over:
+                raise _ChangedError(name)
+            data = memoryview(buffer)[:got]
+            content.update(data)
+            if got < READ_BYTES or not buffer.startswith(ZEROS):
+                _write(writer, data, at)
+            at += got
+            self.patience.moved += 1
+        if _stamp(os.fstat(reader)) != stamp:
+            raise _ChangedError(name)
+        return content.digest()
+
+    def _done(self, name: str, stamp: list[int], parts: list[bytes]) -> None:
+        info = os.lstat(f"{self.new}/{name}")
+        kind = "x" if info.st_mode & stat.S_IXUSR else "f"
+        content = hashlib.sha256(b"".join(parts)).hexdigest()
+        self.read.append(info.st_size)
+        self._keep(name, stamp, info, kind + content)
+
+    def _reuse(self, name: str, stamp: list[int]) -> bool:
+        """Takes over what an earlier pull copied, where neither side has changed since."""
+        was = self.known.get(name)
+        if not was or was[0] != stamp:
+            return False
+        old = f"{self.old}/{name}"
+        try:
+            info = os.lstat(old)
+            if _copied(info) != was[1]:
+                return False
+            # Not moved: if this copy fails, the old one is what there is.
+            os.link(old, f"{self.new}/{name}")
+        except OSError:  # some file systems have no links
+            return False
+        self._keep(name, stamp, info, was[2])
+        return True
+
+    def _keep(self, name: str, stamp: list[int], info: os.stat_result, what: str) -> None:
+        self.files[name] = [stamp, _copied(info), what]
+        self._note(name, what.encode())
+
+
+def leaves(name: str, target: str) -> bool:
+    """Whether a link of this name, relative to some folder, leads out of the folder by its text."""
+    inside = posixpath.normpath(posixpath.join("/", posixpath.dirname(name)))
+    depth = 0 if inside == "/" else inside.count("/")
+    if target.startswith("/"):
+        return True
+    for part in target.split("/"):
+        depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
+        if depth < 0:
+            return True
+    return False
+
+
+def _words(name: str) -> str:
+    """A name as people read it."""
+    return name if name.isprintable() and name else repr(name) if name else "the folder"
+
+
+def _stamp(info: os.stat_result) -> list[int]:
+    """What changes with a file on the origin."""
+    return [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
+
+
+def _copied(info: os.stat_result) -> list[int]:
+    """The same of its copy, which may be moved."""
+    return [info.st_size, info.st_mtime_ns, info.st_ino]
+
+
+def _write(writer: int, data: memoryview, at: int) -> None:
+    while data:
+        written = os.pwrite(writer, data, at)
+        data, at = data[written:], at + written
+
+
+def _load(memory: Path) -> Mapping[str, Any]:
+    try:
+        known = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

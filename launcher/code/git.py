@@ -1,0 +1,130 @@
+"""Finds out and fetches one commit of a Git repository, by the image's own git."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from launcher.code import tool
+from launcher.code.credentials import Credentials
+from launcher.shared.exits import Code, LauncherError
+from launcher.shared.sources import COMMIT
+
+QUIET = ("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.hooksPath=/dev/null")
+EXACT = ("-c", "core.autocrlf=false", "-c", "advice.detachedHead=false")
+ENVIRONMENT = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ALLOW_PROTOCOL": "https:http:ssh:file",
+    "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+    "LC_ALL": "C",
+}
+# git refuses a repository of another owner, as on a mounted volume; here its code is run anyway.
+# Not every version takes this from its command line.
+ANY_OWNER = "[safe]\n\tdirectory = *\n"
+# Never on a command line, which everybody on the node can read.
+HELPER = (
+    '!f() { test "$1" != get || '
+    'printf "username=%s\\npassword=%s\\n" "$TFRUN_USERNAME" "$TFRUN_PASSWORD"; }; f'
+)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository, and how to get at it; `timeout` is how many seconds git may be silent."""
+
+    url: str
+    credentials: Credentials | None
+    timeout: float
+
+
+def fetch(repository: Repository, commit: str, folder: Path, cancelled: threading.Event) -> None:
+    """Makes `folder` the files of a commit, without submodules and without the history.
+
+    Raises LauncherError: CODE_MISSING where there is no such commit, IO where the repository cannot
+    be reached, CONFIGURATION where the image has no git.
+    """
+    no_commit = LauncherError(
+        Code.CODE_MISSING, f"code.git.ref must be a commit of {repository.url}; {commit} is not"
+    )
+    if not re.fullmatch(COMMIT, commit):  # another task may have found it out
+        raise no_commit
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    git = _Git(repository, new, new.with_suffix(".config"), cancelled)
+    git("init", "--quiet", "--template=")
+    fetch = ("fetch", "--no-tags", "--progress")
+    # Most servers give a single commit; from the others all is fetched.
+    one = git(*fetch, "--depth=1", *git.origin, commit, may_fail=True)
+    if one.code:
+        git(*fetch, *git.origin, "+refs/*:refs/all/*")
+    kind = git("cat-file", "-t", commit, may_fail=True)
+    if kind.code or kind.last_lines != ("commit",):
+        raise no_commit
+    git("checkout", "--quiet", "--progress", "--detach", commit)
+    shutil.rmtree(new / ".git")
+    new.rename(folder)
+
+
+def resolve(repository: Repository, ref: str, folder: Path, cancelled: threading.Event) -> str:
+    """The commit that a branch or a tag means now. `folder` is where git may run.
+
+    Raises LauncherError as `fetch` does.
+    """
+    names = {name: f"refs/{name}" for name in (f"heads/{ref}", f"tags/{ref}^{{}}", f"tags/{ref}")}
+    folder.mkdir(parents=True, exist_ok=True)
+    git = _Git(repository, folder, folder / "git.config", cancelled)
+    lines = git("ls-remote", "--quiet", *git.origin, *names.values()).last_lines
+    parts = (line.partition("\t") for line in lines)
+    # Only commits: what the server says beside them stands among the lines.
+    found = {name: commit for commit, _, name in parts if re.fullmatch(COMMIT, commit)}
+    for name in names.values():
+        if name in found:
+            return found[name]
+    raise LauncherError(
+        Code.CODE_MISSING,
+        f"code.git.ref must be a branch, a tag, or a whole commit id of {repository.url}; {ref} is "
+        "none",
+    )
+
+
+class _Git:
+    def __init__(
+        self, repository: Repository, folder: Path, config: Path, cancelled: threading.Event
+    ) -> None:
+        self.repository = repository
+        self.folder = folder
+        self.cancelled = cancelled
+        self.env: Mapping[str, str] = {**os.environ, **ENVIRONMENT}
+        self.words: tuple[str, ...] = ("git", *QUIET, *EXACT)
+        self.origin = ("--", repository.url)  # never an option itself
+        if repository.url.startswith("file:"):
+            config.write_text(ANY_OWNER)
+            self.env = {**self.env, "GIT_CONFIG_GLOBAL": str(config)}
+        credentials = repository.credentials
+        if credentials:
+            name = credentials.username or "git"
+            password = credentials.password or credentials.token
+            self.env = {**self.env, "TFRUN_USERNAME": name, "TFRUN_PASSWORD": password}
+            # For this host alone: a redirect may lead to another.
+            where = urlsplit(repository.url)
+            self.words += ("-c", f"credential.{where.scheme}://{where.netloc}.helper={HELPER}")
+
+    def __call__(self, *arguments: str, may_fail: bool = False) -> tool.Finished:
+        argv = [*self.words, *arguments]
+        timeout = self.repository.timeout
+        done = tool.run(argv, self.env, self.folder, timeout, self.cancelled)
+        if done.code and not may_fail:
+            raise LauncherError(
+                Code.IO,
+                f"code.git {self.repository.url} cannot be fetched: git {arguments[0]} ended with "
+                f"{done.code}",
+                done.last_lines,
+            )
+        return done

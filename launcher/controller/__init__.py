@@ -1,0 +1,1 @@
+"""What runs in the controller pod: HTTP, clock and Kubernetes calls around the decisions."""

@@ -1,0 +1,101 @@
+"""HTTP/1.1, as little of it as tasks speak. Nothing that arrives is trusted for its size."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Callable
+
+from launcher.shared.protocol import REPORT_BYTES
+
+HEADER_BYTES = 8 * 1024
+IDLE_SECONDS = 60.0  # a connection that says nothing for so long is closed
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks for."""
+
+    method: str
+    path: str
+    body: bytes
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error; the text is for whoever asked."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class Server:
+    """Answers requests, one after the other on each connection.
+
+    An exception of `answer` other than RefusedError goes to `failed`: it is a fault of ours.
+    """
+
+    def __init__(
+        self, answer: Callable[[Request], Awaitable[bytes]], failed: Callable[[Exception], None]
+    ) -> None:
+        self._answer = answer
+        self._failed = failed
+        self._server: asyncio.Server | None = None
+        self.closing = False
+
+    async def listen(self, host: str, port: int) -> None:
+        """Begins to serve. Raises OSError."""
+        self._server = await asyncio.start_server(self._serve, host, port, limit=HEADER_BYTES)
+
+    def close(self) -> None:
+        """Takes no more requests."""
+        self.closing = True  # before Python 3.12 wait_for may swallow a connection's cancellation
+        if self._server:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while not self.closing:
+                try:
+                    request = await asyncio.wait_for(_read_request(reader), IDLE_SECONDS)
+                    status, body = 200, await self._answer(request)
+                except RefusedError as error:
+                    status, body = error.status, error.text.encode()
+                phrase = http.client.responses[status]
+                head = f"HTTP/1.1 {status} {phrase}\r\nContent-Length: {len(body)}\r\n"
+                head += "" if status == 200 else "Connection: close\r\n"
+                writer.write(head.encode() + b"\r\n" + body)
+                await writer.drain()
+                if status != 200:
+                    return
+        except (OSError, EOFError, asyncio.TimeoutError, asyncio.CancelledError):
+            pass  # the other side is gone, or silent, or this controller ends
+        except Exception as error:
+            self._failed(error)
+        finally:
+            writer.close()
+
+
+async def _read_request(reader: asyncio.StreamReader) -> Request:
+    """One request. Raises RefusedError for what a task never sends, EOFError at the end."""
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except asyncio.LimitOverrunError:
+        raise RefusedError(431, "the header is too long") from None
+    first, *lines = head.split("\r\n")
+    words = first.split(" ")
+    if len(words) != 3:
+        raise RefusedError(400, "the request line is wrong")
+    headers = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(":") for line in lines if line)
+    }
+    length = headers.get("content-length", "0")
+    if "transfer-encoding" in headers or not length.isdecimal():
+        raise RefusedError(411, "the body needs a Content-Length")
+    if len(length) > 10 or int(length) > REPORT_BYTES:
+        raise RefusedError(413, f"the body is longer than {REPORT_BYTES} bytes")
+    return Request(words[0], words[1], await reader.readexactly(int(length)))

@@ -1,0 +1,173 @@
+"""The few Kubernetes API calls that a run needs, with the standard library alone.
+
+https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/stateful-set-v1/
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.controller.environment import KubernetesSettings
+from launcher.shared.exits import Code, LauncherError
+from launcher.shared.protocol import Leader
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+TIMEOUT_SECONDS = 10.0
+LEADER_ANNOTATION = "tfrun/leader"  # the controller that may write: its number and id
+BEGIN_ANNOTATION = "tfrun/begin"  # when the run began, as a JSON text
+ENDS_ANNOTATION = "tfrun/ends"  # how the last runs ended, as a JSON text
+MOST_ENDS = 20  # a rollback to a run that has ended finds its end
+
+
+class SupersededError(Exception):
+    """A younger controller has claimed the StatefulSets: this one may write them no more."""
+
+
+@dataclass(frozen=True)
+class StatefulSet:
+    """What the controller reads of a role's StatefulSet.
+
+    `revision` names the newest template of its pods, `leader` the controller that has claimed it.
+    `begin` and `ends` (the newest last) are empty before any.
+    """
+
+    replicas: int
+    revision: str
+    leader: Leader
+    begin: Mapping[str, Any]
+    ends: tuple[Mapping[str, Any], ...]
+
+
+class Kubernetes:
+    """StatefulSets of one release in one namespace, as a pod's service account may see them.
+
+    Every call raises OSError or http.client.HTTPException where the API server cannot be
+    reached or fails: try again. LauncherError where it refuses: trying again will not help.
+    """
+
+    def __init__(self, settings: KubernetesSettings, release: str) -> None:
+        self._server = (settings.host, settings.port)
+        self._path = f"/apis/apps/v1/namespaces/{settings.namespace}/statefulsets/{release}-"
+
+    def claim(self, role: str, leader: Leader) -> StatefulSet:
+        """The role's StatefulSet, which from now on only this leader may write.
+
+        Where a greater leader has claimed it, it is returned as it is.
+        """
+        found = self._call("GET", role)
+        if _leader(found) <= leader:
+            # Whoever has written it since then has a say: a conflict, and another try.
+            metadata = {
+                "resourceVersion": found["metadata"].get("resourceVersion"),
+                "annotations": {LEADER_ANNOTATION: _claim(leader)},
+            }
+            found = self._call("PATCH", role, {"metadata": metadata})
+        metadata, status = found["metadata"], found.get("status") or {}
+        if status.get("observedGeneration", 0) < metadata["generation"]:
+            raise http.client.HTTPException(f"the StatefulSet of role {role} is not yet observed")
+        annotations = metadata.get("annotations") or {}
+        begin = _parsed(annotations.get(BEGIN_ANNOTATION))
+        ends = _parsed(annotations.get(ENDS_ANNOTATION))
+        return StatefulSet(
+            found["spec"].get("replicas", 1),
+            status.get("updateRevision", ""),
+            _leader(found),
+            begin if isinstance(begin, dict) else {},
+            tuple(e for e in ends if isinstance(e, dict)) if isinstance(ends, list) else (),
+        )
+
+    def scale(self, role: str, leader: Leader, replicas: int) -> None:
+        """Sets the number of pods. Raises SupersededError, as all that follow."""
+        self._write(role, leader, ("/spec/replicas", replicas))
+
+    def begin(self, role: str, leader: Leader, record: Mapping[str, Any]) -> None:
+        """Records when the run began."""
+        self._write(role, leader, (_annotation(BEGIN_ANNOTATION), json.dumps(record)))
+
+    def end(self, role: str, leader: Leader, ends: Sequence[Mapping[str, Any]], free: bool) -> None:
+        """Records how the runs ended, and frees the pods in the same change."""
+        changes = [(_annotation(ENDS_ANNOTATION), json.dumps(ends[-MOST_ENDS:]))]
+        self._write(role, leader, *changes, *([("/spec/replicas", 0)] if free else []))
+
+    def _write(self, role: str, leader: Leader, *changes: tuple[str, object]) -> None:
+        """Sets some fields, in a change that fails where the claim is not this leader's."""
+        test = {"op": "test", "path": _annotation(LEADER_ANNOTATION), "value": _claim(leader)}
+        adds = [{"op": "add", "path": path, "value": value} for path, value in changes]
+        try:
+            self._call("PATCH", role, [test, *adds])
+        except LauncherError:
+            if _leader(self._call("GET", role)) != leader:
+                raise SupersededError from None
+            raise
+
+    def _call(self, method: str, role: str, body: object = None) -> dict[str, Any]:
+        # The token is read each time: the kubelet replaces it before it expires.
+        token = (ACCOUNT / "token").read_text()
+        context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+        connection = http.client.HTTPSConnection(
+            *self._server, timeout=TIMEOUT_SECONDS, context=context
+        )
+        kind = "json-patch" if isinstance(body, list) else "merge-patch"
+        headers = {
+            "Authorization": f"Bearer {token}",
+            "Content-Type": f"application/{kind}+json",
+        }
+        try:
+            connection.request(
+                method, self._path + role, None if body is None else json.dumps(body), headers
+            )
+            response = connection.getresponse()
+            text = response.read()
+        finally:
+            connection.close()
+        if response.status in (401, 403, 404, 422):
+            raise LauncherError(
+                Code.CONFIGURATION,
+                f"Kubernetes refuses to {method.lower()} the StatefulSet of role {role} "
+                f"({response.status}): {_reason(text)}. Are the chart's objects as they were "
+                "installed? `helm upgrade` puts them right; controller.rbac: false needs no rights",
+            )
+        if response.status >= 300:
+            raise http.client.HTTPException(f"{response.status}: {_reason(text)}")
+        try:
+            document: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise http.client.HTTPException(f"the answer is not JSON: {_reason(text)}") from None
+        return document
+
+
+def _annotation(name: str) -> str:
+    """The JSON pointer of an annotation."""
+    return "/metadata/annotations/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def _claim(leader: Leader) -> str:
+    """What `_leader` reads."""
+    return f"{leader.number} {leader.id}"
+
+
+def _leader(document: Mapping[str, Any]) -> Leader:
+    """Who has claimed a StatefulSet; the least of all where nobody has."""
+    annotations = document["metadata"].get("annotations") or {}
+    number, _, name = str(annotations.get(LEADER_ANNOTATION, "")).partition(" ")
+    return Leader(int(number) if number.isdecimal() else 0, name)
+
+
+def _parsed(text: object) -> object:
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _reason(text: bytes) -> str:
+    try:
+        return str(json.loads(text).get("message", ""))
+    except (ValueError, AttributeError):
+        return text[:200].decode(errors="replace")

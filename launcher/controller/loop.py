@@ -1,0 +1,406 @@
+"""The run's controller: HTTP, clock and Kubernetes calls around `decide`.
+
+One event loop, so that decisions are taken one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any, Callable, TypeVar
+
+from launcher.controller import nfs_probe, status
+from launcher.controller.environment import ControllerSettings
+from launcher.controller.http import RefusedError, Request, Server
+from launcher.controller.kubernetes import Kubernetes, StatefulSet, SupersededError
+from launcher.controller.progress import Progress
+from launcher.decisions import directive, step, takeover
+from launcher.decisions import state as run_state
+from launcher.shared.exits import Code, End, LauncherError, Phase
+from launcher.shared.identity import Task
+from launcher.shared.job import Job
+from launcher.shared.log import say
+from launcher.shared.protocol import (
+    HOLD_SECONDS,
+    PATH,
+    Action,
+    Directive,
+    Holds,
+    Leader,
+    Report,
+    decode_report,
+    encode_directive,
+)
+
+HEADER_BYTES = 8 * 1024
+IDLE_SECONDS = 60.0  # a connection that says nothing for so long is closed
+TICK_SECONDS = 1.0
+BUSY_TICK_SECONDS = 0.05
+DIAGNOSE_SECONDS = 4.0  # without a word from any task
+MISSING_SECONDS = 30.0  # how long a folder may stay missing before the run fails
+REFUSED_SECONDS = 5.0  # until a Role that has just been made is known to every API server
+FAREWELL_SECONDS = 2.0  # for the tasks to hear of the end; the pods go anyway
+KEPT_FAREWELL_SECONDS = 10.0  # and its grace, for tasks that nobody else will tell to stop
+LONGEST_BACKOFF = 10.0
+# Codes after which the chart's Job starts the controller again: its own failure, and its death
+# by SIGKILL or SIGTERM. A run that ends with one of them must not be taken for that.
+RETRIED = frozenset({Code.BUG, 128 + signal.SIGKILL, 128 + signal.SIGTERM})
+
+T = TypeVar("T")
+
+
+def run(settings: ControllerSettings) -> End:
+    """Leads the run to its end, or until the controller is stopped."""
+
+    async def lead() -> End:
+        return await _Controller(settings).lead()  # made in the loop that it belongs to
+
+    return asyncio.run(lead())
+
+
+def exit_code(end: End) -> int:
+    """The controller's exit code: the run's own, or 1 where the Job would start it again."""
+    return 1 if end.phase is Phase.FAILED and end.code in RETRIED else end.code
+
+
+class _Controller:
+    def __init__(self, settings: ControllerSettings) -> None:
+        self.settings = settings
+        self.job: Job = settings.job
+        self.kubernetes = (
+            Kubernetes(settings.kubernetes, self.job.release) if settings.kubernetes else None
+        )
+        self.id = os.urandom(8).hex()
+        self.state = run_state.State(self.job, Leader(0, self.id))
+        self.found: dict[str, StatefulSet] = {}
+        self.progress = Progress()
+        self.effects: asyncio.Queue[run_state.Effect] = asyncio.Queue()
+        self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self.told = False  # the end; a controller after this one should find it on record then
+        self.farewell: set[Task] = set()  # who has heard of the end, and has stopped
+        self.server = Server(self._answer, self._fail)
+        self.waiting: dict[Task, asyncio.Event] = {}
+        self.encoded: dict[Holds, bytes] = {}
+
+    async def lead(self) -> End:
+        leading = asyncio.ensure_future(self._lead())
+        stopped_by = 0
+
+        def stop(number: int) -> None:
+            nonlocal stopped_by
+            stopped_by = number
+            leading.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+        try:
+            return await leading
+        except asyncio.CancelledError:
+            reason = f"the controller was stopped by {signal.Signals(stopped_by).name}"
+            return End(Phase.STOPPED, 128 + stopped_by, reason)
+
+    async def _lead(self) -> End:
+        host, port = self.settings.listen
+        try:
+            await self.server.listen(host, port)
+        except OSError as error:
+            raise LauncherError(
+                Code.CONFIGURATION, f"the controller cannot listen on {host}:{port}: {error}"
+            ) from None
+        besides = [asyncio.ensure_future(task) for task in (self._tick(), self._diagnose())]
+        for task in besides:
+            task.add_done_callback(self._check)
+        following = asyncio.ensure_future(self._until_superseded())
+        try:
+            await asyncio.wait([following, self.fault], return_when=asyncio.FIRST_COMPLETED)
+            return (following if following.done() else self.fault).result()
+        finally:
+            following.cancel()
+            for task in besides:
+                task.cancel()
+            self.server.close()
+            self._wake()
+
+    def _check(self, task: asyncio.Future[Any]) -> None:
+        """A part of the controller that fails by itself ends it: nobody waits for a silent one."""
+        error = None if task.cancelled() else task.exception()
+        if error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.fault.done():
+            self.fault.set_exception(error)
+
+    async def _until_superseded(self) -> End:
+        """What the run comes to; the Job starts a controller again that yielded in error."""
+        try:
+            return await self._follow()
+        except SupersededError:
+            reason = "a younger controller leads this run"
+            say(reason)
+            return End(Phase.STOPPED, 128 + signal.SIGTERM, reason)
+
+    async def _follow(self) -> End:
+        """Leads, and returns how the run ended. Raises SupersededError where another one leads."""
+        self._step(await self._begin())
+        while self.state.phase is not run_state.RunPhase.YIELDED:
+            effect = await self.effects.get()
+            if isinstance(effect, run_state.Say):
+                say(effect.text)
+            elif isinstance(effect, run_state.Finish):
+                await self._finish(effect.end)
+                return effect.end
+            elif self.kubernetes:
+                leader, replicas = self.state.leader, effect.replicas
+                await self._insist(self.kubernetes.scale, effect.role, leader, replicas)
+        raise SupersededError
+
+    async def _begin(self) -> run_state.Begin:
+        """Claims the StatefulSets, and finds out what there is."""
+        leader = Leader(time.time_ns() // 1_000_000 if self.kubernetes else 0, self.id)
+        while self.kubernetes:
+            for role in self.job.replicas:
+                self.found[role] = await self._insist(self.kubernetes.claim, role, leader)
+            newest = max(item.leader for item in self.found.values())
+            if newest == leader:
+                break
+            leader = Leader(newest.number + 1, self.id)  # a clock is wrong
+        ended = self._on_record()
+        replicas = {role: item.replicas for role, item in self.found.items()}
+        revisions = {role: item.revision for role, item in self.found.items()}
+        age = 0.0 if ended else await self._age(leader)
+        return run_state.Begin(leader.number, replicas, revisions, age, _end_of(ended))
+
+    def _on_record(self) -> Mapping[str, Any] | None:
+        """How this run ended, where one of the StatefulSets has got to know it."""
+        ends = [end for item in self.found.values() for end in item.ends]
+        return next((end for end in ends if end.get("run") == self.job.run), None)
+
+    async def _age(self, leader: Leader) -> float:
+        """How many seconds ago the run began; the first controller of a run writes it down."""
+        for role, first in self.found.items():
+            at = first.begin.get("at")
+            if first.begin.get("run") == self.job.run and isinstance(at, (int, float)):
+                return max(0.0, time.time() - at)
+            assert self.kubernetes
+            record = {"run": self.job.run, "at": time.time()}
+            await self._insist(self.kubernetes.begin, role, leader, record)
+            break
+        return 0.0
+
+    async def _tick(self) -> None:
+        while True:
+            state = self.state
+            busy = state.forming or state.held or state.failures
+            await asyncio.sleep(BUSY_TICK_SECONDS if busy else TICK_SECONDS)
+            self._step(run_state.Tick())
+
+    async def _diagnose(self) -> None:
+        """Says why no pod starts: with an NFS path that cannot be mounted no task ever speaks."""
+        source = self.job.source
+        said, missing_since = "", None
+        while source.kind == "nfs":
+            await asyncio.sleep(DIAGNOSE_SECONDS)
+            if self.state.seats:
+                return
+            found = await asyncio.get_running_loop().run_in_executor(
+                None, nfs_probe.diagnose, source.server, source.path
+            )
+            if found.text != said:
+                said = found.text
+                say(said or f"{source} is there now")
+            now = time.monotonic()
+            if found.finding is not nfs_probe.Finding.MISSING:
+                missing_since = None
+            elif missing_since is None:
+                missing_since = now
+            elif self.state.phase is run_state.RunPhase.STARTING:
+                continue  # Kubernetes is away: the end could not be recorded
+            elif now - missing_since >= MISSING_SECONDS:
+                self._step(run_state.NoCode(found.text))
+                return
+
+    def _step(self, event: run_state.Event) -> None:
+        before = self.state
+        self.state, effects = step.step(before, event, time.monotonic())
+        for effect in effects:
+            self.effects.put_nowait(effect)
+        after = self.state
+        if _told(before) != _told(after):
+            self.encoded.clear()
+            self._wake()
+
+    def _wake(self) -> None:
+        """Answers the requests that are being held."""
+        for changed in self.waiting.values():
+            changed.set()
+
+    # The end.
+
+    async def _finish(self, end: End) -> None:
+        record = self._on_record() or {
+            "run": self.job.run,
+            "phase": end.phase.value,
+            "task": end.task,
+            "code": end.code,
+            "reason": end.reason,
+            "codeDigest": self.state.code,
+        }
+        say(_last_words(end, self.job.run))
+        gone = await self._record(record)
+        self.told = True
+        self._wake()
+        await self._farewell(gone)
+
+    async def _record(self, record: Mapping[str, Any]) -> bool:
+        """Writes the end to every StatefulSet, in the same change that frees its pods.
+
+        Whether all pods go.
+        """
+        free = self.job.cleanup == "Delete"
+        gone = free and self.kubernetes is not None
+        for role, item in self.found.items():
+            assert self.kubernetes
+            ends = [*(end for end in item.ends if end.get("run") != record["run"]), record]
+            try:
+                await self._insist(self.kubernetes.end, role, self.state.leader, ends, free)
+            except LauncherError as error:  # the run has ended all the same, and so it is told
+                gone = False
+                say(f"{error.reason}. The end is not on record there, and its pods stay")
+        return gone
+
+    async def _farewell(self, gone: bool) -> None:
+        """Gives the tasks the time to hear of the end, and to stop."""
+        seconds = FAREWELL_SECONDS if gone else KEPT_FAREWELL_SECONDS + self.job.grace
+        tasks = set(self.state.seats if gone else self.state.job.tasks)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.farewell >= tasks:
+            await asyncio.sleep(0.02)
+
+    async def _insist(self, call: Callable[..., T], *arguments: object) -> T:
+        """Calls Kubernetes until it answers; it may be away for a while."""
+        failures = 0
+        refused_at: float | None = None
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(None, call, *arguments)
+            except LauncherError as error:
+                now = time.monotonic()
+                refused_at = now if refused_at is None else refused_at
+                if now - refused_at >= REFUSED_SECONDS:
+                    raise
+                say(f"{error.reason}. Trying again for {REFUSED_SECONDS:.0f} s")
+                await asyncio.sleep(1.0)
+            except (OSError, http.client.HTTPException) as error:
+                failures += 1
+                refused_at = None  # a server that comes back may know no rights for a moment
+                delay = min(LONGEST_BACKOFF, 0.2 * 2**failures)
+                say(f"Kubernetes does not answer, next try in {delay:.1f} s: {error!r}")
+                await asyncio.sleep(delay)
+
+    # What tasks and people ask.
+
+    async def _answer(self, request: Request) -> bytes:
+        if request.path == status.PATH and request.method == "GET":
+            return json.dumps(status.document(self.state, time.monotonic())).encode()
+        if request.path != PATH:
+            raise RefusedError(404, f"there are {PATH} and {status.PATH}")
+        if request.method != "POST":
+            raise RefusedError(405, f"{PATH} takes POST")
+        try:
+            report = decode_report(request.body)
+        except LauncherError as error:
+            raise RefusedError(400, error.reason) from None
+        task = report.task
+        superseded = self.waiting.pop(task, None)
+        if superseded:
+            superseded.set()
+        self._step(run_state.Heard(report))
+        holds = report.holds
+        ended = holds and holds.action is Action.END and holds.run == self.job.run
+        if ended and not run_state.runs(report):
+            self.farewell.add(task)
+        if task == self.job.mode.chief:
+            line = self.progress.line(report, time.monotonic())
+            if line:
+                say(line)
+        wanted = self._directive(report)
+        if wanted is None and report.wait and not self.server.closing:
+            wanted = await self._hold(report)
+        if wanted is None:
+            return encode_directive(None)
+        key = wanted.holds()
+        if key not in self.encoded:
+            self.encoded[key] = encode_directive(wanted)
+        return self.encoded[key]
+
+    async def _hold(self, report: Report) -> Directive | None:
+        """Keeps a request until there is news for its task, for so long as HTTP allows."""
+        task, until = report.task, time.monotonic() + HOLD_SECONDS
+        changed = self.waiting[task] = asyncio.Event()
+        wanted = None
+        with contextlib.suppress(asyncio.TimeoutError):
+            while wanted is None and not self.server.closing:
+                await asyncio.wait_for(changed.wait(), until - time.monotonic())
+                if self.server.closing or self.waiting.get(task) is not changed:
+                    return None  # a newer request of this task has taken its place
+                changed.clear()
+                wanted = self._directive(report)
+        if self.waiting.get(task) is changed:
+            del self.waiting[task]
+        return wanted
+
+    def _directive(self, report: Report) -> Directive | None:
+        wanted = directive.directive(self.state, report)
+        # What tasks have heard cannot be taken back: the end is told when it is on record.
+        if wanted and wanted.action is Action.END and not self.told:
+            return None
+        return wanted
+
+
+def _told(state: run_state.State) -> tuple[object, ...]:
+    """What directives depend on."""
+    return (
+        state.phase,
+        state.job.digest,
+        state.leader,
+        state.generation,
+        len(state.charges),
+        run_state.runs,
+        state.forming,
+        state.held,
+        state.done,
+        state.stopping,
+        state.pulls,
+        state.commit,
+        state.hosts,
+    )
+
+
+def _end_of(record: Mapping[str, Any] | None) -> End | None:
+    """The end that a record tells."""
+    if record is None:
+        return None
+    phase = Phase.SUCCEEDED if record.get("phase") == "Succeeded" else Phase.FAILED
+    code = record.get("code")
+    code = code if isinstance(code, int) and 0 <= code <= 255 else int(Code.BUG)
+    return End(
+        phase, code, f"{takeover.ALREADY}{record.get('reason', '')}", str(record.get("task", ""))
+    )
+
+
+def _last_words(end: End, run: str) -> str:
+    if end.reason.startswith(takeover.ALREADY):
+        reason = end.reason[len(takeover.ALREADY) :]
+        text = f"run {run} has ended already: {end.phase.value}: {reason}\n"
+        return text + "to train again raise run.attempt"
+    text = f"the run has {end.phase.value.lower()}: {end.reason}"
+    if end.last_lines:
+        text += f"\nthe last lines of {end.task}:\n" + "\n".join(f"  {x}" for x in end.last_lines)
+    return text

@@ -1,0 +1,41 @@
+"""How far a run is, as a line for a person."""
+
+from __future__ import annotations
+
+from launcher.shared.protocol import Report
+
+LEAST_SECONDS = 5.0  # between two lines
+
+
+class Progress:
+    """Turns the steps that the chief tells into a line now and then."""
+
+    def __init__(self) -> None:
+        self._step: int | None = None
+        self._at = 0.0
+
+    def line(self, report: Report, now: float) -> str:
+        """The line that is due, or nothing. Steps per second are the run's, not one task's."""
+        child = report.child
+        if not child or child.step is None or child.step == self._step:
+            return ""
+        before, seconds = self._step, now - self._at
+        if before is not None and seconds < LEAST_SECONDS:
+            return ""
+        self._step, self._at = child.step, now
+        text = f"step {child.step}"
+        text += f" of {child.last_step}" if child.last_step else ""
+        if before is not None and child.step > before:
+            rate = (child.step - before) / seconds
+            text += f", {rate:.1f} steps per second"
+            if child.last_step and child.last_step > child.step:
+                text += f", {_duration((child.last_step - child.step) / rate)} left"
+        return text
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,1 @@
+"""All decisions about a run, pure: `step(state, event, now)`. No I/O, no clock, no randomness."""

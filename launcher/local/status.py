@@ -1,0 +1,148 @@
+"""How a run is, for a person: what the controller tells, and how the Job ended.
+
+`show` makes lines of the controller's answer, `run` is the subcommand. It asks through kubectl,
+with the user's own configuration and rights: the controller's pod asks its own controller, so no
+port is opened to anybody.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from launcher.controller.status import PATH
+from launcher.shared.exits import Code, End, LauncherError, Phase
+from launcher.shared.log import say
+
+WATCH_SECONDS = 1.0
+TIMEOUT_SECONDS = 10.0
+
+
+def show(found: Mapping[str, Any]) -> list[str]:
+    """A status as lines: the run first, then a line for each task."""
+    if "end" in found:
+        return [_ended(found["end"])]
+    ago = found.get("progressAgo")  # which an older controller does not tell
+    lines = [
+        f"{found['release']}: {found['phase']}, generation {found['generation']}, "
+        f"restarts {found['restarts']} of {found['restartLimit']}, "
+        f"run {found['run']} for {found['seconds']} s"
+        + ("" if ago is None else f", progress {ago} s ago")
+    ]
+    if found.get("cause"):
+        lines.append(f"  the last cause of a restart: {found['cause']}")
+    width = max(len(task["task"]) for task in found["tasks"])
+    for task in found["tasks"]:
+        line = f"  {task['task']:<{width}}  {task['state']}"
+        if task["step"] is not None:
+            line += f", step {task['step']}"
+            line += f" of {task['lastStep']}" if task["lastStep"] else ""
+        if task["code"]:
+            line += f", exit code {task['code']}"
+        if task["ago"] is not None and task["ago"] > 30:
+            line += f", silent for {task['ago']} s"
+        lines.append(line)
+    return lines
+
+
+def _ended(end: Mapping[str, Any]) -> str:
+    return f"{end.get('phase', 'Ended')}: {end.get('reason', '')} (code {end.get('code', '?')})"
+
+
+def run(
+    release: str, kubectl: Sequence[str], address: str | None, as_json: bool, watch: bool
+) -> End:
+    """Prints the status of a release, or of the controller at an address; with `watch` on change.
+
+    Raises LauncherError where there is nothing to ask.
+    """
+    before: object = None
+    statuses = _asked(address, watch) if address else _through(release, kubectl, watch)
+    for found in statuses:
+        lines = [json.dumps(found)] if as_json else show(found)
+        # Time goes by without anything having changed.
+        seen = json.dumps({**found, "seconds": 0, "progressAgo": 0, "tasks": _timeless(found)})
+        if seen != before:
+            before = seen
+            sys.stdout.write("\n".join(lines) + "\n")
+            sys.stdout.flush()
+    return End(Phase.SUCCEEDED, Code.OK, "")
+
+
+def _timeless(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{**task, "ago": 0} for task in found.get("tasks", [])]
+
+
+def _asked(address: str, watch: bool) -> Iterator[dict[str, Any]]:
+    host, _, port = address.rpartition(":")
+    while True:
+        try:
+            connection = http.client.HTTPConnection(host, int(port), timeout=TIMEOUT_SECONDS)
+            connection.request("GET", PATH)
+            yield json.loads(connection.getresponse().read())
+            connection.close()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise LauncherError(
+                Code.TRY_AGAIN, f"no controller answers at {address}: {error}"
+            ) from None
+        if not watch:
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+def _through(release: str, kubectl: Sequence[str], watch: bool) -> Iterator[dict[str, Any]]:
+    if not shutil.which(kubectl[0]):
+        raise LauncherError(
+            Code.CONFIGURATION, f"{kubectl[0]} must be installed: status asks by it"
+        )
+    selector = f"app.kubernetes.io/instance={release},tfrun/role=controller"
+    jobs = json.loads(_output([*kubectl, "get", "job", "-l", selector, "-o", "json"]))["items"]
+    if not jobs:
+        raise LauncherError(
+            Code.CONFIGURATION, f"there is no release {release} in this namespace; see helm list"
+        )
+    job = max(jobs, key=lambda item: str(item["metadata"]["creationTimestamp"]))
+    name = job["metadata"]["name"]
+    types = {condition["type"] for condition in job["status"].get("conditions", [])}
+    if not types & {"Complete", "Failed"}:
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        port = container["ports"][0]["containerPort"]
+        inside = [*container["command"][:-1], "status", "--address", f"127.0.0.1:{port}", "--json"]
+        inside += ["--watch"] if watch else []
+        command = [*kubectl, "exec", f"job/{name}", "--", *inside]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            for line in process.stdout:
+                yield json.loads(line)
+        if not watch and process.returncode == 0:
+            return
+        say("the controller is not there any more, or not yet")
+    pods = ["get", "pod", "-l", f"batch.kubernetes.io/job-name={name}", "-o", "json"]
+    yield {"end": _message(json.loads(_output([*kubectl, *pods]))["items"])}
+
+
+def _message(pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The termination message of the newest controller."""
+    for pod in sorted(pods, key=lambda p: str(p["metadata"]["creationTimestamp"]), reverse=True):
+        for status in pod["status"].get("containerStatuses", []):
+            ended = status["state"].get("terminated")
+            if ended:
+                try:
+                    message: dict[str, Any] = json.loads(ended.get("message", ""))
+                except ValueError:
+                    message = {"reason": ended.get("message", ""), "code": ended["exitCode"]}
+                return message
+    return {"phase": "Unknown", "reason": "its controller has not started"}
+
+
+def _output(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LauncherError(Code.TRY_AGAIN, f"{command[0]}: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,242 @@
+"""job.json, the whole desired run: the contract between the chart and the launcher.
+
+Every mistake found is reported at once, in the user's words: the key, the rule, what was got.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.shared.exits import Code, LauncherError, fail_with
+from launcher.shared.identity import Task
+from launcher.shared.json_fields import Reader
+from launcher.shared.modes import EVALUATOR, MODES, Mode
+from launcher.shared.sources import Delivery, Source, read_delivery
+
+JOB_VERSION = 1
+MOST_TASKS = 100_000
+SUCCESSES = ("AllWorkers", "Chief")
+CLEANUPS = ("Delete", "Keep")
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where tasks listen: a host name with {role} and {index}, and a port.
+
+    With `ports_per_task` all tasks share one host and each has a port of its own.
+    """
+
+    host: str
+    port: int
+    ports_per_task: bool
+
+
+@dataclass(frozen=True)
+class Program:
+    """The user's program. `working_dir` is relative to the code folder."""
+
+    command: tuple[str, ...]
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    flags: bool
+    working_dir: str
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How many failures of the program are forgiven, and the exit codes that never are.
+
+    Each counts for `refill` seconds, or for ever where that is 0.
+    """
+
+    limit: int
+    permanent_codes: tuple[int, ...]
+    refill: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """The whole desired run, as the chart wrote it. `digest` names exactly this text.
+
+    `success` says whose exit code 0 ends the run. `hang_timeout` and `deadline` are seconds, 0 for
+    none. `listed` counts the tasks of each role that the ClusterSpec lists: with worker.maxReplicas
+    more than there are. With `logs` a copy of each child's output goes to that folder.
+    """
+
+    release: str
+    run: str
+    mode: Mode
+    replicas: Mapping[str, int]
+    listed: Mapping[str, int]
+    addresses: Addresses
+    program: Program
+    delivery: Delivery
+    restarts: Restarts
+    success: str
+    chief_first: bool
+    checkpoints: str
+    hang_timeout: float
+    deadline: float
+    logs: str
+    grace: float
+    cleanup: str
+    document: Mapping[str, Any]
+    digest: str
+
+    def resized(self, replicas: Mapping[str, int]) -> Job:
+        """The same job with other counts of tasks."""
+        return job_of({**self.document, "replicas": dict(replicas)})
+
+    @functools.cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """Every task of the run, by role and index."""
+        return tuple(Task(role, i) for role, n in self.replicas.items() for i in range(n))
+
+    @functools.cached_property
+    def program_digest(self) -> str:
+        """Names what trains: children that were started for another one must start again."""
+        policies = ("timeout", "refresh")
+        code = {k: v for k, v in self.document["code"].items() if k not in policies}
+        return _digest([*(self.document[key] for key in ("run", "mode", "program")), code])
+
+    @property
+    def source(self) -> Source:
+        """Where the program's code is."""
+        return self.delivery.source
+
+    @functools.cached_property
+    def cluster_digest(self) -> str:
+        """Names the ClusterSpec."""
+        return _digest([self.listed, self.document["addresses"]])
+
+
+def read_job(text: str | bytes) -> Job:
+    """The job that job.json describes. Raises LauncherError(CONFIGURATION) with every mistake."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise LauncherError(Code.CONFIGURATION, f"job.json is not JSON: {error}") from None
+    return job_of(document)
+
+
+def job_of(document: Any) -> Job:
+    """The same for a document that is parsed already."""
+    version = document.get("version") if isinstance(document, dict) else None
+    if version != JOB_VERSION:
+        raise LauncherError(
+            Code.CONFIGURATION,
+            f"job.json has version {json.dumps(version)}; this launcher reads version "
+            f"{JOB_VERSION}: use a chart and a launcher of the same release "
+            "(launcher.inject: true always does)",
+        )
+    mistakes: list[str] = []
+    root = Reader(document, "", mistakes)
+    root.asked.add("version")
+    root.asked.add("pods")  # names the pods' templates: another text is another document
+    mode = MODES[root.choice("mode", list(MODES))]
+    addresses = root.part("addresses")
+    program = root.part("program")
+    restarts = root.part("restarts")
+    replicas = _replicas(root.part("replicas"), mode)
+    job = Job(
+        release=root.text("release"),
+        run=root.text("run"),
+        mode=mode,
+        replicas=replicas,
+        listed=_listed(root.part("maxReplicas"), mode, replicas),
+        addresses=Addresses(
+            host=addresses.text("host"),
+            port=addresses.whole("port", 1, 65535),
+            ports_per_task=addresses.flag("portsPerTask", optional=True),
+        ),
+        program=_program(program),
+        delivery=read_delivery(root.part("code")),
+        restarts=Restarts(
+            limit=restarts.whole("limit", 0, 1_000_000),
+            permanent_codes=_codes(restarts),
+            refill=restarts.seconds("refill"),
+        ),
+        success=root.choice("success", SUCCESSES),
+        chief_first=root.flag("chiefFirst"),
+        checkpoints=root.text("checkpoints", empty=True),
+        hang_timeout=root.seconds("hangTimeout"),
+        deadline=root.seconds("deadline"),
+        logs=root.text("logs", empty=True),
+        grace=root.seconds("grace"),
+        cleanup=root.choice("cleanup", CLEANUPS),
+        document=document,
+        digest=_digest(document),
+    )
+    for part in (root, addresses, restarts):
+        part.done()
+    fail_with(mistakes, "the values")
+    return job
+
+
+def _digest(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _replicas(part: Reader, mode: Mode) -> dict[str, int]:
+    # Only one task may be the chief or the evaluator: TensorFlow knows no more.
+    counts = {
+        role: part.whole(role, least, 1 if role == "chief" else MOST_TASKS)
+        for role, least in mode.least.items()
+    }
+    if part.document.get(EVALUATOR):
+        counts[EVALUATOR] = part.whole(EVALUATOR, 0, 1)
+    part.asked.add(EVALUATOR)
+    part.done()
+    return counts
+
+
+def _listed(part: Reader, mode: Mode, replicas: Mapping[str, int]) -> dict[str, int]:
+    """The tasks that the ClusterSpec lists: the evaluator is in none."""
+    listed = {role: count for role, count in replicas.items() if role != EVALUATOR}
+    most = part.whole("worker", 0, MOST_TASKS)
+    if most and not mode.joins:
+        part.wrong("worker", f"0 in mode {mode.name}: its tasks start again for another size", most)
+    elif most and most < listed["worker"]:
+        part.wrong("worker", f"0, or no less than the {listed['worker']} workers that run", most)
+    part.done()
+    return {**listed, "worker": max(most, listed["worker"])}
+
+
+def _program(part: Reader) -> Program:
+    def is_env(v: Any) -> bool:
+        return isinstance(v, dict) and all(
+            isinstance(name, str)
+            and re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name)
+            and isinstance(item, str)
+            for name, item in v.items()
+        )
+
+    program = Program(
+        command=part.texts("command", "a list of at least one text, like [python, train.py]", 1),
+        args=part.texts("args", "a list of texts"),
+        env=part.take("env", "a mapping of variables' names to texts", is_env, {}),
+        flags=part.flag("flags"),
+        working_dir=part.text("workingDir", empty=True),
+    )
+    if Path(program.working_dir).is_absolute() or ".." in Path(program.working_dir).parts:
+        part.wrong("workingDir", "a folder inside the code folder", program.working_dir)
+    words = {"command": program.command, "args": program.args, "env": program.env.values()}
+    for key, texts in words.items():
+        if any("\0" in text for text in texts):  # it ends a text where a process is started
+            part.wrong(key, "without NUL characters", part.document[key])
+    part.done()
+    return program
+
+
+def _codes(part: Reader) -> tuple[int, ...]:
+    def fits(v: Any) -> bool:
+        return isinstance(v, list) and all(type(c) is int and 1 <= c <= 255 for c in v)
+
+    return tuple(part.take("permanentCodes", "a list of exit codes from 1 to 255", fits, []))

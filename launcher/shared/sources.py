@@ -1,0 +1,171 @@
+"""Where a run's code comes from, as the values name it. Reads the `code` part of job.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from launcher.shared.json_fields import Reader, matches
+
+REFRESHES = ("OnRequest", "OnGeneration")  # when the code is pulled anew
+SOURCES = ("nfs", "claim", "archive", "git", "inline", "image", "folder")
+PULL_SECONDS = 120.0  # for which a source may be silent
+INLINE_BYTES = 512 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
+HEX_32, HEX_64, COMMIT = "[0-9a-f]{32}", "[0-9a-f]{64}", "[0-9a-f]{40}([0-9a-f]{24})?"
+HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9._-]*)(:[0-9]{1,5})?"
+# A password in an address would be read in values, logs and job.json.
+ARCHIVE_URL = rf"(https?://{HOST}([/?][!-~]*)?|file:///\S+)"
+ARCHIVE_RULE = "an http, https or file address, without a password (see code.secret)"
+GIT_URL = rf"(https?://{HOST}/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?{HOST}/\S+|file:///\S+)"
+# A name that git takes for no option, and no other way to write one.
+REF = r"[A-Za-z0-9_](?!.*\.\.)[A-Za-z0-9._/+-]*"
+GIT_RULE = "an https, http, ssh or file address, without a password (see code.secret)"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the program's code is.
+
+    `nfs` and `claim` are mounted by the kubelet and copied, a `claim` from the folder `path` in it;
+    `folder` is copied; `archive` and `git` are fetched from `url`, and `pin` is the archive's
+    SHA-256, or the commit, branch or tag; `inline` brings its `files`; `image` is used where it is.
+    """
+
+    kind: str
+    path: str = ""
+    server: str = ""
+    claim: str = ""
+    url: str = ""
+    pin: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def moves(self) -> bool:
+        """Whether it has yet to be found out which commit is meant."""
+        return self.kind == "git" and not matches(COMMIT, self.pin)
+
+    def __str__(self) -> str:
+        where = {
+            "nfs": f" {self.server}:{self.path}",
+            "claim": f" {self.claim}:/{self.path}",
+            "git": f" {self.url} at {self.pin if self.moves else self.pin[:12]}",
+            "inline": "",
+        }
+        return f"code.{self.kind}" + where.get(self.kind, f" {self.url or self.path}")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How the code gets to a task: from where, whether its requirements.txt is installed.
+
+    Code with another digest than `digest` is refused, unless that is empty. `timeout` is how many
+    seconds the source may be silent. `refresh` says that each generation of all tasks pulls anew.
+    """
+
+    source: Source
+    requirements: bool
+    digest: str
+    timeout: float
+    refresh: bool = False
+
+
+def read_delivery(part: Reader) -> Delivery:
+    """The `code` part of job.json; mistakes are the reader's."""
+    source = _source(part)
+    timeout = part.seconds("timeout") if "timeout" in part.document else PULL_SECONDS
+    digest = ""
+    if "digest" in part.document:
+        rule = "the digest that the launcher told of the code, 32 hexadecimal digits"
+        digest = part.take("digest", rule, lambda v: matches(HEX_32, v), "")
+    refresh = "refresh" in part.document and part.choice("refresh", REFRESHES) == REFRESHES[1]
+    requirements = part.flag("requirements", optional=True)
+    delivery = Delivery(source, requirements, digest, timeout, refresh)
+    if digest and source.kind == "image":
+        part.wrong("digest", "left out with code.image: the image's own digest names it", digest)
+    part.asked.update((*SOURCES, "digest", "timeout", "refresh"))
+    part.done()
+    return delivery
+
+
+def _source(part: Reader) -> Source:
+    given = [kind for kind in SOURCES if kind in part.document]
+    if len(given) != 1:
+        part.wrong("", "exactly one source: " + ", ".join(SOURCES), given)
+        return Source("image")
+    kind = given[0]
+    if kind == "inline":
+        return Source(kind, files=_files(part))
+    inner = part.part(kind)
+    if kind == "claim":
+        name = inner.text("name", "the claim's name")
+        rule = "a folder inside the claim"
+        path = inner.take("subPath", rule, lambda v: v in (None, "") or _is_inside(v), "")
+        source = Source(kind, path or "", claim=name)
+    elif kind == "archive":
+        sha256 = "the archive's SHA-256, 64 hexadecimal digits"
+        url = inner.take("url", ARCHIVE_RULE, lambda v: _is_address(ARCHIVE_URL, v), "")
+        source = Source(
+            kind,
+            url=url,
+            pin=inner.take("sha256", sha256, lambda v: matches(HEX_64, v), ""),
+        )
+    elif kind == "git":
+        ref = "a branch, a tag, or a whole commit id"
+        url = inner.take("url", GIT_RULE, lambda v: _is_address(GIT_URL, v), "")
+        pin = inner.take("ref", ref, lambda v: matches(REF, v), "")
+        source = Source(kind, url=url, pin=pin)
+    else:
+        rule = "an absolute path"
+        path = inner.take("path", rule, lambda v: isinstance(v, str) and v.startswith("/"), "/")
+        server = inner.text("server", "the NFS server's name") if kind == "nfs" else ""
+        source = Source(kind, path, server)
+    inner.done()
+    return source
+
+
+def _files(part: Reader) -> dict[str, str]:
+    def fits(v: Any) -> bool:
+        return (
+            isinstance(v, dict)
+            and bool(v)
+            and all(_is_inside(name) and isinstance(text, str) for name, text in v.items())
+        )
+
+    files: dict[str, str] = part.take("inline", "texts by file names inside a folder", fits, {})
+    for name in files:
+        if any(str(folder) in files for folder in Path(name).parents):
+            part.wrong("inline", "files alone, none of them a folder of others", name)
+    size = _json_bytes(files)
+    if size > INLINE_BYTES:
+        part.wrong("inline", f"at most {INLINE_BYTES} bytes: it travels in a ConfigMap", size)
+    return files
+
+
+def _is_inside(name: Any) -> bool:
+    """Whether a name is a path below some folder, whatever is there."""
+    return (
+        isinstance(name, str)
+        and "\0" not in name
+        and all(part not in ("", ".", "..") for part in name.split("/"))
+    )
+
+
+def _json_bytes(document: Any) -> int:
+    """The size of a document as Helm writes it."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    return len(re.sub("[<>&\u2028\u2029]", r"\\u0000", text).encode(errors="replace"))
+
+
+def _is_address(pattern: str, value: Any) -> bool:
+    """Whether it is an address that can be asked for, and of a pattern."""
+    if not matches(pattern, value) or "\0" in unquote(value) or not value.isprintable():
+        return False
+    try:
+        return urlsplit(str(value)).port != 0
+    except ValueError:  # a port or an address of IP that is none
+        return False

@@ -1,0 +1,181 @@
+"""A child process: a session of its own, signals, grace, output line by line, its end.
+
+The launcher is a container's first process, so it also buries what its child leaves behind.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Callable
+
+from launcher.shared.exits import Code, LauncherError, from_wait
+from launcher.shared.log import say
+from launcher.shared.process import adopt_orphans, start
+
+KEPT_LINES = 20
+LINE_BYTES = 64 * 1024  # a longer line is passed on in pieces
+KEPT_LINE_CHARACTERS = 500
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A child's end: its code as a shell says it, its last lines of output, and when it exited."""
+
+    code: int
+    last_lines: tuple[str, ...]
+    at: float  # seconds of the monotonic clock
+
+
+class Child:
+    """A running child process. `ended` is called once, on a thread of the child's own."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        ended: Callable[[Ended], None],
+        line: Callable[[str], None] | None = None,
+        copy: Path | None = None,
+    ) -> None:
+        """Starts it. `line` is given each line of output, and `copy` names a file for all of it.
+
+        Raises LauncherError where `argv` cannot be started in `cwd`.
+        """
+        adopt_orphans()
+        try:
+            self._process = start(argv, env, cwd)
+        except OSError as error:
+            raise _cannot_start(argv, cwd, error) from None
+        self.pid = self._process.pid
+        self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        self._ended = ended
+        self._line = line
+        self._copy = copy
+        self._kill_timer: threading.Timer | None = None
+        self._reaping = threading.Lock()
+        self._reaped = False
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def last_lines(self) -> tuple[str, ...]:
+        """The last lines of output so far."""
+        return tuple(self._lines.copy())
+
+    def send(self, number: int) -> None:
+        """Sends a signal to the child's whole process group."""
+        with self._reaping:
+            if not self._reaped:  # afterwards its id may be another's
+                # A group of which only the dead leader is left is no error.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, number)
+
+    def stop(self, grace: float, number: int = signal.SIGTERM) -> None:
+        """Asks the group to end, and kills it `grace` seconds after the first call."""
+        if self._kill_timer:
+            return
+        # Timer waits on the monotonic clock.
+        self._kill_timer = threading.Timer(grace, self.send, [signal.SIGKILL])
+        self._kill_timer.daemon = True
+        self._kill_timer.start()
+        self.send(number)
+
+    def _wait(self) -> None:
+        assert self._process.stdout
+        pump = threading.Thread(target=self._pump, args=[self._process.stdout], daemon=True)
+        pump.start()
+        self._wait_for_exit()
+        at = time.monotonic()  # what follows takes its time, and others' failures are told apart
+        if self._kill_timer:
+            self._kill_timer.cancel()
+        self.send(signal.SIGKILL)  # end what it left behind in its group
+        with self._reaping:
+            self._process.wait()
+            self._reaped = True
+        _kill_orphans()  # and what left the group
+        pump.join(timeout=5)  # ends with the last writer, and they are all gone
+        self._ended(Ended(from_wait(self._process.returncode), tuple(self._lines), at))
+
+    def _wait_for_exit(self) -> None:
+        """Returns when the child has exited, before it is reaped; reaps every orphan meanwhile."""
+        while True:
+            result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            if result is None or result.si_pid == self.pid:
+                return
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(result.si_pid, os.WNOHANG)
+
+    def _pump(self, stream: IO[bytes]) -> None:
+        copy = self._open_copy()
+        # There is no output where it was closed from the start.
+        outputs = [out for out in (sys.stdout and sys.stdout.buffer, copy) if out]
+        with stream, copy or contextlib.nullcontext():
+            while line := stream.readline(LINE_BYTES):
+                text = line.decode(errors="replace").rstrip()
+                if text:
+                    self._lines.append(text[:KEPT_LINE_CHARACTERS])
+                    if self._line:
+                        self._line(text)
+                for out in outputs:
+                    # A closed output is no reason to stop reading: the child would block.
+                    with contextlib.suppress(OSError, ValueError):
+                        out.write(line)
+                        out.flush()
+
+    def _open_copy(self) -> IO[bytes] | None:
+        if not self._copy:
+            return None
+        try:
+            self._copy.parent.mkdir(parents=True, exist_ok=True)
+            return self._copy.open("ab")
+        except OSError as error:
+            say(f"logs must name a folder that tasks can write to: {error}")
+            return None
+
+
+def _cannot_start(argv: Sequence[str], cwd: Path, error: OSError) -> LauncherError:
+    if not cwd.is_dir():
+        return LauncherError(
+            Code.CODE_MISSING, f"program.workingDir must be a folder of the code; {cwd} is not"
+        )
+    if isinstance(error, FileNotFoundError):
+        return LauncherError(
+            Code.COMMAND_NOT_FOUND,
+            f"program.command must name a program that the image or the code has; "
+            f"{argv[0]!r} is not found",
+        )
+    return LauncherError(
+        Code.COMMAND_NOT_EXECUTABLE, f"program.command {argv[0]!r} cannot be run: {error.strerror}"
+    )
+
+
+def _kill_orphans() -> None:
+    while True:
+        orphans = _children()
+        if not orphans:
+            return
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    """The ids of this process's children; none where there is no /proc."""
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # pid (name) state ppid ...: the name may hold anything, a bracket too.
+            after_name = stat.read_text(errors="replace").rpartition(")")[2].split()
+            if int(after_name[1]) == os.getpid():
+                children.append(int(stat.parent.name))
+    return children

@@ -1,0 +1,45 @@
+"""A file that outlives a container's end: which child ran when the launcher was killed with it.
+
+A pod's work folder stays when its container starts again. With cgroup v2 the kernel kills a
+container's processes together when one of them takes too much memory, so the launcher that comes
+next is the only one to tell that the program did that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from launcher.shared.protocol import ChildReport
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+NAME = "child.json"
+KILLED = 128 + 9
+
+
+def mark(work: Path, generation: int | None) -> None:
+    """Notes the generation of the child that runs; None when it has ended."""
+    file = work / NAME
+    with contextlib.suppress(OSError):  # it only tells a failure from bad luck
+        if generation is None:
+            file.unlink()
+        else:
+            work.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"generation": generation, "boot": BOOT.read_text()}))
+
+
+def left_behind(work: Path) -> ChildReport | None:
+    """The child that was killed with the last launcher of this pod, if the node stayed up."""
+    try:
+        noted = json.loads((work / NAME).read_text())
+        if noted["boot"] != BOOT.read_text():
+            return None
+        generation = int(noted["generation"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    reason = (
+        "killed together with its launcher, as for want of memory "
+        f"(exit code {KILLED}; the pod's last state tells)"
+    )
+    return ChildReport(generation, code=KILLED, reason=reason)

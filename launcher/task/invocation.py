@@ -1,0 +1,100 @@
+"""How a task's child is started: its words, its environment, its folder. Pure.
+
+A task that runs the program gets the ClusterSpec as TF_CONFIG
+(https://www.tensorflow.org/guide/distributed_training), as PS_HOSTS, WORKER_HOSTS, JOB_NAME and
+TASK_INDEX, and with `program.flags` as the flags of the same names that TensorFlow 1 programs
+take. A task that serves gets the built-in TensorFlow server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.code.pull import Pulled
+from launcher.shared import cluster_spec
+from launcher.shared.identity import Task
+from launcher.shared.job import Job
+from launcher.shared.protocol import Directive
+
+# Not resolved: in a pod each file is a link into a folder of the ConfigMap's volume.
+PACKAGE_PARENT = Path(__file__).absolute().parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What a child process is started with."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+
+
+def program(
+    directive: Directive, task: Task, pulled: Pulled, ready: Path, environ: Mapping[str, str]
+) -> Invocation:
+    """The user's program, in the code folder, with it and what it requires on PYTHONPATH."""
+    job = directive.job
+    variables = _variables(directive, task)
+    flags = tuple(f"--{name.lower()}={value}" for name, value in variables.items())
+    words = job.program
+    env = _inherited(environ)
+    libraries = str(pulled.libraries) if pulled.libraries else ""
+    paths = [str(pulled.folder), libraries, env.get("PYTHONPATH", "")]
+    return Invocation(
+        argv=(*words.command, *words.args, *(flags if words.flags else ())),
+        env={
+            **env,
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+            **words.env,
+            **variables,
+            "TF_CONFIG": _tf_config(directive, task),
+            "TFRUN_RUN": job.run,
+            "TFRUN_GENERATION": str(directive.generation),
+            "TFRUN_READY": str(ready),
+            **({"TFRUN_CODE_DIGEST": pulled.digest} if pulled.digest else {}),
+        },
+        cwd=pulled.folder / words.working_dir,
+    )
+
+
+def server(directive: Directive, task: Task, environ: Mapping[str, str]) -> Invocation:
+    """The built-in TensorFlow server for a task's seat in the ClusterSpec."""
+    job = directive.job
+    env = _inherited(environ)
+    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    if task.role == "ps":
+        # A parameter server on a GPU would take all of its memory from the workers.
+        env.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    return Invocation(
+        argv=(python(job), "-m", "launcher.task.tensorflow_server"),
+        env={**env, **job.program.env, "TF_CONFIG": _tf_config(directive, task)},
+        cwd=PACKAGE_PARENT,
+    )
+
+
+def _variables(directive: Directive, task: Task) -> dict[str, str]:
+    spec = cluster_spec.spec(directive.job, directive.hosts)
+    hosts = {f"{role.upper()}_HOSTS": ",".join(addresses) for role, addresses in spec.items()}
+    return {**hosts, "JOB_NAME": task.role, "TASK_INDEX": str(task.index)}
+
+
+def _tf_config(directive: Directive, task: Task) -> str:
+    spec = cluster_spec.spec(directive.job, directive.hosts)
+    return json.dumps({"cluster": spec, "task": {"type": task.role, "index": task.index}})
+
+
+def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    env = {name: value for name, value in environ.items() if not name.startswith("TFRUN_")}
+    env.setdefault("PYTHONUNBUFFERED", "1")
+    return env
+
+
+def python(job: Job) -> str:
+    """The Python that has TensorFlow: the program's own, where it names one."""
+    command = job.program.command[0]
+    return command if Path(command).name.startswith("python") else sys.executable

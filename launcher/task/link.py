@@ -1,0 +1,144 @@
+"""A task's line to the controller: one held HTTP/1.1 request at a time on one connection."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import random
+import socket
+import threading
+import time
+from dataclasses import replace
+from typing import Callable
+
+from launcher.shared.exits import LauncherError
+from launcher.shared.log import say
+from launcher.shared.protocol import (
+    DIRECTIVE_BYTES,
+    HOLD_SECONDS,
+    PATH,
+    Action,
+    Directive,
+    Report,
+    decode_directive,
+    encode_report,
+)
+
+SAY_SECONDS = 30.0
+LONGEST_BACKOFF = 2.0  # a new controller is how a change comes: tasks should find it soon
+FINISH_SECONDS = 1.0
+CONNECT_SECONDS = 3.0  # name servers may still tell the address of an earlier release, for 30 s
+
+
+class Link:
+    """Sends the latest report, and hands over each directive that comes back.
+
+    A controller that cannot be reached is tried for ever, with backoff and jitter, and a line
+    each 30 s. `received` is called on the link's own thread; the link then waits for the report
+    that follows, so what a report says a task holds is what the task really follows.
+    """
+
+    def __init__(
+        self, controller: tuple[str, int], first: Report, received: Callable[[Directive], None]
+    ) -> None:
+        self._controller = controller
+        self._received = received
+        self._lock = threading.Lock()
+        self._report = first
+        self._sent_at = time.monotonic()
+        self._changed = threading.Event()
+        self._held: socket.socket | None = None
+        self._given_up = False
+        self._connected = False
+        self._finished = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def send(self, report: Report) -> None:
+        """Replaces the report; a request that is being held with the old one is given up."""
+        with self._lock:
+            self._report = report
+            self._sent_at = time.monotonic()
+            self._changed.set()
+            if self._held:
+                self._given_up = True
+                with contextlib.suppress(OSError):
+                    self._held.shutdown(socket.SHUT_RDWR)
+
+    def finish(self, report: Report) -> None:
+        """Sends the last report, and waits a moment for a controller that is there to take it."""
+        self.send(replace(report, wait=False))
+        if self._connected:
+            self._finished.wait(FINISH_SECONDS)
+
+    def _run(self) -> None:
+        host, port = self._controller
+        connection = http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
+        failures = 0
+        lost_at = said_at = time.monotonic()
+        while True:
+            try:
+                directive = self._exchange(connection)
+            except (OSError, UnicodeError, http.client.HTTPException, LauncherError) as error:
+                connection.close()
+                if self._given_up:  # by send(): there is more to say
+                    self._given_up = False
+                    continue
+                self._connected = False
+                now = time.monotonic()
+                if failures == 0:
+                    lost_at = now
+                    said_at = now - SAY_SECONDS + 3.0  # a passing fault needs no word
+                failures += 1
+                holds = self._report.holds
+                over = holds is not None and holds.action is Action.END
+                if now - said_at >= SAY_SECONDS and not over:  # then it is gone for good, mostly
+                    said_at = now
+                    say(
+                        f"the controller {host}:{port} cannot be reached for "
+                        f"{now - lost_at:.0f} s, and is tried again: {error}"
+                    )
+                delay = min(LONGEST_BACKOFF, 0.1 * 2 ** min(failures, 10))
+                time.sleep(delay * random.uniform(0.5, 1.0))
+                continue
+            if failures and said_at > lost_at:
+                say(f"the controller {host}:{port} answers")
+            failures = 0
+            self._connected = True
+            if directive:
+                self._received(directive)
+                self._changed.wait()
+
+    def _exchange(self, connection: http.client.HTTPConnection) -> Directive | None:
+        if connection.sock is None:
+            connection.connect()
+            assert connection.sock
+            connection.sock.settimeout(HOLD_SECONDS + 10)
+        with self._lock:
+            report = _aged(self._report, time.monotonic() - self._sent_at)
+            self._changed.clear()
+            self._held = connection.sock
+            self._given_up = False
+        try:
+            connection.request("POST", PATH, encode_report(report))
+            response = connection.getresponse()
+            body = response.read(DIRECTIVE_BYTES + 1)
+        finally:
+            with self._lock:
+                self._held = None
+                if self._given_up:  # perhaps after the answer had come
+                    connection.close()
+        if response.status != 200:
+            text = body[:500].decode(errors="replace")
+            raise http.client.HTTPException(f"it answers {response.status}: {text}")
+        if len(body) > DIRECTIVE_BYTES:
+            raise http.client.HTTPException("its answer is too long")
+        if not report.wait:
+            self._finished.set()
+        return decode_directive(body)
+
+
+def _aged(report: Report, seconds: float) -> Report:
+    """The report as it is so many seconds after it was made: its child's end is longer ago."""
+    if report.child is None or report.child.code is None:
+        return report
+    return replace(report, child=replace(report.child, ago=report.child.ago + seconds))

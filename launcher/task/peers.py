@@ -1,0 +1,57 @@
+"""Waits until the other tasks can be reached: their names, and the ports that must answer."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+from launcher.shared.exits import Code, LauncherError
+from launcher.shared.log import say
+
+RETRY_SECONDS = 0.5
+SAY_SECONDS = 10.0
+CONNECT_SECONDS = 3.0
+
+
+def wait(
+    addresses: Sequence[str], timeout: float, connect: bool, cancelled: threading.Event
+) -> None:
+    """Returns when every host:port resolves, and with `connect` answers; or when cancelled.
+
+    Raises LauncherError(PEERS_UNAVAILABLE) after `timeout` seconds, naming who is missing.
+    """
+    begin = time.monotonic()
+    said = begin
+    missing = dict.fromkeys(addresses, "")
+    while True:
+        for address in list(missing):
+            try:
+                _reach(address, connect)
+                del missing[address]
+            except OSError as error:
+                missing[address] = error.strerror or str(error)
+            except UnicodeError:  # of the codec that names go through
+                missing[address] = "not a host name"
+        if not missing:
+            return
+        now = time.monotonic()
+        who = ", ".join(f"{address} ({why})" for address, why in missing.items())
+        if now - begin >= timeout:
+            raise LauncherError(
+                Code.PEERS_UNAVAILABLE, f"not reached within {timeout:.0f} s: {who}"
+            )
+        if now - said >= SAY_SECONDS:
+            said = now
+            say(f"waiting for {who}: {now - begin:.0f} s")
+        if cancelled.wait(RETRY_SECONDS):
+            return
+
+
+def _reach(address: str, connect: bool) -> None:
+    host, _, port = address.rpartition(":")
+    if connect:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    else:
+        socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)

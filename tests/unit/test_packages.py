@@ -1,0 +1,34 @@
+"""Packages say where code runs, so what each may import is a rule."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import launcher
+
+ROOT = Path(launcher.__file__).parent
+MAY = {
+    "shared": set(),
+    "code": {"shared"},
+    "task": {"shared", "code"},
+    "decisions": {"shared"},
+    "controller": {"shared", "decisions"},
+    "local": {"shared", "controller"},
+}
+# Whatever reaches the world, or the time of day: what the decisions must be given.
+IMPURE = {"os", "io", "time", "datetime", "random", "socket", "threading", "asyncio", "subprocess"}
+
+
+@pytest.mark.parametrize("package", MAY)
+def test_a_package_imports_only_what_runs_where_it_does(package: str) -> None:
+    for path in (ROOT / package).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for top, _, rest in (name.partition(".") for name in names):
+                if top == "launcher":
+                    assert rest.partition(".")[0] in MAY[package] | {package}, path.name
+                assert top not in IMPURE or package != "decisions", path.name
