@@ -16,7 +16,9 @@ from launcher.shared.exits import End, describe
 from launcher.shared.identity import Task, parse_task
 from launcher.shared.job import Job
 from launcher.shared.protocol import Action, ChildReport, Directive, Holds, Leader, Report
-from tests.unit.jobs import job as small_job
+from tests.unit.jobs import job
+
+EVERYBODY = ("ps-0", "worker-0", "worker-1")
 
 
 @dataclass
@@ -101,8 +103,10 @@ class Pod:
 class Play:
     """A run in which everything that is asked for happens at once."""
 
-    def __init__(self, job: Job | None = None, replicas: Mapping[str, int] | None = None) -> None:
-        self.job = job or small_job()
+    def __init__(
+        self, wanted: Job | None = None, replicas: Mapping[str, int] | None = None
+    ) -> None:
+        self.job = wanted or job()
         self.pods = {task: Pod(task, f"{task} first") for task in self.job.tasks}
         self.now = 0.0
         self.controllers = 0
@@ -190,3 +194,43 @@ class Play:
 
     def running(self) -> dict[str, int]:
         return {str(task): pod.runs for task, pod in self.pods.items() if pod.runs is not None}
+
+
+def all_run(generation: int) -> dict[str, int]:
+    return dict.fromkeys(EVERYBODY, generation)
+
+
+def started(**changes: object) -> Play:
+    play = Play(job(**changes))
+    play.settle()
+    assert play.running() == {str(task): 1 for task in play.job.tasks}
+    return play
+
+
+def kill_container(play: Play, name: str) -> None:
+    """The child is killed together with its launcher; the next launcher in the pod knows."""
+    generation = play.pod(name).runs
+    assert generation
+    play.lose(name)
+    play.pod(name).child = ChildReport(generation, code=137, reason="killed with its launcher")
+
+
+def fail_to_prepare(play: Play, name: str, code: int) -> None:
+    """What a task reports of code or peers that it could not get."""
+    pod = play.pod(name)
+    assert pod.holds
+    pod.child = ChildReport(pod.holds.generation, code, reason="no code")
+
+
+def grow(play: Play, role: str, count: int) -> None:
+    for index in range(count):
+        task = Task(role, index)
+        play.pods.setdefault(task, Pod(task, f"{task} first"))
+
+
+def growing(replicas: dict[str, int] | None = None, **changes: object) -> Play:
+    """A run that shall have a third worker, for which there is no room yet."""
+    play = started(**changes)
+    play.lead(job(**changes, replicas=replicas or {"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
+    play.settle()
+    return play

@@ -20,7 +20,7 @@ from launcher.shared.exits import Code, LauncherError
 from launcher.shared.sources import Delivery, Source
 
 NFS = Source("nfs", "/exports/app", "nfs.example.com")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

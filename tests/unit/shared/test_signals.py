@@ -25,7 +25,7 @@ print(events.get(), events.get(), flush=True)
 
 def test_a_signal_that_another_thread_gets_is_an_event_all_the_same() -> None:
     program = [sys.executable, "-c", PROGRAM]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     with subprocess.Popen(program, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"

@@ -18,7 +18,7 @@ from launcher.code import git, tool
 from launcher.code.credentials import Credentials
 from launcher.code.git import Repository
 from launcher.shared.exits import Code, LauncherError
-from tests.unit.test_code import commit
+from tests.unit.code.test_pull import commit
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from launcher.code import copy as module
 from launcher.code.copy import PART_BYTES, READ_BYTES, Origin
 from launcher.shared.exits import Code, LauncherError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE = 60.0  # a bound for what should take no time
 
 

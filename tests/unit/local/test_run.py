@@ -17,9 +17,9 @@ import yaml
 from launcher.local.values import _merge, _text, job_document, job_from, read_values
 from launcher.shared.cluster_spec import PORTS_PER_ROLE
 from launcher.shared.exits import Code, LauncherError
+from tests.unit.code.test_requirements import wheel
 from tests.unit.conftest import Start
 from tests.unit.processes import ROOT, Launcher, lives, wait_until
-from tests.unit.test_requirements import wheel
 
 LOOP = "while :; do sleep 0.02; done"
 # The tasks of a run share a folder: the one that holds each one's work.

@@ -1,0 +1,220 @@
+"""Programs that run together are of one digest."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher.decisions import code_agreement, failures, forming
+from launcher.shared.protocol import ChildReport
+from tests.unit.jobs import job
+from tests.unit.play import (
+    EVERYBODY,
+    Play,
+    all_run,
+    grow,
+    growing,
+)
+
+
+def give(play: Play, *digests: str) -> None:
+    """What each worker finds when it pulls."""
+    for index, digest in enumerate(digests):
+        play.pod(f"worker-{index}").code = digest
+
+
+def talk(play: Play) -> None:
+    """All talk for a moment, in which no pause passes."""
+    for _ in range(4):
+        play.tell(*EVERYBODY)
+
+
+def coded(*digests: str, **changes: object) -> Play:
+    """A run whose two workers have pulled code with these digests."""
+    play = Play(job(**changes))
+    give(play, *digests)
+    talk(play)
+    return play
+
+
+def test_tasks_that_have_the_same_code_start_and_it_is_told() -> None:
+    play = coded("a1", "a1")
+    assert play.running() == all_run(1)
+    assert "generation 1: all tasks start, with code a1" in play.said
+    play.exit("worker-1", 1)
+    play.settle()
+    assert play.said[-1] == "generation 2: worker-1 starts"
+
+
+def test_those_whose_code_differs_are_named_and_all_who_start_pull_it_again() -> None:
+    play = coded("a1", "b2")
+    assert play.running() == {}
+    said = "the code of all tasks must be the same: worker-1 has b2, the rest a1"
+    assert play.said[-1] == f"{said}; worker-0, worker-1 pull it again"
+    assert play.pod("ps-0").pulls == [0]
+    assert play.pod("worker-0").pulls == [0, 1], "its own may be the older one"
+    give(play, "b2", "b2")
+    play.settle()
+    assert play.running() == all_run(1)
+
+
+def test_code_that_stays_different_ends_the_run_after_a_while() -> None:
+    play = coded("a1", "b2")
+    play.settle()
+    assert code_agreement.AGREE_SECONDS <= play.now < code_agreement.AGREE_SECONDS * 2
+    assert play.end
+    assert (play.end.code, play.end.task) == (66, "worker-1")
+    assert "worker-1 has b2, the rest a1; pulling it again for" in play.end.reason
+    assert play.end.reason.endswith("was changed after the run had begun: raise run.attempt")
+
+
+BRANCH = {"git": {"url": "https://e.com/a", "ref": "main"}}
+
+
+def test_what_a_branch_means_is_found_out_once() -> None:
+    play = Play(job(code=BRANCH))
+    give(play, "a1", "a1")
+    chief, worker = play.pod("worker-0"), play.pod("worker-1")
+    worker.ready = False
+    talk(play)
+    assert worker.holds
+    assert worker.holds.commit == "", "the chief has yet to tell"
+    chief.commit = "c1"
+    talk(play)
+    assert worker.holds.commit == "c1"
+    worker.ready = True
+    talk(play)
+    assert play.running() == all_run(1)
+    chief.commit = "c2"  # whatever it may say later
+    play.lead(play.job)
+    play.lose("worker-1")
+    play.settle()
+    held = play.pod("worker-1").holds
+    assert held
+    assert held.commit == "c1"
+
+
+def evaluated(**changes: object) -> Play:
+    """A run with an evaluator; all have pulled the same code."""
+    return coded("a1", "a1", replicas={"ps": 1, "worker": 2, "evaluator": 1}, **changes)
+
+
+def test_an_evaluator_with_other_code_never_ends_the_run_and_holds_up_nobody() -> None:
+    play = evaluated()
+    play.pod("evaluator-0").code = "a1"
+    play.settle()
+    assert play.running() == {**all_run(1), "evaluator-0": 1}
+    play.lose("evaluator-0")
+    play.pod("evaluator-0").code = "b2"
+    for _ in range(20):
+        play.tick(code_agreement.LONGEST_PULL_PAUSE)
+        talk(play)
+        play.tell("evaluator-0")
+    assert play.end is None
+    assert play.running() == all_run(1)
+    assert play.pod("evaluator-0").pulls[-1] > 3
+    play.exit("worker-1", 1)
+    talk(play)
+    play.tick(code_agreement.LONGEST_PULL_PAUSE)
+    play.tell(*EVERYBODY, "evaluator-0", *EVERYBODY, "evaluator-0")
+    assert play.running().keys() == all_run(1).keys(), "nobody waits for it"
+    play.pod("evaluator-0").code = "a1"
+    play.settle()
+    assert "evaluator-0" in play.running()
+
+
+def test_what_the_run_began_with_is_its_code_also_where_all_start_again() -> None:
+    play = coded("a1", "a1")
+    for name in EVERYBODY:
+        play.lose(name)
+    give(play, "b2", "b2")
+    talk(play)
+    play.tick(failures.SETTLE_SECONDS)
+    talk(play)
+    assert play.running() == {}
+    assert "worker-0 has b2, worker-1 has b2, the run began with a1" in play.said[-1]
+    give(play, "a1", "a1")
+    play.settle()
+    assert set(play.running()) == set(EVERYBODY)
+
+
+def test_one_slow_pull_does_not_end_the_run() -> None:
+    play = coded("a1", "b2")
+    play.now += code_agreement.AGREE_SECONDS * 2
+    talk(play)
+    assert play.end is None
+    give(play, "b2", "b2")
+    play.settle()
+    assert play.running() == all_run(1)
+
+
+def test_a_new_controller_knows_the_code_that_runs() -> None:
+    play = coded("a1", "a1")
+    play.lead(play.job)
+    talk(play)
+    assert play.state.code == "a1"
+    assert play.said[-1] == "generation 1: found running, and taken over, with code a1"
+
+
+def test_who_shall_join_and_cannot_pull_the_code_says_why_and_tries_again() -> None:
+    play = growing()
+    grow(play, "worker", 3)
+    new = play.pod("worker-2")
+    new.ready = False
+    play.tell("worker-2", "worker-2")
+    new.child = ChildReport(1, code=74, reason="no answer")
+    pulls = len(new.pulls)
+    play.tell("worker-2")
+    play.tick(forming.SAY_SECONDS)
+    assert play.said[-1] == "waiting for worker-2 (no answer)"
+    play.tell("worker-2")
+    assert len(new.pulls) == pulls + 1
+    new.child, new.ready = None, True
+    play.settle()
+    assert play.running() == {**all_run(2), "worker-2": 2}
+
+
+@pytest.mark.parametrize("led_anew", [False, True])
+def test_code_never_changes_under_what_runs(led_anew: bool) -> None:
+    """The folder was edited; a pod that is made again finds what is there now."""
+    play = coded("a1", "a1")
+    play.lose("worker-1")
+    give(play, "a1", "b2")
+    talk(play)
+    play.tick(failures.SETTLE_SECONDS)
+    talk(play)
+    if led_anew:
+        play.lead(play.job)
+        talk(play)
+    assert play.running() == {"ps-0": 1, "worker-0": 1}
+    assert play.pod("worker-0").pulls == [0]
+    assert play.pod("worker-1").pulls[-1] > 0
+    give(play, "a1", "a1")
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-1": play.state.generation}
+
+
+@pytest.mark.parametrize("evaluators", [0, 1])
+def test_code_is_pulled_for_each_generation_of_all_where_that_is_asked_for(
+    evaluators: int,
+) -> None:
+    code = {"folder": {"path": "/app"}, "refresh": "OnGeneration"}
+    replicas = {"ps": 1, "worker": 2, **({"evaluator": 1} if evaluators else {})}
+    play = Play(job(code=code, replicas=replicas))
+    for pod in play.pods.values():
+        pod.code = "a1"
+    play.settle()
+    before = [list(play.pod(f"worker-{index}").pulls) for index in (0, 1)]
+    play.exit("worker-1", 1)
+    play.settle()
+    assert [play.pod(f"worker-{index}").pulls for index in (0, 1)] == before, "one alone keeps it"
+    play.exit("ps-0", 1)
+    play.settle()
+    after = [play.pod(f"worker-{index}").pulls for index in (0, 1)]
+    assert [len(each) for each in after] == [len(each) + 1 for each in before]
+    assert play.running() == {**all_run(3), **({"evaluator-0": 3} if evaluators else {})}
+    play.lose("worker-1")
+    for pod in play.pods.values():
+        pod.code = "b2"  # what there is to pull now
+    play.settle()
+    assert play.end is None
+    assert play.state.code == "b2"

@@ -1,0 +1,121 @@
+"""The evaluator looks on: it holds up nobody and decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from launcher.decisions import failures, takeover
+from launcher.shared.exits import Phase
+from launcher.shared.identity import parse_task
+from tests.unit.jobs import job
+from tests.unit.play import (
+    Play,
+    all_run,
+    started,
+)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_the_evaluator_never_decides_the_end(code: int) -> None:
+    play = started(replicas={"ps": 1, "worker": 2, "evaluator": 1}, restarts__limit=0)
+    play.exit("evaluator-0", code)
+    play.settle()
+    assert play.end is None
+    assert not play.state.charges
+    assert play.pod("evaluator-0").runs == (None if code == 0 else 2)
+    assert play.pod("worker-0").runs == 1
+
+
+def test_an_evaluator_that_fails_does_not_hold_the_workers_back() -> None:
+    replicas = {"ps": 1, "worker": 2, "evaluator": 1}
+    play = Play(job(chiefFirst=True, replicas=replicas))
+    play.settle()
+    for _ in range(4):
+        play.exit("evaluator-0", 1)
+        play.settle()
+        play.tick(failures.EVALUATOR_BACKOFF / 2)
+    play.settle()
+    assert "worker-1" in play.running()
+
+
+EVALUATED = {"ps": 1, "worker": 2, "evaluator": 1}
+
+
+OTHERS = ("ps-0", "worker-0", "worker-1")
+
+
+def without_evaluator(play: Play, seconds: float) -> None:
+    """Nothing is heard from the evaluator any more, as from a node that is gone."""
+    for _ in range(10):
+        play.tell(*OTHERS)
+        play.tick(seconds / 10)
+
+
+def test_the_end_waits_for_no_evaluator() -> None:
+    play = started(replicas=EVALUATED)
+    play.exit("worker-1", 2)
+    without_evaluator(play, 10)
+    assert play.end
+    assert (play.end.phase, play.end.code, play.end.task) == (Phase.FAILED, 2, "worker-1")
+
+
+@pytest.mark.parametrize("refresh", ["OnRequest", "OnGeneration"])
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_new_start_of_all_waits_for_no_evaluator(refresh: str, failed: bool) -> None:
+    code = {"image": {"path": "/x"}, "refresh": refresh}
+    known = not failed and refresh == "OnRequest"  # it may go on with what it has
+    play = started(replicas=EVALUATED, code=code)
+    if failed:
+        play.exit("evaluator-0", 1)
+        play.tell("evaluator-0")
+    play.lose("ps-0")
+    without_evaluator(play, 10)
+    assert {name: play.running().get(name) for name in OTHERS} == all_run(2)
+    play.settle()
+    play.tick(failures.EVALUATOR_BACKOFF)
+    play.settle()
+    assert play.running() == {**all_run(2), "evaluator-0": 1 if known else 3}
+
+
+def test_the_pause_of_an_evaluator_is_its_own() -> None:
+    play = started(replicas=EVALUATED)
+    play.exit("evaluator-0", 1)
+    for _ in range(2):
+        play.tell("evaluator-0")
+        play.tick(failures.SETTLE_SECONDS)
+    assert play.state.not_before > play.now
+    play.lose("worker-1")
+    for _ in range(5):
+        play.tell(*OTHERS, "evaluator-0")
+        play.tick(2 * failures.SETTLE_SECONDS / 5)
+    play.tell(*OTHERS)
+    assert "worker-1" in play.running()
+
+
+def test_an_evaluator_that_hangs_starts_again_alone_and_is_not_charged() -> None:
+    play = started(hangTimeout=60, replicas={"ps": 1, "worker": 2, "evaluator": 1})
+    pod = play.pod("evaluator-0")
+    assert pod.child
+    pod.child = replace(pod.child, hung=True)
+    play.settle()
+    assert play.running() == {**all_run(1), "evaluator-0": 2}
+    assert play.state.charges == ()
+
+
+@pytest.mark.parametrize("missing", ["evaluator-0", "worker-2"])
+def test_what_is_lost_before_a_takeover_waits_for_no_evaluator(missing: str) -> None:
+    replicas = {"ps": 1, "worker": 3, "evaluator": 1}
+    play = started(replicas=replicas)
+    away = play.pods.pop(parse_task(missing))
+    play.lose("ps-0")
+    play.lead(job(replicas=replicas), replicas)
+    for _ in range(3):
+        play.settle()
+        play.tick(takeover.LEAVING_SECONDS)
+    if missing == "evaluator-0":
+        assert set(play.running()) == {"ps-0", "worker-0", "worker-1", "worker-2"}
+    play.pods[away.task] = away
+    play.settle()
+    assert set(play.running()) == {str(task) for task in play.job.tasks}

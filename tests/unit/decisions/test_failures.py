@@ -1,0 +1,403 @@
+"""What the ends of children mean: the cause, its consequences, the restart budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from launcher.decisions import failures
+from launcher.shared.exits import Code, Phase
+from tests.unit.jobs import job
+from tests.unit.play import (
+    EVERYBODY,
+    Play,
+    all_run,
+    fail_to_prepare,
+    kill_container,
+    started,
+)
+
+
+def test_the_budget_ends_the_run_with_the_programs_code(play: Play) -> None:
+    for generation in (1, 2, 3):
+        assert play.end is None
+        assert play.pod("worker-1").runs == generation
+        play.exit("worker-1", 42, "Traceback", "ValueError")
+        play.settle()
+    assert play.end
+    assert (play.end.phase, play.end.code, play.end.task) == (Phase.FAILED, 42, "worker-1")
+    assert play.end.last_lines == ("Traceback", "ValueError")
+    assert play.end.reason == "worker-1 failed: exit code 42, and the restart budget of 2 is spent"
+    assert play.running() == {}
+
+
+def test_the_budget_is_refilled() -> None:
+    play = started(restarts__refill=100)
+    for _ in range(5):
+        play.exit("worker-1", 1)
+        play.settle()
+        play.tick(101)
+        play.settle()
+    assert play.end is None
+    assert len(play.state.charges) == 1
+
+
+@pytest.mark.parametrize("code", [2, 127, Code.CODE_MISSING, Code.CONFIGURATION, Code.USAGE])
+def test_a_permanent_code_is_not_tried_again(play: Play, code: int) -> None:
+    play.exit("worker-0", code)
+    play.settle()
+    assert play.end
+    assert play.end.code == code
+    assert play.end.reason.endswith("which another try cannot mend")
+    assert [pod.started for pod in play.pods.values()] == [[1], [1], [1]]
+
+
+def test_backoff_comes_only_after_a_second_failure_and_is_announced() -> None:
+    play = started(restarts__limit=9)
+    said = []
+    for _ in range(4):
+        play.exit("worker-1", 1)
+        play.settle()
+        said += [line for line in play.said if line.startswith("the cause: ")][-1:]
+    waits = [line.partition("; next try in ")[2] for line in said]
+    assert waits == ["", "1 s", "2 s", "4 s"]
+
+
+@pytest.mark.parametrize("order", [("worker-0", "worker-1"), ("worker-1", "worker-0")])
+def test_the_earliest_failure_is_the_cause_in_whatever_order_it_is_heard(
+    order: tuple[str, str],
+) -> None:
+    play = started(mode="all-reduce")
+    play.now = 100.0
+    for name, ago in (("worker-1", 5.0), ("worker-0", 1.0)):
+        play.exit(name, 3 if name == "worker-1" else 4)
+        pod = play.pod(name)
+        assert pod.child
+        pod.child = replace(pod.child, ago=ago)
+    play.tell(*order)
+    play.settle()
+    assert len(play.state.charges) == 1
+    cause = "the cause: worker-1: exit code 3; restart 1 of 2; followed by worker-0 (exit code 4)"
+    assert cause in play.said
+
+
+def test_a_server_that_was_killed_is_the_cause_though_its_programs_were_seen_to_fail_first(
+    play: Play,
+) -> None:
+    for name, code, ago in (("worker-1", 1, 0.3), ("ps-0", 137, 0.0)):
+        play.exit(name, code)
+        pod = play.pod(name)
+        assert pod.child
+        pod.child = replace(pod.child, ago=ago)
+    play.tell("worker-1", "ps-0")
+    play.settle()
+    cause = "the cause: ps-0: killed by SIGKILL (exit code 137); restart 1 of 2; "
+    assert cause + "followed by worker-1 (exit code 1)" in play.said
+
+
+@pytest.mark.parametrize("how", ["lost", "drained", "terminated"])
+@pytest.mark.parametrize("when", ["before", "after", "much later"])
+def test_a_peer_that_is_gone_explains_a_failure(play: Play, how: str, when: str) -> None:
+    def be_gone() -> None:
+        if how == "lost":
+            play.lose("ps-0")
+        elif how == "drained":
+            play.drain("ps-0")
+            play.tell("ps-0")
+            play.lose("ps-0")
+        else:
+            play.exit("ps-0", 143)
+
+    if when == "before":
+        be_gone()
+    for name in ("worker-0", "worker-1"):
+        play.exit(name, 1)
+        play.tell(name)
+    if when == "much later":
+        play.settle("ps-0")
+        assert len(play.state.charges) == 1, "so far nothing else is known"
+    if when != "before":
+        be_gone()
+    play.settle()
+    assert set(play.running()) == set(EVERYBODY)
+    assert not play.state.charges
+
+
+def test_a_task_that_was_stopped_from_outside_explains_what_was_heard_before(play: Play) -> None:
+    play = started(mode="all-reduce", restarts__limit=0)
+    play.drain("worker-0")
+    play.exit("worker-1", 1)
+    play.tell("worker-1", "worker-0")
+    play.settle()
+    assert play.end is None
+    assert not play.state.charges
+    assert play.running() == {"worker-0": 2, "worker-1": 2}
+
+
+def test_a_run_does_not_end_before_all_have_been_heard_from() -> None:
+    play = started(restarts__limit=0)
+    play.exit("worker-1", 1)
+    play.settle("ps-0")
+    play.tick(100)
+    assert play.end is None
+    play.lose("ps-0")
+    play.settle()
+    assert play.end is None
+    assert set(play.running().values()) == {2}
+
+
+@pytest.mark.parametrize("mode", ["parameter-server", "coordinator"])
+def test_a_server_that_is_told_to_end_serves_until_the_chief_has_saved(mode: str) -> None:
+    play = started(mode=mode)
+    chief = str(play.job.mode.chief)
+    ps = play.pod("ps-0")
+    ps.ready = False
+    play.tell("ps-0", chief, "ps-0")
+    assert f"{chief}" not in play.running(), "it is told to stop, and saves"
+    assert ps.runs == 1
+    ps.end(143, stopped=True)
+    play.settle()
+    assert chief not in play.running(), "the pod has yet to be made again"
+    play.lose("ps-0")
+    play.settle()
+    assert play.running()[chief] == play.running()["ps-0"] == 2
+    assert len([text for text in play.said if "lost ps-0" in text]) == 1
+    assert (
+        "the cause: ps-0: its pod was told to end; not charged to the restart budget" in play.said
+    )
+
+
+def test_a_coordinators_worker_that_is_told_to_end_concerns_nobody_else() -> None:
+    play = started(mode="coordinator")
+    play.pod("worker-0").ready = False
+    play.tell("worker-0")
+    play.settle()
+    assert play.running()["chief-0"] == 1
+
+
+def test_who_is_killed_with_its_launcher_is_charged_until_the_budget_is_spent(play: Play) -> None:
+    for _ in range(3):
+        play.now += 1
+        kill_container(play, "worker-1")
+        play.settle()
+    assert "the cause: worker-1: killed with its launcher; restart 1 of 2" in play.said
+    assert play.end
+    assert (play.end.code, play.end.task) == (137, "worker-1")
+
+
+def test_who_is_killed_with_its_launcher_is_the_cause_of_what_failed_since(play: Play) -> None:
+    play.now += 10
+    play.exit("worker-0", 1)
+    play.settle("ps-0")
+    assert len(play.state.charges) == 1
+    kill_container(play, "ps-0")
+    play.settle()
+    assert len(play.state.charges) == 1, "it is charged instead"
+    assert play.said[-2].startswith("the cause: ps-0: killed with its launcher; restart 1 of 2")
+
+
+def test_a_pod_that_is_killed_before_its_controller_knows_of_it_starts_again(play: Play) -> None:
+    for name in EVERYBODY:
+        kill_container(play, name)
+    play.lead(play.job)
+    play.settle()
+    assert play.running() == all_run(2)
+
+
+def test_a_program_cannot_hide_its_failures_behind_sigterm(play: Play) -> None:
+    for code in (1, 143) * 6:
+        if not play.end:
+            play.now += 3
+            play.exit("worker-1", code)
+            play.settle()
+    assert play.end
+
+
+def test_a_server_that_ends_with_0_has_failed_when_the_budget_is_spent() -> None:
+    play = started(restarts__limit=0)
+    play.exit("ps-0", 0)
+    play.settle()
+    assert play.end
+    assert (play.end.phase, play.end.code) == (Phase.FAILED, 1)
+
+
+def test_servers_start_while_the_one_program_that_there_is_stops() -> None:
+    """A coordinator that saves has no code to agree on, nor has that of the image a digest."""
+    play = started(mode="coordinator")
+    play.pod("chief-0").ready = False
+    play.exit("worker-0", 1)
+    play.settle()
+    assert play.running()["worker-0"] == 2
+
+
+def test_a_child_that_is_terminated_again_and_again_is_charged(play: Play) -> None:
+    for charged in (0, 0, 1, 2):
+        play.exit("worker-1", 143)
+        play.settle()
+        assert len(play.state.charges) == charged
+    play.exit("worker-1", 143)
+    play.settle()
+    assert play.end
+    assert play.end.code == 143
+
+
+def test_losses_are_never_charged_however_many(play: Play) -> None:
+    for generation in range(2, 12):
+        play.lose("worker-1")
+        play.settle()
+        assert play.pod("worker-1").runs == generation
+    assert not play.state.charges
+
+
+def test_a_failure_is_charged_once_however_often_it_is_told(play: Play) -> None:
+    play.exit("worker-1", 1)
+    for _ in range(5):
+        play.tell("worker-1")
+    for _ in range(5):
+        play.settle()
+    assert len(play.state.charges) == 1
+    assert play.pod("worker-1").runs == 2
+
+
+def test_what_fails_while_all_stop_for_another_size_is_not_charged() -> None:
+    size = {"mode": "all-reduce", "restarts__limit": 0}
+    play = started(**size, replicas={"worker": 3})
+    play.lead(job(**size, replicas={"worker": 2}), {"worker": 3})
+    play.tell("worker-1", "worker-2", "worker-0")  # worker-0 stops first
+    play.exit("worker-1", 1)  # and worker-1 misses it
+    play.settle()
+    assert play.end is None
+    assert not play.state.charges
+    assert play.running() == {"worker-0": 2, "worker-1": 2}
+
+
+def test_a_hang_is_charged_and_starts_everybody_again() -> None:
+    play = started(hangTimeout=60)
+    pod = play.pod("worker-1")
+    assert pod.child
+    pod.child = replace(pod.child, hung=True)
+    play.settle()
+    assert play.running() == all_run(2)
+    assert len(play.state.charges) == 1
+    assert any("no progress for 60 s" in line for line in play.said)
+
+
+def test_code_that_is_missing_ends_the_run_before_it_starts() -> None:
+    play = Play()
+    play.pod("worker-1").ready = False
+    play.settle()
+    fail_to_prepare(play, "worker-1", Code.CODE_MISSING)
+    play.settle()
+    assert play.end
+    assert (play.end.code, play.end.task) == (66, "worker-1")
+    assert play.running() == {}
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_passing_failure_to_prepare_is_tried_again(made_again: bool) -> None:
+    play = Play()
+    play.pod("worker-1").ready = False
+    for charged in (1, 2):
+        play.settle()
+        fail_to_prepare(play, "worker-1", Code.IO)
+        play.settle()
+        assert play.end is None
+        assert len(play.state.charges) == charged
+        if made_again:
+            play.lose("worker-1")
+            play.pod("worker-1").ready = False
+    play.pod("worker-1").ready = True
+    play.settle()
+    assert play.running() == all_run(play.state.generation)
+
+
+def test_so_it_is_in_a_generation_in_which_it_failed_in_an_earlier_pod(play: Play) -> None:
+    """What the simulator found: the second failure passed for the first."""
+    play = started(mode="all-reduce")
+    play.lose("worker-1")
+    play.pod("worker-1").ready = False
+    play.tell("worker-1", "worker-0", "worker-1")
+    for _ in range(2):
+        fail_to_prepare(play, "worker-1", Code.IO)
+        play.tell("worker-1")
+        play.lose("worker-1")
+        play.pod("worker-1").ready = False
+        play.tell("worker-1")
+    fail_to_prepare(play, "worker-1", Code.IO)
+    play.settle()
+    holds = play.pod("worker-1").holds
+    assert holds
+    assert holds.generation > 2, "it pulls again only for another one"
+
+
+def test_a_finished_task_that_is_formed_anew_may_fail_to_prepare(play: Play) -> None:
+    play = started(mode="all-reduce")
+    play.exit("worker-1", 0)
+    play.settle()
+    play.lose("worker-0")
+    play.lose("worker-1")
+    play.pod("worker-1").ready = False
+    play.settle()
+    fail_to_prepare(play, "worker-1", Code.IO)
+    play.settle()
+    play.pod("worker-1").ready = True
+    play.settle()
+    assert play.running() == {"worker-0": 3, "worker-1": 3}
+
+
+def test_a_failure_is_told_from_its_loss_to_the_new_start(play: Play) -> None:
+    before = len(play.said)
+    play.exit("worker-1", 1)
+    play.settle()
+    assert play.said[before:] == [
+        "generation 1: lost worker-1: exit code 1; worker-1 stops",
+        "the cause: worker-1: exit code 1; restart 1 of 2",
+        "generation 2: worker-1 starts",
+    ]
+
+
+def test_a_failure_settles_for_a_moment(play: Play) -> None:
+    """What fails together is judged together."""
+    play.exit("worker-1", 1)
+    play.tell("worker-1")
+    play.tick(failures.SETTLE_SECONDS - 0.1)
+    play.tell(*EVERYBODY)
+    assert play.running() == {"ps-0": 1, "worker-0": 1}
+    play.exit("worker-0", 1)
+    play.tell("worker-0")
+    play.settle()
+    assert play.running() == {"ps-0": 1, "worker-0": 2, "worker-1": 2}
+    assert len(play.state.charges) == 1
+
+
+def test_who_fails_again_soon_waits_longer_each_time() -> None:
+    play = started(restarts__limit=5)
+    waits = []
+    for generation in range(2, 6):
+        play.exit("worker-1", 1)
+        play.tell("worker-1")
+        begin = play.now
+        while play.running().get("worker-1") != generation:
+            assert play.now - begin < 60
+            play.tick(0.25)
+            play.tell("worker-1", "worker-1")
+        waits.append(play.now - begin - failures.SETTLE_SECONDS)
+    assert waits == [0, 1, 2, 4]
+
+
+def test_a_budget_of_none_allows_no_restart() -> None:
+    play = started(restarts__limit=0)
+    play.exit("worker-0", 1)
+    play.settle()
+    assert play.end
+    assert play.end.code == 1
+
+
+def test_a_failure_whose_pod_goes_as_well_is_the_pods(play: Play) -> None:
+    play.exit("worker-1", 1)
+    play.tell("worker-1")
+    play.lose("worker-1")
+    play.settle()
+    assert not play.state.charges
+    assert play.running() == {"ps-0": 1, "worker-0": 1, "worker-1": 2}

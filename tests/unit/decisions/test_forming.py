@@ -1,0 +1,176 @@
+"""How a generation forms: who takes part, what they wait for, how far a loss reaches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from launcher.decisions import forming
+from tests.unit.jobs import job
+from tests.unit.play import (
+    Play,
+    all_run,
+    started,
+)
+
+
+def test_nothing_starts_before_everybody_is_there() -> None:
+    play = Play()
+    play.settle("worker-1")
+    assert play.running() == {}
+    play.settle()
+    assert play.running() == all_run(1)
+    assert play.said[0] == "run 0123456789ab: 1 ps, 2 worker"
+    assert play.said[-1] == "generation 1: all tasks start"
+
+
+def test_nothing_starts_before_the_code_is_there() -> None:
+    play = Play()
+    play.pod("worker-1").ready = False
+    play.settle()
+    assert play.running() == {}
+    play.pod("worker-1").ready = True
+    play.settle()
+    assert play.running() == all_run(1)
+
+
+def test_who_is_missing_is_said_now_and_then() -> None:
+    play = Play()
+    play.tick(forming.SAY_SECONDS)
+    everybody = "waiting for ps-0 (not heard from), worker-0 (not heard from), "
+    assert play.said[1:] == [everybody + "worker-1 (not heard from)"]
+    play.settle("worker-1")
+    play.tick(forming.SAY_SECONDS - 0.1)
+    assert len(play.said) == 2
+    play.tick(0.1)
+    assert play.said[2:] == ["waiting for worker-1 (not heard from)"]
+
+
+def test_of_many_who_are_missing_ten_are_named() -> None:
+    play = Play(job(replicas={"ps": 1, "worker": 50}))
+    play.tick(forming.SAY_SECONDS)
+    assert play.said[-1].count("worker-") == 9
+    assert play.said[-1].endswith(" and 41 more")
+
+
+def test_a_pod_that_starts_again_before_the_first_generation_is_no_failure() -> None:
+    play = Play()
+    play.settle("worker-1")
+    play.lose("worker-0")
+    play.settle()
+    assert play.running() == all_run(1)
+    assert not play.state.charges
+
+
+def test_the_chief_goes_first_until_its_session_is_up() -> None:
+    play = Play(job(chiefFirst=True))
+    play.settle()
+    assert play.running() == {"ps-0": 1, "worker-0": 1}
+    chief = play.pod("worker-0")
+    assert chief.child
+    chief.child = replace(chief.child, up=True)
+    play.settle()
+    assert play.running() == all_run(1)
+
+
+@pytest.mark.parametrize("how", ["late", "very late", "done"])
+def test_nobody_waits_for_ever_for_a_chief_that_does_not_tell(how: str) -> None:
+    saves = how == "very late"
+    play = Play(job(chiefFirst=True, checkpoints="/data/checkpoint" if saves else ""))
+    play.settle()
+    if saves:
+        play.tick(forming.SAVING_CHIEF_SECONDS - 1)
+        play.settle()
+        assert not play.pod("worker-1").runs
+    if how != "done":
+        play.tick(forming.CHIEF_SECONDS)
+    else:
+        play.exit("worker-0", 0)
+    play.settle()
+    assert play.pod("worker-1").runs == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "lost", "again"),
+    [
+        ("parameter-server", "worker-1", {"worker-1"}),
+        ("parameter-server", "ps-0", {"ps-0", "worker-0", "worker-1"}),
+        ("coordinator", "worker-1", {"worker-1"}),
+        ("coordinator", "chief-0", {"chief-0"}),
+        ("coordinator", "ps-0", {"ps-0", "chief-0"}),
+        ("all-reduce", "worker-1", {"worker-0", "worker-1"}),
+    ],
+)
+@pytest.mark.parametrize("how", ["fails", "is terminated", "is drained", "is made again"])
+def test_a_loss_reaches_as_far_as_the_mode_says(
+    mode: str, lost: str, again: set[str], how: str
+) -> None:
+    play = started(mode=mode)
+    if how == "fails":
+        play.exit(lost, 1)
+    elif how == "is terminated":
+        play.exit(lost, 143)
+    elif how == "is drained":
+        play.drain(lost)
+        play.tell(lost)
+        play.lose(lost)
+    else:
+        play.lose(lost)
+    play.settle()
+    running = play.running()
+    assert {name for name, generation in running.items() if generation == 2} == again
+    assert {name for name, generation in running.items() if generation == 1} == (
+        {str(task) for task in play.job.tasks} - again
+    )
+    assert len(play.state.charges) == (1 if how == "fails" else 0)
+
+
+def test_servers_stop_after_the_programs(play: Play) -> None:
+    """They keep the variables until every program could save them."""
+    play.exit("worker-0", 143)
+    play.lose("ps-0")
+    play.tell("ps-0", "worker-0", "ps-0")
+    play = started(replicas={"ps": 2, "worker": 2})
+    play.exit("ps-0", 1)
+    play.tell("ps-0", "ps-1")
+    assert play.pod("ps-1").runs == 1
+    play.settle()
+    assert set(play.running().values()) == {2}
+
+
+def test_no_generation_starts_before_the_last_one_has_stopped(play: Play) -> None:
+    play.exit("ps-0", 1)
+    play.settle("worker-0")
+    assert play.running() == {"worker-0": 1}
+    play.tick(forming.SAY_SECONDS)
+    assert "worker-0 (its child has not stopped)" in play.said[-1]
+    play.settle()
+    assert play.running() == all_run(2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "lost", "again"),
+    [
+        ("parameter-server", "worker-1", False),
+        ("parameter-server", "ps-0", True),
+        ("all-reduce", "worker-1", True),
+    ],
+)
+def test_a_worker_that_finished_trains_again_where_all_must(
+    mode: str, lost: str, again: bool
+) -> None:
+    play = started(mode=mode)
+    play.exit("worker-0", 0)
+    play.settle()
+    assert play.pod("worker-0").serving == (mode == "parameter-server")
+    play.exit(lost, 1)
+    play.settle()
+    assert play.pod("worker-0").started == ([1, 2] if again else [1])
+    assert play.pod("worker-0").serving != again
+    for name in play.running():
+        if name != "ps-0":
+            play.exit(name, 0)
+    play.settle()
+    assert play.end
+    assert play.end.code == 0

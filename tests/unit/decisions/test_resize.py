@@ -1,0 +1,236 @@
+"""More tasks and fewer: who trains on, who starts again, when pods go."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher.decisions import forming, takeover
+from launcher.decisions.state import RunPhase
+from launcher.shared.identity import Task
+from tests.unit.jobs import job
+from tests.unit.play import (
+    EVERYBODY,
+    Play,
+    all_run,
+    grow,
+    growing,
+    started,
+)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "scaled"),
+    [
+        ({"ps": 1, "worker": 1}, [("worker", 2)]),
+        ({"ps": 0, "worker": 0}, [("ps", 1), ("worker", 2)]),
+        ({"ps": 1, "worker": 2}, []),
+        ({}, []),  # not ours to scale
+    ],
+)
+def test_pods_are_made_at_the_beginning(
+    replicas: dict[str, int], scaled: list[tuple[str, int]]
+) -> None:
+    play = Play(replicas=replicas)
+    assert play.scaled == scaled
+    play.settle()
+    assert play.scaled == scaled
+    assert play.running() == all_run(1)
+
+
+def test_growth_lets_the_old_size_train_until_the_new_pods_are_there(play: Play) -> None:
+    play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
+    assert play.scaled == [("worker", 3)]
+    play.settle()
+    assert play.running() == all_run(1)
+    grow(play, "worker", 3)
+    play.settle()
+    assert play.running() == {**all_run(2), "worker-2": 2}
+
+
+def test_who_waits_for_more_pods_leads_the_smaller_size_meanwhile() -> None:
+    play = growing()
+    play.tick(forming.SAY_SECONDS)
+    assert "waiting for worker-2 (not heard from)" in play.said
+    play.exit("worker-1", 1)
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-1": 2}
+    assert len(play.state.charges) == 1
+    grow(play, "worker", 3)
+    play.pod("worker-2").ready = False
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-1": 2}, "it pulls the code"
+    play.pod("worker-2").ready = True
+    play.settle()
+    assert play.running() == {**all_run(3), "worker-2": 3}
+
+
+def test_who_waits_for_more_pods_ends_well_without_them() -> None:
+    play = growing()
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end
+    assert play.end.reason == "all 2 workers ended with exit code 0"
+
+
+def test_another_controller_leads_the_smaller_size_too() -> None:
+    """The last one had asked for the pods already, and they are still not there."""
+    play = growing()
+    play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 3})
+    play.settle()
+    play.tick(takeover.LEAVING_SECONDS)
+    play.settle()
+    play.exit("worker-1", 1)
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-1": 2}
+    grow(play, "worker", 3)
+    play.settle()
+    assert play.running() == {**all_run(3), "worker-2": 3}
+
+
+def test_pods_that_are_too_many_go_though_others_have_no_room() -> None:
+    """The room that worker-2 needs may be that of worker-5."""
+    play = started()
+    play.lead(job(replicas={"ps": 1, "worker": 6}), {"ps": 1, "worker": 2})
+    grow(play, "worker", 6)
+    pending = [play.pods.pop(Task("worker", index)) for index in (2, 3, 4)]
+    play.settle()
+    play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 6})
+    for _ in range(3):
+        play.settle()
+        play.tick(takeover.LEAVING_SECONDS)
+    assert play.scaled == [("worker", 3)]
+    assert play.running() == all_run(1)
+    del play.pods[Task("worker", 5)]
+    play.pods[Task("worker", 2)] = pending[0]
+    play.settle()
+    assert play.running() == {**all_run(2), "worker-2": 2}
+
+
+def test_a_larger_size_waits_for_those_who_leave_to_stop() -> None:
+    """What the simulator found: a worker that had left trained on with servers that began anew."""
+    names = {"maxReplicas": {"worker": 3}}
+    play = started(**names, replicas={"ps": 1, "worker": 3})
+    play.lead(job(**names, replicas={"ps": 2, "worker": 1}), {"ps": 1, "worker": 3})
+    grow(play, "ps", 2)
+    play.tell("worker-1")
+    play.settle("worker-1")
+    assert play.running() == {"ps-0": 1, "worker-1": 1}
+    assert play.scaled == [("ps", 2)]
+    play.settle()
+    assert play.running() == {"ps-0": 2, "ps-1": 2, "worker-0": 2}
+    assert play.scaled == [("ps", 2), ("worker", 1)]
+
+
+def test_who_waits_for_more_pods_stops_nobody_for_a_pod_that_goes() -> None:
+    play = growing()
+    play.lead(job(), {"ps": 1, "worker": 3})  # it was asked for two again
+    play.now += takeover.LEAVING_SECONDS
+    play.settle()
+    play.tick(takeover.LEAVING_SECONDS)
+    play.settle()
+    assert play.running() == all_run(1)
+    assert play.scaled == [("worker", 2)]
+
+
+def test_workers_whose_names_are_listed_join_and_leave_alone() -> None:
+    names = {"maxReplicas": {"worker": 4}}
+    play = started(**names)
+    play.lead(job(replicas={"ps": 1, "worker": 4}, **names), {"ps": 1, "worker": 2})
+    play.settle()
+    grow(play, "worker", 4)
+    play.settle()
+    assert play.running() == {**all_run(1), "worker-2": 2, "worker-3": 2}
+    assert play.said[-2:] == ["generation 2 forms", "generation 2: worker-2, worker-3 start"]
+    play.lead(job(**names), {"ps": 1, "worker": 4})
+    play.settle()
+    assert play.running() == all_run(1)
+    assert play.scaled == [("worker", 2)]
+    assert not play.state.charges
+
+
+def test_other_arguments_wait_for_all_pods_of_the_larger_size() -> None:
+    play = started()
+    play.lead(job(run="another", replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
+    play.settle()
+    assert play.running() == all_run(1)
+    grow(play, "worker", 3)
+    play.settle()
+    assert play.running() == {**all_run(2), "worker-2": 2}
+
+
+def test_growth_leaves_the_evaluator_and_a_coordinators_servers_alone() -> None:
+    play = started(mode="coordinator", replicas={"chief": 1, "ps": 1, "worker": 1, "evaluator": 1})
+    bigger = {"chief": 1, "ps": 1, "worker": 2, "evaluator": 1}
+    play.lead(job(mode="coordinator", replicas=bigger))
+    grow(play, "worker", 2)
+    play.settle()
+    assert play.running() == {
+        "chief-0": 2,
+        "ps-0": 1,
+        "worker-0": 1,
+        "worker-1": 2,
+        "evaluator-0": 1,
+    }
+
+
+def test_shrinking_stops_everybody_before_pods_go() -> None:
+    play = started(replicas={"ps": 1, "worker": 3})
+    play.lead(job(), {"ps": 1, "worker": 3})
+    play.settle("worker-2")
+    assert play.scaled == []
+    assert play.running() == {**all_run(1), "worker-2": 1}, "worker-2 has not been heard from"
+    play.settle()
+    assert play.running() == all_run(2)
+    assert play.scaled == [("worker", 2)]
+    assert play.pod("worker-2").started == [1]
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_task_that_leaves_never_ends_the_run(code: int) -> None:
+    play = started(replicas={"ps": 2, "worker": 2}, restarts__limit=0)
+    play.exit("ps-1", code)
+    play.lead(job(restarts__limit=0), {"ps": 2, "worker": 2})
+    play.settle()
+    assert play.end is None
+    assert play.running() == all_run(2)
+    assert play.scaled == [("ps", 1)]
+
+
+def test_a_pod_that_never_came_does_not_hold_up_a_smaller_size() -> None:
+    play = Play(job(replicas={"ps": 1, "worker": 3}))
+    play.settle("worker-2")  # no node has room for it
+    play.lead(job(), {"ps": 1, "worker": 3})
+    play.settle("worker-2")
+    assert play.running() == {}
+    play.tick(takeover.LEAVING_SECONDS - 0.1)
+    assert play.state.phase is RunPhase.ADOPTING
+    play.tick(0.1)
+    play.settle("worker-2")
+    assert set(play.running()) == set(EVERYBODY)
+    assert play.scaled == [("worker", 2)]
+
+
+def test_a_scale_down_that_was_interrupted_is_done() -> None:
+    play = started(replicas={"ps": 1, "worker": 3})
+    play.lead(job(), {"ps": 1, "worker": 3})
+    play.settle()
+    play.lead(job(), {"ps": 1, "worker": 3})  # the patch never arrived
+    play.settle()
+    assert play.said[1:] == ["generation 2: found running, and taken over"]
+    assert play.running() == all_run(2)
+    assert play.scaled == [("worker", 2)]
+
+
+def test_a_new_template_is_one_new_generation_of_new_pods(play: Play) -> None:
+    for pod in play.pods.values():
+        pod.revision = "old"
+    play.lead(job(), {"ps": 1, "worker": 2}, {"ps": "new", "worker": "new"})
+    play.settle()
+    assert play.running() == {}
+    for name in EVERYBODY:
+        play.lose(name)
+        play.pod(name).revision = "new"
+        play.settle()
+    assert play.running() == all_run(play.state.generation)
+    assert [pod.started for pod in play.pods.values()] == [[play.state.generation]] * 3

@@ -1,0 +1,120 @@
+"""What arrives twice, late, or from strangers; deadlines; the order of events."""
+
+from __future__ import annotations
+
+import pytest
+
+from launcher.decisions import directive
+from launcher.decisions import state as run_state
+from launcher.decisions.state import RunPhase
+from launcher.shared.exits import Code, Phase
+from launcher.shared.identity import Task
+from launcher.shared.protocol import Action, Leader
+from tests.unit.play import (
+    EVERYBODY,
+    Play,
+    Pod,
+    all_run,
+    started,
+)
+
+
+@pytest.mark.parametrize("age", [0.0, 60.0])
+def test_a_deadline_ends_the_run(age: float) -> None:
+    play = started(deadline=100)
+    play.lead(play.job, age=age)
+    play.settle()
+    play.tick(99.0 - age)
+    assert play.end is None
+    play.tick(1.0)
+    assert play.end
+    assert (play.end.phase, play.end.code) == (Phase.FAILED, Code.DEADLINE)
+    play.settle()
+    assert play.running() == {}
+
+
+def test_a_deadline_is_heard_of_even_where_not_all_have_been_adopted() -> None:
+    play = started(deadline=100)
+    play.lead(play.job)
+    play.settle("worker-1")
+    play.tick(100)
+    assert play.end
+    play.settle()
+    assert play.running() == {}
+
+
+def test_no_code_ends_a_run_of_which_nobody_is_there() -> None:
+    play = Play()
+    play.step(run_state.NoCode("there is no app in /exports"))
+    assert play.end
+    assert (play.end.code, play.end.reason) == (66, "there is no app in /exports")
+
+
+def test_no_code_is_not_believed_where_somebody_has_started() -> None:
+    play = Play()
+    play.tell("worker-0")
+    play.step(run_state.NoCode("there is no app in /exports"))
+    assert play.end is None
+
+
+def test_a_report_that_was_overtaken_is_ignored(play: Play) -> None:
+    old = play.pod("worker-1").report()
+    play.exit("worker-1", 1)
+    play.settle()
+    before = play.state
+    play.step(run_state.Heard(old))
+    assert play.state == before
+
+
+def test_strangers_change_nothing(play: Play) -> None:
+    stranger = Pod(Task("worker", 7), "stranger")
+    before = play.state
+    report = stranger.report()
+    play.step(run_state.Heard(report))
+    assert play.state == before
+    told = directive.directive(play.state, report)
+    assert told
+    assert told.action is Action.WAIT
+
+
+def test_a_stranger_that_trains_is_told_to_stop(play: Play) -> None:
+    play.pods[Task("worker", 7)] = Pod(Task("worker", 7), "stranger")
+    stranger = play.pod("worker-7")
+    stranger.holds = play.pod("worker-0").holds
+    stranger.start()
+    play.settle()
+    assert play.running() == all_run(1)
+
+
+def test_a_report_that_is_heard_twice_changes_nothing(play: Play) -> None:
+    report = play.pod("worker-1").report()
+    play.step(run_state.Heard(report))
+    before = play.state
+    play.step(run_state.Heard(report))
+    assert play.state == before
+
+
+def test_the_same_events_give_the_same_decisions() -> None:
+    def history() -> tuple[run_state.State, list[str]]:
+        play = started()
+        play.exit("worker-1", 1)
+        play.settle("worker-0")
+        play.lose("worker-0")
+        play.settle()
+        return play.state, play.said
+
+    assert history() == history()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_reports_count_whether_they_come_before_the_beginning_or_after(
+    play: Play, when: str
+) -> None:
+    play.state = run_state.State(play.job, Leader(0, "new"))
+    if when == "before":
+        play.tell(*EVERYBODY)
+    play.step(run_state.Begin(1, {"ps": 1, "worker": 2}, {}))
+    if when == "after":
+        play.tell(*EVERYBODY)
+    assert play.state.phase is RunPhase.LEADING
+    assert play.running() == all_run(1)

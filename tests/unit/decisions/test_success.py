@@ -1,0 +1,98 @@
+"""The good end of a run, and that nothing trains after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from launcher.decisions.state import RunPhase
+from launcher.shared.exits import Phase
+from launcher.shared.protocol import Action
+from tests.unit.play import (
+    Play,
+    all_run,
+    started,
+)
+
+
+def test_success_needs_every_worker(play: Play) -> None:
+    play.exit("worker-0", 0, "auc 0.99")
+    play.settle()
+    assert play.end is None
+    assert play.running() == {"ps-0": 1, "worker-1": 1}
+    assert play.pod("worker-0").serving, "its seat is kept"
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end
+    assert (play.end.phase, play.end.code) == (Phase.SUCCEEDED, 0)
+    assert (play.end.task, play.end.last_lines) == ("worker-0", ("auc 0.99",))
+    assert play.running() == {}
+    assert all(pod.holds and pod.holds.action is Action.END for pod in play.pods.values())
+
+
+def test_success_may_need_the_chief_alone() -> None:
+    play = started(success="Chief")
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end is None
+    play.exit("worker-0", 0)
+    play.settle()
+    assert play.end
+    assert play.end.phase is Phase.SUCCEEDED
+    assert play.running() == {}
+
+
+@pytest.mark.parametrize("mode", ["parameter-server", "all-reduce"])
+def test_a_finished_worker_whose_pod_is_made_again_does_not_train_again(mode: str) -> None:
+    play = started(mode=mode)
+    play.exit("worker-0", 0)
+    play.settle()
+    play.lose("worker-0")
+    play.settle()
+    play.settle()
+    assert play.pod("worker-0").started == []
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end
+    assert play.end.phase is Phase.SUCCEEDED
+    assert play.pod("worker-0").started == []
+
+
+def test_nor_does_it_where_only_its_seat_tells_a_new_controller(play: Play) -> None:
+    play.exit("worker-0", 0)
+    play.settle()
+    play.lose("worker-0")
+    play.settle()
+    play.lead(play.job)
+    play.settle()
+    assert play.pod("worker-0").started == []
+    play.exit("worker-1", 0)
+    play.settle()
+    assert play.end
+    assert play.end.phase is Phase.SUCCEEDED
+
+
+def test_a_parameter_server_that_ends_is_lost_whatever_its_code(play: Play) -> None:
+    play.exit("ps-0", 0)
+    play.settle()
+    assert play.end is None
+    assert play.running() == all_run(2)
+
+
+@pytest.mark.parametrize("event", ["lost", "failed", "ticked"])
+def test_nothing_starts_after_the_end(play: Play, event: str) -> None:
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 0)
+    play.settle()
+    if event == "lost":
+        play.lose("worker-1")
+    elif event == "failed":
+        pod = play.pod("worker-1")
+        assert pod.child
+        pod.child = replace(pod.child, code=1)
+    play.tick(1000)
+    play.settle()
+    assert play.running() == {}
+    assert play.state.phase is RunPhase.ENDED
+    assert play.pod("worker-1").started in ([], [1])

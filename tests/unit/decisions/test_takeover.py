@@ -1,0 +1,311 @@
+"""What a new controller finds and takes over, and the ends that it finds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from launcher.decisions import directive
+from launcher.decisions import state as run_state
+from launcher.decisions.state import RunPhase
+from launcher.decisions.step import step
+from launcher.shared.exits import End, Phase
+from launcher.shared.identity import Task
+from launcher.shared.protocol import Action, Leader
+from tests.unit.jobs import job
+from tests.unit.play import (
+    EVERYBODY,
+    Play,
+    Pod,
+    all_run,
+    kill_container,
+    started,
+)
+
+
+def test_nothing_is_decided_before_the_record_of_the_end_is_read(play: Play) -> None:
+    play.state = run_state.State(play.job, Leader(0, "new"))
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 1)
+    play.lose("worker-0")
+    for _ in range(5):
+        play.tell(*EVERYBODY)
+        play.tick(100)
+    assert play.state.phase is RunPhase.STARTING
+    assert all(directive.directive(play.state, pod.report()) is None for pod in play.pods.values())
+
+
+def test_a_new_controller_takes_over_what_runs(play: Play) -> None:
+    play.exit("worker-1", 1)
+    play.settle()
+    play.lead(play.job)
+    play.settle("worker-1")
+    assert play.state.phase is RunPhase.ADOPTING
+    play.settle()
+    assert [pod.started for pod in play.pods.values()] == [[1], [1], [1, 2]]
+    assert len(play.state.charges) == 1, "the budget that was spent stays spent"
+    assert play.said[1:] == ["generation 2: found running, and taken over"]
+
+
+def test_what_failed_while_nobody_led_is_charged(play: Play) -> None:
+    play.exit("worker-1", 1)
+    play.lead(play.job)
+    play.settle()
+    assert play.running() == {"ps-0": 1, "worker-0": 1, "worker-1": 2}
+    assert len(play.state.charges) == 1
+
+
+def test_a_charge_that_was_taken_back_stays_so_for_the_next_controller(play: Play) -> None:
+    """What the simulator found: a task that had not yet heard of it brought it back."""
+    play = started(mode="coordinator")
+    play.exit("chief-0", 1)
+    play.settle("ps-0")
+    assert play.state.charges
+    play.lose("ps-0")
+    play.settle("worker-0", "worker-1")
+    assert not play.state.charges
+    play.lead(play.job)
+    play.settle()
+    assert not play.state.charges
+
+
+def test_what_failed_for_want_of_what_was_lost_unheard_is_not_charged_after_a_takeover() -> None:
+    """What the simulator found: a silent ps had been ended before a worker failed."""
+    play = started(hangTimeout=60, replicas={"ps": 2, "worker": 2})
+    play.pod("ps-1").end(143)
+    play.exit("worker-1", 1)
+    play.settle("ps-1")
+    assert len(play.state.charges) == 1
+    chief = play.pod("worker-0")
+    assert chief.child
+    chief.child = replace(chief.child, hung=True)
+    for _ in range(2):
+        play.tell("worker-0", "worker-1", "ps-0")  # all are to start again
+    play.lead(play.job)
+    play.settle()
+    assert not play.state.charges
+
+
+def test_a_child_of_an_earlier_run_is_not_taken_for_one_of_this(play: Play) -> None:
+    """What the simulator found: only a new launcher knew of the last generation there had been."""
+    for _ in range(2):
+        play.exit("worker-1", 1)
+        play.settle()
+    assert play.running() == {"ps-0": 1, "worker-0": 1, "worker-1": 3}
+    kill_container(play, "worker-1")
+    play.lead(job(run="another"))
+    play.tell("worker-1", "worker-1")  # the second time it holds what it was told: to wait
+    play.settle()
+    assert play.running() == all_run(4)
+    assert not play.state.charges
+
+
+@pytest.mark.parametrize("how", ["a worker failed", "all were stopped"])
+def test_a_failed_run_is_not_remembered_as_one_that_succeeded(how: str) -> None:
+    """Where the end is not on record, a controller after it asks the tasks."""
+    play = started(deadline=100)
+    if how == "a worker failed":
+        play.exit("worker-0", 0)
+        play.exit("worker-1", 2)
+    else:
+        play.tick(100)
+        for name in ("worker-0", "worker-1"):  # they save, and end with 0
+            play.pod(name).end(0, stopped=True)
+    play.settle()
+    assert play.end
+    first = play.end
+    play.lead(job(deadline=200))
+    play.settle()
+    assert play.end
+    assert play.end.phase is first.phase is Phase.FAILED
+
+
+def test_what_finished_while_nobody_led_has_finished(play: Play) -> None:
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 0)
+    play.lead(play.job)
+    play.settle()
+    assert play.end
+    assert play.end.phase is Phase.SUCCEEDED
+    assert play.pod("worker-0").started == [1]
+
+
+@pytest.mark.parametrize("mode", ["parameter-server", "coordinator", "all-reduce"])
+def test_what_failed_for_want_of_what_was_lost_while_nobody_led_is_not_charged(mode: str) -> None:
+    play = started(mode=mode, restarts__limit=0)
+    lost, failed = {
+        "parameter-server": ("ps-0", "worker-0"),
+        "coordinator": ("ps-0", "chief-0"),
+        "all-reduce": ("worker-1", "worker-0"),
+    }[mode]
+    play.lose(lost)
+    play.exit(failed, 1)
+    play.lead(play.job)
+    play.settle()
+    assert play.end is None
+    assert not play.state.charges
+    assert play.running()[failed] == 2
+
+
+def test_a_new_controller_in_the_middle_of_stopping_uses_no_generation_twice() -> None:
+    play = started(mode="all-reduce")
+    play.exit("worker-1", 1)
+    play.tell("worker-1")  # it waits for generation 2, worker-0 still trains in 1
+    play.lead(play.job)
+    play.settle()
+    assert play.running() == {"worker-0": 3, "worker-1": 3}
+
+
+def test_other_arguments_are_a_new_generation_with_a_new_budget(play: Play) -> None:
+    play.exit("worker-1", 1)
+    play.settle()
+    play.lead(job(program__args=["--steps", "6"]))
+    play.settle()
+    assert play.running() == all_run(3)
+    assert not play.state.charges
+    holds = play.pod("worker-0").holds
+    assert holds
+    assert holds.job == play.job.digest
+
+
+def test_other_policies_start_nothing_again(play: Play) -> None:
+    play.lead(job(restarts__limit=7, cleanup="Keep"))
+    play.settle()
+    assert [pod.started for pod in play.pods.values()] == [[1]] * 3
+    holds = play.pod("worker-0").holds
+    assert holds
+    assert holds.job == play.job.digest
+
+
+def test_the_older_of_two_controllers_yields(play: Play) -> None:
+    older = play.state
+    play.lead(play.job)
+    play.settle()
+    report = play.pod("worker-0").report()
+    state, _ = step(older, run_state.Heard(report), play.now)
+    assert state.phase is RunPhase.YIELDED
+    assert directive.directive(state, report) is None
+
+
+def test_where_nobody_gives_numbers_it_takes_one_above_all_others(play: Play) -> None:
+    """A clock that is behind must not keep a controller from leading."""
+    play.state = run_state.State(play.job, Leader(0, "new"))
+    play.step(run_state.Begin(0, {}, {}))
+    play.settle()
+    assert play.state.leader == Leader(2, "new")
+    assert play.running() == all_run(1)
+
+
+def test_a_new_controller_tells_where_the_chief_is() -> None:
+    play = Play()
+    for pod in play.pods.values():
+        pod.address = f"10.0.0.{pod.task.index}"
+    play.settle()
+    play.lead(play.job)
+    play.settle()
+    assert play.state.hosts[Task("worker", 0)] == "10.0.0.0"
+    play.lose("worker-0")
+    play.pod("worker-0").address = "10.0.0.9"
+    play.settle()
+    held = play.pod("ps-0").holds
+    assert held
+    assert held.chief == "10.0.0.9"
+    assert play.pod("ps-0").started == [1]
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_the_older_yields_also_where_it_has_not_led_yet(play: Play, early: bool) -> None:
+    """Both adopt at once; the younger was done first, and a task knows it already."""
+    report = play.pod("worker-0").report()
+    assert report.holds
+    younger = replace(report.holds, leader=Leader(3, "younger"))
+    events: list[run_state.Event] = [
+        run_state.Begin(2, {}, {}),
+        run_state.Heard(replace(report, holds=younger)),
+    ]
+    state = run_state.State(play.job, Leader(0, "older"))
+    for event in reversed(events) if early else events:
+        state, _ = step(state, event, play.now)
+    assert state.phase is RunPhase.YIELDED
+
+
+def test_a_generation_that_an_older_controller_used_meanwhile_is_not_used_again(
+    play: Play,
+) -> None:
+    pod = play.pod("worker-1")
+    assert pod.holds
+    older = Leader(0, "older")
+    pod.holds = replace(pod.holds, leader=older, action=Action.WAIT, generation=5)
+    pod.end(143, stopped=True)
+    play.settle()
+    assert pod.runs == 6
+    assert not play.state.charges
+
+
+def test_a_finished_task_that_an_older_controller_misled_goes_not_back(play: Play) -> None:
+    play.exit("worker-0", 0)
+    play.settle()
+    play.lose("worker-0")
+    pod = play.pod("worker-0")
+    holds = play.pod("worker-1").holds
+    assert holds
+    pod.holds = replace(holds, leader=Leader(0, "older"), action=Action.WAIT, generation=3)
+    play.settle()
+    assert pod.holds.generation == 3
+    assert pod.holds.action is Action.SERVE
+    assert pod.started == []
+    assert play.state.generation >= 3, "no generation is used twice"
+
+
+def test_an_end_on_record_is_told_to_tasks_that_are_still_there(play: Play) -> None:
+    end = End(Phase.SUCCEEDED, 0, "ended already")
+    play.lead(play.job, end=end)
+    assert play.end == end
+    play.settle()
+    assert play.running() == {}
+    assert all(pod.holds and pod.holds.action is Action.END for pod in play.pods.values())
+
+
+def test_an_end_on_record_frees_pods_that_have_left_since(play: Play) -> None:
+    play.lead(job(), {"ps": 2, "worker": 1}, end=End(Phase.SUCCEEDED, 0, "ended already"))
+    assert play.scaled == [("ps", 1)]
+
+
+def test_the_end_is_told_once(play: Play) -> None:
+    play.lead(play.job, end=End(Phase.SUCCEEDED, 0, "ended already"))
+    play.settle()
+    for pod in play.pods.values():
+        assert directive.directive(play.state, pod.report()) is None
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "task"),
+    [({"worker-0": 0, "worker-1": 0}, 0, ""), ({"worker-1": 2}, 2, "worker-1")],
+)
+def test_a_run_whose_end_only_its_tasks_know_is_not_started_again(
+    play: Play, ends: dict[str, int], code: int, task: str
+) -> None:
+    for name, ended in ends.items():
+        play.exit(name, ended)
+    play.settle()
+    assert play.end
+    play.lose("ps-0")
+    # With another size it is the same run.
+    play.lead(job(replicas={"ps": 1, "worker": 3}))
+    play.pods[Task("worker", 2)] = Pod(Task("worker", 2), "new")
+    play.settle()
+    assert play.running() == {}
+    assert play.end
+    assert (play.end.code, play.end.task) == (code, task)
+    assert play.end.reason.startswith("ended already")
+
+
+def test_another_run_is_started_after_the_end(play: Play) -> None:
+    play.exit("worker-0", 0)
+    play.exit("worker-1", 0)
+    play.settle()
+    play.lead(job(run="another"))
+    play.settle()
+    assert play.end is None
+    assert play.running() == all_run(2)
