@@ -1,0 +1,512 @@
+"""The story of one task, as a pure function: `step(state, event)`.
+
+    a directive -> the code -> the peers -> a child -> its end -> one exit code
+
+What has happened comes in as an event, what is to be done goes out as effects. There is no thread,
+no clock and no process here: `loop` carries effects out for real, the simulator in simulated time.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Union
+
+from launcher.shared.exits import End, Phase, describe
+from launcher.shared.identity import Task
+from launcher.shared.protocol import Action, ChildReport, Directive, Report
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+PROGRESS_SECONDS = 5.0  # between two reports of the chief's step
+
+
+class Activity(enum.Enum):
+    """What a task does: one thing at a time, or nothing. Each ends with an event.
+
+    A directive that asks for a child leads through these, as far as they are needed:
+
+        PULLING      -- CodePulled -----> the code of this run is there
+        REACHING     -- PeersReached ---> the servers of this generation can be found
+        RUNNING      -- ChildEnded -----> reported; another generation starts another child
+        STANDING_IN  -- ChildEnded -----> nothing: the program of this task has ended before
+
+    Failed ends PULLING, REACHING and a child that could not start: it is reported as a child that
+    has ended. A directive that asks for something else cancels a preparation and stops a child;
+    the next thing begins when that has ended.
+    """
+
+    PULLING = "pulls the code"
+    REACHING = "waits until its peers can be reached"
+    RUNNING = "runs the child of its generation: the program, or the server of a task that serves"
+    STANDING_IN = "runs a server in the place of its program, which has ended"
+
+
+CHILDREN = frozenset({Activity.RUNNING, Activity.STANDING_IN})
+
+
+@dataclass(frozen=True)
+class Doing:
+    """An activity, the directive that it was begun for, and whether it was told to end."""
+
+    activity: Activity
+    directive: Directive
+    ending: bool = False
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code that is there: of which run, by which pull, its digest, what its branch meant."""
+
+    run: str
+    pull: int
+    digest: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a task's next step depends on.
+
+    The first five say who the task is: `incarnation` is new with every start of the launcher,
+    `address` its IP address, `revision` the template of its pod. `alone` says that no controller
+    leads it, `leaves` that its launcher ends with the run.
+    """
+
+    task: Task
+    incarnation: str
+    address: str = ""
+    revision: str = ""
+    alone: bool = False
+    leaves: bool = False
+    directive: Directive | None = None  # what it follows
+    doing: Doing | None = None
+    code: Code | None = None
+    child: ChildReport | None = None  # its latest child but for servers that stand in
+    ended_at: float = 0.0  # when that child ended, in seconds of the task's clock
+    failed: tuple[int, int] | None = None  # the generation and the pull of what failed to prepare
+    reached: int | None = None  # the generation whose peers were reached
+    stood_in: int | None = None  # the generation in which a server last stood in
+    told_at: float = 0.0  # when progress was last reported, in seconds of the task's clock
+    leaving: int | None = None  # the signal that ends the launcher
+    leave_by: float = 0.0  # when its grace is over, in seconds of the task's clock
+    chief_left: bool = False  # while it leaves: the chief is not connected to it any more
+
+
+@dataclass(frozen=True)
+class Told:
+    """The controller asks for something."""
+
+    directive: Directive
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """The launcher has got a signal, `at` seconds of the task's clock."""
+
+    number: int
+    at: float
+
+
+@dataclass(frozen=True)
+class CodePulled:
+    """The code is there."""
+
+    digest: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class PeersReached:
+    """The peers that the program needs can be found, and answer where they must."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What was begun has failed: a preparation, or the start of a child."""
+
+    exit_code: int
+    reason: str
+    last_lines: tuple[str, ...]
+    at: float
+
+
+@dataclass(frozen=True)
+class ChildEnded:
+    """The child has ended, `at` seconds of the task's clock, after these steps of its program."""
+
+    exit_code: int
+    last_lines: tuple[str, ...]
+    at: float
+    step: int | None = None
+    last_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the program's output tells, `at` seconds of the task's clock.
+
+    `up` says that its session trains; it has made no progress for `quiet` seconds.
+    """
+
+    at: float
+    up: bool
+    quiet: float
+    step: int | None = None
+    last_step: int | None = None
+    last_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChiefLeft:
+    """The chief is not connected to this server any more, or the grace is over."""
+
+
+Event = Union[Told, Signalled, CodePulled, PeersReached, Failed, ChildEnded, Seen, ChiefLeft]
+
+
+@dataclass(frozen=True)
+class Say:
+    """Effect: a line for a person."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Effect: the controller shall have a new report."""
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Effect: bring the code here; what was there before may go. CodePulled or Failed follows."""
+
+    directive: Directive
+
+
+@dataclass(frozen=True)
+class ReachPeers:
+    """Effect: wait until the peers can be reached. PeersReached or Failed follows."""
+
+    directive: Directive
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Effect: nobody wants the preparation any more. It ends all the same, as it can."""
+
+
+@dataclass(frozen=True)
+class StartProgram:
+    """Effect: start the user's program. ChildEnded or Failed follows."""
+
+    directive: Directive
+
+
+@dataclass(frozen=True)
+class StartServer:
+    """Effect: start the built-in TensorFlow server. ChildEnded or Failed follows."""
+
+    directive: Directive
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Effect: send the child this signal, and SIGKILL when its grace is over."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Send:
+    """Effect: send the child this signal."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Effect: the launcher ends, after a last report."""
+
+    end: End
+
+
+Effect = Union[Say, Tell, Pull, ReachPeers, Cancel, StartProgram, StartServer, Stop, Send, Leave]
+Step = tuple[State, tuple[Effect, ...]]
+
+
+def step(state: State, event: Event) -> Step:
+    """The next state, and what is to be done, in this order."""
+    before = state
+    state, effects = _take(state, event)
+    state, more = _advance(state)
+    end = _end(state)
+    last: Sequence[Effect] = ()
+    if end:
+        last = (Leave(end),)
+    elif state is not before or isinstance(event, Told):  # what it holds is always answered for
+        last = (Tell(),)
+    return state, (*effects, *more, *last)
+
+
+def report(state: State, sequence: int, now: float) -> Report:
+    """What the task says of itself, `now` seconds of its clock."""
+    child, directive, code = state.child, state.directive, state.code
+    if child and child.code is not None:
+        child = replace(child, ago=now - state.ended_at)
+    return Report(
+        task=state.task,
+        incarnation=state.incarnation,
+        sequence=sequence,
+        address=state.address,
+        revision=state.revision,
+        holds=directive.holds() if directive else None,
+        child=child,
+        # Who leaves starts nothing any more, whatever is asked of it.
+        ready=directive is not None and state.leaving is None and _has_code(state, directive),
+        serving=state.doing is not None and state.doing.activity is Activity.STANDING_IN,
+        wait=True,
+        code=code.digest if code else "",
+        commit=code.commit if code else "",
+    )
+
+
+def is_chief(state: State) -> bool:
+    """Whether it is the chief of the run that it is part of."""
+    return state.directive is not None and state.directive.job.mode.chief == state.task
+
+
+def has_child(state: State) -> bool:
+    """Whether a child process runs."""
+    return state.doing is not None and state.doing.activity in CHILDREN
+
+
+def awaits_chief(state: State) -> bool:
+    """Whether it leaves, and serves a chief that may still save: it stops after the chief then."""
+    directive, doing = state.directive, state.doing
+    if state.leaving is None or state.chief_left or not directive or not doing or doing.ending:
+        return False
+    mode = directive.job.mode
+    serves = has_child(state) and not mode.runs_program(state.task)
+    if directive.action is Action.END or not serves or not directive.hosts.get(mode.chief):
+        return False
+    return mode.chief in mode.reached([state.task], directive.job.tasks)
+
+
+# What has happened.
+
+
+def _take(state: State, event: Event) -> Step:
+    if isinstance(event, Told):
+        return _told(state, event.directive), ()
+    if isinstance(event, Signalled):
+        return _signalled(state, event)
+    if isinstance(event, CodePulled):
+        assert state.doing
+        wanted = state.doing.directive
+        code = Code(wanted.job.run, wanted.pull, event.digest, event.commit)
+        # What ends from now on in this generation is the child.
+        return replace(state, doing=None, code=code, failed=None), ()
+    if isinstance(event, PeersReached):
+        assert state.doing
+        reached = state.reached if state.doing.ending else state.doing.directive.generation
+        return replace(state, doing=None, reached=reached), ()
+    if isinstance(event, Failed):
+        return _failed(state, event)
+    if isinstance(event, ChildEnded):
+        return _child_ended(state, event)
+    if isinstance(event, Seen):
+        return _seen(state, event)
+    return replace(state, chief_left=True), ()
+
+
+def _told(state: State, directive: Directive) -> State:
+    held = state.directive
+    if held and (directive.leader, directive.generation) < (held.leader, held.generation):
+        return state  # an older controller that is still alive has nothing to say any more
+    return replace(state, directive=directive)
+
+
+def _signalled(state: State, event: Signalled) -> Step:
+    if event.number not in STOPPING:
+        return state, (Send(event.number),) if has_child(state) else ()
+    # Asked twice: no more grace.
+    asked_twice = state.leaving is not None and has_child(state)
+    grace = state.directive.job.grace if state.directive else 0.0
+    state = replace(state, leaving=event.number, leave_by=event.at + grace)
+    return state, (Send(signal.SIGKILL),) if asked_twice else ()
+
+
+def _failed(state: State, event: Failed) -> Step:
+    doing = state.doing
+    assert doing
+    state = replace(state, doing=None)
+    if doing.activity is Activity.STANDING_IN:
+        return state, (Say(event.reason),)
+    if doing.activity is not Activity.RUNNING:
+        if doing.ending:
+            return state, ()
+        state = replace(state, failed=(doing.directive.generation, doing.directive.pull))
+    child = ChildReport(
+        doing.directive.generation,
+        code=event.exit_code,
+        reason=event.reason,
+        last_lines=event.last_lines,
+    )
+    text = "\n".join([event.reason, *event.last_lines])
+    return replace(state, child=child, ended_at=event.at), (Say(text),)
+
+
+def _child_ended(state: State, event: ChildEnded) -> Step:
+    doing, child = state.doing, state.child
+    assert doing
+    state = replace(state, doing=None)
+    if doing.activity is Activity.STANDING_IN:
+        return state, ()
+    assert child
+    child = replace(
+        child,
+        code=event.exit_code,
+        reason=describe(event.exit_code),
+        last_lines=event.last_lines,
+        step=event.step,
+        last_step=event.last_step,
+    )
+    stopped = ", as it was told to" if child.stopped else ""
+    text = f"generation {child.generation}: the child ended{stopped}: {child.reason}"
+    return replace(state, child=child, ended_at=event.at), (Say(text),)
+
+
+def _seen(state: State, event: Seen) -> Step:
+    """What is new about the program; a step that it makes is told now and then."""
+    directive, child = state.directive, state.child
+    running = state.doing is not None and state.doing.activity is Activity.RUNNING
+    if not directive or not child or not running:
+        return state, ()
+    timeout = directive.job.hang_timeout
+    seen = replace(
+        child,
+        up=child.up or (is_chief(state) and event.up),
+        hung=child.hung or bool(timeout and event.quiet >= timeout),
+        step=event.step,
+        last_step=event.last_step,
+    )
+    urgent = (seen.up, seen.hung) != (child.up, child.hung)
+    due = event.at - state.told_at >= PROGRESS_SECONDS
+    if not urgent and not (is_chief(state) and due and seen.step != child.step):
+        return state, ()
+    effects: tuple[Effect, ...] = ()
+    if seen.hung and not child.hung:
+        seen = replace(seen, last_lines=event.last_lines)
+        effects = (Say(f"no progress for {event.quiet:.0f} s"),)
+    return replace(state, child=seen, told_at=event.at), effects
+
+
+# What to do about it.
+
+
+def _advance(state: State) -> Step:
+    """The next thing towards what the directive asks for; one at a time, each brings an event."""
+    directive, doing = state.directive, state.doing
+    if state.leaving is not None:
+        if not has_child(state) or awaits_chief(state):
+            return state, ()
+        return _stop(state, state.leaving)
+    if directive is None:
+        return state, ()
+    if doing is None:
+        return _begin(state, directive)
+    if doing.activity in CHILDREN:
+        return (state, ()) if _wants_child(doing, directive) else _stop(state, signal.SIGTERM)
+    if doing.directive is directive or doing.ending:
+        return state, ()
+    return replace(state, doing=replace(doing, ending=True)), (Cancel(),)
+
+
+def _begin(state: State, directive: Directive) -> Step:
+    """What the directive asks for first, where nothing is being done."""
+    generation = directive.generation
+    if directive.action is Action.END:
+        return state, ()
+    if directive.action is Action.SERVE:
+        if state.stood_in == generation:
+            return state, ()  # that server has ended: nobody was harmed, and it would end again
+        doing = Doing(Activity.STANDING_IN, directive)
+        return replace(state, doing=doing, stood_in=generation), (StartServer(directive),)
+    if _ended_in(state, generation) and not _asked_again(state, directive):
+        return state, ()
+    if not _has_code(state, directive):
+        if not _may_pull(state, directive):
+            return state, ()
+        # The last copy goes while the next one is made.
+        doing = Doing(Activity.PULLING, directive)
+        return replace(state, doing=doing, code=None, child=None), (Pull(directive),)
+    if directive.action is not Action.RUN:
+        return state, ()
+    runs_program = directive.job.mode.runs_program(state.task)
+    if runs_program and state.reached != generation:
+        return replace(state, doing=Doing(Activity.REACHING, directive)), (ReachPeers(directive),)
+    start = StartProgram(directive) if runs_program else StartServer(directive)
+    doing = Doing(Activity.RUNNING, directive)
+    return replace(state, doing=doing, child=ChildReport(generation)), (start,)
+
+
+def _wants_child(doing: Doing, directive: Directive) -> bool:
+    """Whether the child that runs is the one that the directive asks for."""
+    stands_in = doing.activity is Activity.STANDING_IN
+    actions = (Action.SERVE,) if stands_in else (Action.RUN, Action.SERVE)
+    return directive.action in actions and directive.generation == doing.directive.generation
+
+
+def _ended_in(state: State, generation: int) -> bool:
+    """Whether this generation's child was started already, and so has ended where none runs."""
+    return state.child is not None and state.child.generation == generation
+
+
+def _asked_again(state: State, directive: Directive) -> bool:
+    """Whether what has ended is a pull of the code, and another one is asked for."""
+    if state.failed is None:
+        return False
+    generation, pull = state.failed
+    return generation == directive.generation and pull != directive.pull
+
+
+def _has_code(state: State, directive: Directive) -> bool:
+    if not directive.job.mode.runs_program(state.task):
+        return True
+    code = state.code
+    return code is not None and (code.run, code.pull) == (directive.job.run, directive.pull)
+
+
+def _may_pull(state: State, directive: Directive) -> bool:
+    """The chief finds out what a branch means; all others wait until it is told."""
+    known = directive.commit or not directive.job.source.moves
+    return bool(known or is_chief(state) or state.alone)
+
+
+def _stop(state: State, number: int) -> Step:
+    doing = state.doing
+    assert doing
+    if doing.ending:
+        return state, ()
+    child = state.child
+    if doing.activity is Activity.RUNNING and child:
+        child = replace(child, stopped=True)
+    return replace(state, doing=replace(doing, ending=True), child=child), (Stop(number),)
+
+
+def _end(state: State) -> End | None:
+    """The launcher's own end, where it has come."""
+    task, child = str(state.task), state.child
+    if has_child(state):
+        return None
+    if state.leaving is not None:
+        reason = f"stopped by {signal.Signals(state.leaving).name}"
+        return End(Phase.STOPPED, 128 + state.leaving, reason, task)
+    if state.alone and child and child.code is not None:
+        phase = Phase.FAILED if child.code else Phase.SUCCEEDED
+        return End(phase, child.code, child.reason, task, child.last_lines)
+    if state.leaves and state.directive and state.directive.action is Action.END:
+        return End(Phase.STOPPED, 0, "the run has ended", task)
+    return None
