@@ -439,9 +439,11 @@ def _begin(state: State, directive: Directive) -> Step:
     if not _has_code(state, directive):
         if not _may_pull(state, directive):
             return state, ()
-        # The last copy goes while the next one is made.
+        # The last copy goes while the next one is made. What is known of an earlier child stays:
+        # a new controller may have to hear of its generation yet.
+        child = None if _ended_in(state, generation) else state.child
         doing = Doing(Activity.PULLING, directive)
-        return replace(state, doing=doing, code=None, child=None), (Pull(directive),)
+        return replace(state, doing=doing, code=None, child=child), (Pull(directive),)
     if directive.action is not Action.RUN:
         return state, ()
     runs_program = directive.job.mode.runs_program(state.task)

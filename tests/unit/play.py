@@ -1,102 +1,122 @@
-"""Tasks that do what directives say, without processes or time: for tests of the decisions.
+"""Tasks in a world where all that they ask for happens at once: for tests of the decisions.
 
-`Play` is a controller's decisions with obedient tasks around them. A test makes things happen and
-lets them settle.
+`Play` is a controller's decisions with the real story of each task around them, without processes
+or time. A test makes things happen and lets them settle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import itertools
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from launcher.decisions import directive, failures
 from launcher.decisions import state as run_state
 from launcher.decisions.step import step
-from launcher.shared.exits import End, describe
+from launcher.shared.exits import Code, End
 from launcher.shared.identity import Task, parse_task
 from launcher.shared.job import Job
-from launcher.shared.protocol import Action, ChildReport, Directive, Holds, Leader, Report
+from launcher.shared.protocol import ChildReport, Directive, Holds, Leader, Report
+from launcher.task import step as task_step
+from launcher.task.step import Activity
 from tests.unit.jobs import job
 
 EVERYBODY = ("ps-0", "worker-0", "worker-1")
 
 
-@dataclass
 class Pod:
-    """One task's launcher: it follows the newest directive, as `launcher.task.loop` does."""
+    """One task's launcher, which follows directives by `launcher.task.step`.
 
-    task: Task
-    incarnation: str
-    holds: Holds | None = None
-    child: ChildReport | None = None
-    sequence: int = 0
-    ready: bool = True
-    serving: bool = False
-    revision: str = ""
-    address: str = ""
-    code: str = ""
-    commit: str = ""
-    pulls: list[int] = field(default_factory=list)  # what was asked for
-    started: list[int] = field(default_factory=list)  # generations
+    A pull finds code of `digest`, and `commit` in its branch, once `can_pull`. A child that is
+    told to stop ends with `stops_with`; None lets it go on, as one that still saves.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        incarnation: str,
+        clock: Callable[[], float] = lambda: 0.0,
+        left: ChildReport | None = None,
+    ) -> None:
+        self.task = task
+        self.clock = clock
+        self.state = task_step.State(task, incarnation, child=left)
+        self.digest = ""
+        self.commit = ""
+        self.can_pull = True
+        self.stops_with: int | None = 143
+        self.sequence = 0
+        self.pulls: list[int] = []  # what was asked for
+        self.started: list[int] = []  # generations
 
     def report(self) -> Report:
+        """What it says now; a pull that had to wait is done first where it can be."""
+        if self.doing(Activity.PULLING) and self.can_pull:
+            self.take(task_step.CodePulled(self.digest, self.commit))
         self.sequence += 1
-        return Report(
-            self.task,
-            self.incarnation,
-            self.sequence,
-            self.address,
-            self.revision,
-            self.holds,
-            self.child,
-            self.ready and self.holds is not None,
-            self.serving,
-            wait=True,
-            code=self.code,
-            commit=self.commit,
-        )
+        return task_step.report(self.state, self.sequence, self.clock())
+
+    def take(self, event: task_step.Event) -> None:
+        """Something happens, and all that follows from it."""
+        self.state, effects = task_step.step(self.state, event)
+        for effect in effects:
+            self._do(effect)
+
+    def _do(self, effect: task_step.Effect) -> None:
+        if isinstance(effect, task_step.Pull):
+            self.pulls.append(effect.directive.pull)
+            if self.can_pull:
+                self.take(task_step.CodePulled(self.digest, self.commit))
+        elif isinstance(effect, task_step.ReachPeers):
+            self.take(task_step.PeersReached())
+        elif isinstance(effect, task_step.Cancel):
+            self.fail(Code.TRY_AGAIN, "nobody wants it")
+        elif isinstance(effect, (task_step.StartProgram, task_step.StartServer)):
+            if self.doing(Activity.RUNNING):
+                self.started.append(effect.directive.generation)
+        elif isinstance(effect, task_step.Stop) and self.stops_with is not None:
+            self.end(self.stops_with)
+
+    def doing(self, activity: Activity) -> bool:
+        return self.state.doing is not None and self.state.doing.activity is activity
+
+    def end(self, code: int, lines: tuple[str, ...] = (), ago: float = 0.0) -> None:
+        """Its child ends."""
+        self.take(task_step.ChildEnded(code, lines, self.clock() - ago))
+
+    def fail(self, code: int, reason: str) -> None:
+        """What it is about to do fails."""
+        self.take(task_step.Failed(int(code), reason, (), self.clock()))
+
+    def terminate(self) -> None:
+        """The pod is told to end."""
+        self.take(task_step.Signalled(signal.SIGTERM, self.clock()))
+
+    @property
+    def holds(self) -> Holds | None:
+        return self.state.directive.holds() if self.state.directive else None
+
+    @property
+    def child(self) -> ChildReport | None:
+        return self.state.child
 
     @property
     def runs(self) -> int | None:
         """The generation of the child that runs."""
-        return self.child.generation if self.child and self.child.code is None else None
+        child = self.state.child
+        return child.generation if child and self.doing(Activity.RUNNING) else None
 
-    def follow(self, directive: Directive) -> bool:
-        """Takes a directive, unless it is older than the one that it has."""
-        held, new = self.holds, directive.holds()
-        if held and (new.leader, new.generation) < (held.leader, held.generation):
-            return False
-        if not held or held.pull != new.pull:
-            self.pulls.append(new.pull)
-        self.holds = new
-        self.serving = new.action is Action.SERVE
-        return True
+    @property
+    def serving(self) -> bool:
+        return self.doing(Activity.STANDING_IN)
 
-    def must_stop(self) -> bool:
-        holds = self.holds
-        wanted = holds.generation if holds and holds.action is Action.RUN else None
-        return self.runs is not None and self.runs != wanted
-
-    def may_start(self) -> bool:
-        holds = self.holds
-        return (
-            holds is not None
-            and holds.action is Action.RUN
-            and self.ready
-            and self.runs is None
-            and (self.child is None or self.child.generation != holds.generation)
-        )
-
-    def start(self) -> None:
-        assert self.holds
-        self.started.append(self.holds.generation)
-        self.child = ChildReport(self.holds.generation)
-
-    def end(self, code: int, stopped: bool = False, lines: tuple[str, ...] = ()) -> None:
-        assert self.child
-        assert self.child.code is None
-        self.child = replace(
-            self.child, code=code, stopped=stopped, reason=describe(code), last_lines=lines
+    def be(self, address: str = "", revision: str = "") -> None:
+        """It is a pod at this address, of this template."""
+        self.state = replace(
+            self.state,
+            address=address or self.state.address,
+            revision=revision or self.state.revision,
         )
 
 
@@ -107,8 +127,11 @@ class Play:
         self, wanted: Job | None = None, replicas: Mapping[str, int] | None = None
     ) -> None:
         self.job = wanted or job()
-        self.pods = {task: Pod(task, f"{task} first") for task in self.job.tasks}
         self.now = 0.0
+        self.addresses = itertools.count(1)
+        self.pods: dict[Task, Pod] = {}
+        for task in self.job.tasks:
+            self.make(task)
         self.controllers = 0
         self.lead(self.job, replicas)
 
@@ -129,6 +152,13 @@ class Play:
         self.end: End | None = None
         number = self.controllers
         self.step(run_state.Begin(number, replicas or {}, revisions or {}, age, end))
+
+    def make(self, task: Task, left: ChildReport | None = None) -> Pod:
+        """A pod is made, in the place of the last one of its name; `left` is what it left there."""
+        number = next(self.addresses)
+        pod = self.pods[task] = Pod(task, f"launcher {number}", lambda: self.now, left)
+        pod.be(address=f"10.0.0.{number}")
+        return pod
 
     def pod(self, name: str) -> Pod:
         return self.pods[parse_task(name)]
@@ -155,11 +185,8 @@ class Play:
             report = pod.report()
             self.step(run_state.Heard(report))
             told = directive.directive(self.state, report)
-            if told and pod.follow(told):
-                if pod.must_stop():
-                    pod.end(143, stopped=True)
-                if pod.may_start():
-                    pod.start()
+            if told:
+                pod.take(task_step.Told(told))
 
     def settle(self, *silent: str) -> None:
         """All but the silent tasks talk until nothing is new; a loop that never ends is a bug."""
@@ -180,17 +207,30 @@ class Play:
     def _picture(self) -> list[object]:
         return [(pod.holds, pod.child, pod.serving) for pod in self.pods.values()]
 
-    def exit(self, name: str, code: int, *lines: str) -> None:
-        self.pod(name).end(code, lines=lines)
+    def exit(self, name: str, code: int, *lines: str, ago: float = 0.0) -> None:
+        """A child ends by itself, so many seconds ago."""
+        self.pod(name).end(code, lines, ago)
+
+    def see(self, name: str, up: bool = False, quiet: float = 0.0) -> None:
+        """A program's output tells that its session is up, or nothing for so many seconds."""
+        self.pod(name).take(task_step.Seen(self.now, up, quiet))
 
     def drain(self, name: str, code: int = 143) -> None:
         """The pod is told to end from outside: its child is stopped."""
-        self.pod(name).end(code, stopped=True)
+        pod = self.pod(name)
+        pod.stops_with = code
+        pod.terminate()
+        pod.take(task_step.ChiefLeft())
 
     def lose(self, name: str) -> None:
         """The pod is gone, and made again."""
-        task = parse_task(name)
-        self.pods[task] = Pod(task, f"{self.pods[task].incarnation}, again")
+        self.make(parse_task(name))
+
+    def mislead(self, name: str, told: Directive) -> None:
+        """An older controller has told a task this, and no younger one has told it anything."""
+        pod = self.pod(name)
+        pod.state = replace(pod.state, directive=None)
+        pod.take(task_step.Told(told))
 
     def running(self) -> dict[str, int]:
         return {str(task): pod.runs for task, pod in self.pods.items() if pod.runs is not None}
@@ -211,21 +251,22 @@ def kill_container(play: Play, name: str) -> None:
     """The child is killed together with its launcher; the next launcher in the pod knows."""
     generation = play.pod(name).runs
     assert generation
-    play.lose(name)
-    play.pod(name).child = ChildReport(generation, code=137, reason="killed with its launcher")
+    left = ChildReport(generation, code=137, reason="killed with its launcher")
+    play.make(parse_task(name), left)
 
 
-def fail_to_prepare(play: Play, name: str, code: int) -> None:
-    """What a task reports of code or peers that it could not get."""
+def fail_to_prepare(play: Play, name: str, code: int, reason: str = "no code") -> None:
+    """A task cannot get the code that it pulls."""
     pod = play.pod(name)
-    assert pod.holds
-    pod.child = ChildReport(pod.holds.generation, code, reason="no code")
+    assert pod.doing(Activity.PULLING)
+    pod.fail(code, reason)
 
 
 def grow(play: Play, role: str, count: int) -> None:
     for index in range(count):
         task = Task(role, index)
-        play.pods.setdefault(task, Pod(task, f"{task} first"))
+        if task not in play.pods:
+            play.make(task)
 
 
 def growing(replicas: dict[str, int] | None = None, **changes: object) -> Play:

@@ -41,6 +41,7 @@ from launcher.shared.protocol import (
     decode_directive,
     encode_report,
 )
+from launcher.task.step import Told
 from tests.unit.jobs import job
 from tests.unit.play import Pod
 from tests.unit.processes import free_ports
@@ -531,19 +532,18 @@ def test_tasks_hear_of_the_end_when_it_is_on_record(
         while not over.is_set():
             for pod in pods:
                 told = report_of(port, pod.report())
-                if told and pod.follow(told) and told.action is Action.END:
+                if told is None:
+                    continue
+                pod.take(Told(told))
+                if told.action is Action.END:
                     objects = api.objects.values()
                     recorded.append(
                         all(
                             ENDS_ANNOTATION in o["metadata"].get("annotations", {}) for o in objects
                         )
                     )
-                if pod.must_stop():
-                    pod.end(143, stopped=True)
-                if pod.may_start():
-                    pod.start()
-                    if pod.task.role == "worker":
-                        pod.end(code)
+                if pod.runs and pod.task.role == "worker":
+                    pod.end(code)
             time.sleep(0.02)
 
     playing = threading.Thread(target=play)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from launcher.decisions import code_agreement, failures, forming
-from launcher.shared.protocol import ChildReport
 from tests.unit.jobs import job
 from tests.unit.play import (
     EVERYBODY,
     Play,
     all_run,
+    fail_to_prepare,
     grow,
     growing,
 )
@@ -19,7 +19,7 @@ from tests.unit.play import (
 def give(play: Play, *digests: str) -> None:
     """What each worker finds when it pulls."""
     for index, digest in enumerate(digests):
-        play.pod(f"worker-{index}").code = digest
+        play.pod(f"worker-{index}").digest = digest
 
 
 def talk(play: Play) -> None:
@@ -50,7 +50,7 @@ def test_those_whose_code_differs_are_named_and_all_who_start_pull_it_again() ->
     assert play.running() == {}
     said = "the code of all tasks must be the same: worker-1 has b2, the rest a1"
     assert play.said[-1] == f"{said}; worker-0, worker-1 pull it again"
-    assert play.pod("ps-0").pulls == [0]
+    assert play.pod("ps-0").pulls == []
     assert play.pod("worker-0").pulls == [0, 1], "its own may be the older one"
     give(play, "b2", "b2")
     play.settle()
@@ -74,14 +74,15 @@ def test_what_a_branch_means_is_found_out_once() -> None:
     play = Play(job(code=BRANCH))
     give(play, "a1", "a1")
     chief, worker = play.pod("worker-0"), play.pod("worker-1")
-    worker.ready = False
+    chief.can_pull = worker.can_pull = False
     talk(play)
     assert worker.holds
     assert worker.holds.commit == "", "the chief has yet to tell"
-    chief.commit = "c1"
+    assert worker.pulls == []
+    chief.commit, chief.can_pull = "c1", True
     talk(play)
     assert worker.holds.commit == "c1"
-    worker.ready = True
+    worker.can_pull = True
     talk(play)
     assert play.running() == all_run(1)
     chief.commit = "c2"  # whatever it may say later
@@ -100,11 +101,11 @@ def evaluated(**changes: object) -> Play:
 
 def test_an_evaluator_with_other_code_never_ends_the_run_and_holds_up_nobody() -> None:
     play = evaluated()
-    play.pod("evaluator-0").code = "a1"
+    play.pod("evaluator-0").digest = "a1"
     play.settle()
     assert play.running() == {**all_run(1), "evaluator-0": 1}
     play.lose("evaluator-0")
-    play.pod("evaluator-0").code = "b2"
+    play.pod("evaluator-0").digest = "b2"
     for _ in range(20):
         play.tick(code_agreement.LONGEST_PULL_PAUSE)
         talk(play)
@@ -117,7 +118,7 @@ def test_an_evaluator_with_other_code_never_ends_the_run_and_holds_up_nobody() -
     play.tick(code_agreement.LONGEST_PULL_PAUSE)
     play.tell(*EVERYBODY, "evaluator-0", *EVERYBODY, "evaluator-0")
     assert play.running().keys() == all_run(1).keys(), "nobody waits for it"
-    play.pod("evaluator-0").code = "a1"
+    play.pod("evaluator-0").digest = "a1"
     play.settle()
     assert "evaluator-0" in play.running()
 
@@ -159,16 +160,16 @@ def test_who_shall_join_and_cannot_pull_the_code_says_why_and_tries_again() -> N
     play = growing()
     grow(play, "worker", 3)
     new = play.pod("worker-2")
-    new.ready = False
+    new.can_pull = False
     play.tell("worker-2", "worker-2")
-    new.child = ChildReport(1, code=74, reason="no answer")
+    fail_to_prepare(play, "worker-2", 74, "no answer")
     pulls = len(new.pulls)
     play.tell("worker-2")
     play.tick(forming.SAY_SECONDS)
     assert play.said[-1] == "waiting for worker-2 (no answer)"
     play.tell("worker-2")
     assert len(new.pulls) == pulls + 1
-    new.child, new.ready = None, True
+    new.can_pull = True
     play.settle()
     assert play.running() == {**all_run(2), "worker-2": 2}
 
@@ -201,7 +202,7 @@ def test_code_is_pulled_for_each_generation_of_all_where_that_is_asked_for(
     replicas = {"ps": 1, "worker": 2, **({"evaluator": 1} if evaluators else {})}
     play = Play(job(code=code, replicas=replicas))
     for pod in play.pods.values():
-        pod.code = "a1"
+        pod.digest = "a1"
     play.settle()
     before = [list(play.pod(f"worker-{index}").pulls) for index in (0, 1)]
     play.exit("worker-1", 1)
@@ -214,7 +215,7 @@ def test_code_is_pulled_for_each_generation_of_all_where_that_is_asked_for(
     assert play.running() == {**all_run(3), **({"evaluator-0": 3} if evaluators else {})}
     play.lose("worker-1")
     for pod in play.pods.values():
-        pod.code = "b2"  # what there is to pull now
+        pod.digest = "b2"  # what there is to pull now
     play.settle()
     assert play.end is None
     assert play.state.code == "b2"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from launcher.decisions import failures, takeover
@@ -96,9 +94,7 @@ def test_the_pause_of_an_evaluator_is_its_own() -> None:
 
 def test_an_evaluator_that_hangs_starts_again_alone_and_is_not_charged() -> None:
     play = started(hangTimeout=60, replicas={"ps": 1, "worker": 2, "evaluator": 1})
-    pod = play.pod("evaluator-0")
-    assert pod.child
-    pod.child = replace(pod.child, hung=True)
+    play.see("evaluator-0", quiet=60)
     play.settle()
     assert play.running() == {**all_run(1), "evaluator-0": 2}
     assert play.state.charges == ()

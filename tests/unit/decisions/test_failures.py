@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from launcher.decisions import failures
 from launcher.shared.exits import Code, Phase
+from launcher.task.step import ChiefLeft
 from tests.unit.jobs import job
 from tests.unit.play import (
     EVERYBODY,
@@ -71,10 +70,7 @@ def test_the_earliest_failure_is_the_cause_in_whatever_order_it_is_heard(
     play = started(mode="all-reduce")
     play.now = 100.0
     for name, ago in (("worker-1", 5.0), ("worker-0", 1.0)):
-        play.exit(name, 3 if name == "worker-1" else 4)
-        pod = play.pod(name)
-        assert pod.child
-        pod.child = replace(pod.child, ago=ago)
+        play.exit(name, 3 if name == "worker-1" else 4, ago=ago)
     play.tell(*order)
     play.settle()
     assert len(play.state.charges) == 1
@@ -86,10 +82,7 @@ def test_a_server_that_was_killed_is_the_cause_though_its_programs_were_seen_to_
     play: Play,
 ) -> None:
     for name, code, ago in (("worker-1", 1, 0.3), ("ps-0", 137, 0.0)):
-        play.exit(name, code)
-        pod = play.pod(name)
-        assert pod.child
-        pod.child = replace(pod.child, ago=ago)
+        play.exit(name, code, ago=ago)
     play.tell("worker-1", "ps-0")
     play.settle()
     cause = "the cause: ps-0: killed by SIGKILL (exit code 137); restart 1 of 2; "
@@ -129,6 +122,7 @@ def test_a_task_that_was_stopped_from_outside_explains_what_was_heard_before(pla
     play.drain("worker-0")
     play.exit("worker-1", 1)
     play.tell("worker-1", "worker-0")
+    play.lose("worker-0")
     play.settle()
     assert play.end is None
     assert not play.state.charges
@@ -152,11 +146,11 @@ def test_a_server_that_is_told_to_end_serves_until_the_chief_has_saved(mode: str
     play = started(mode=mode)
     chief = str(play.job.mode.chief)
     ps = play.pod("ps-0")
-    ps.ready = False
+    ps.terminate()
     play.tell("ps-0", chief, "ps-0")
     assert f"{chief}" not in play.running(), "it is told to stop, and saves"
     assert ps.runs == 1
-    ps.end(143, stopped=True)
+    ps.take(ChiefLeft())
     play.settle()
     assert chief not in play.running(), "the pod has yet to be made again"
     play.lose("ps-0")
@@ -170,7 +164,7 @@ def test_a_server_that_is_told_to_end_serves_until_the_chief_has_saved(mode: str
 
 def test_a_coordinators_worker_that_is_told_to_end_concerns_nobody_else() -> None:
     play = started(mode="coordinator")
-    play.pod("worker-0").ready = False
+    play.pod("worker-0").terminate()
     play.tell("worker-0")
     play.settle()
     assert play.running()["chief-0"] == 1
@@ -225,7 +219,8 @@ def test_a_server_that_ends_with_0_has_failed_when_the_budget_is_spent() -> None
 def test_servers_start_while_the_one_program_that_there_is_stops() -> None:
     """A coordinator that saves has no code to agree on, nor has that of the image a digest."""
     play = started(mode="coordinator")
-    play.pod("chief-0").ready = False
+    play.pod("chief-0").stops_with = None  # it saves
+    play.pod("chief-0").terminate()
     play.exit("worker-0", 1)
     play.settle()
     assert play.running()["worker-0"] == 2
@@ -274,9 +269,7 @@ def test_what_fails_while_all_stop_for_another_size_is_not_charged() -> None:
 
 def test_a_hang_is_charged_and_starts_everybody_again() -> None:
     play = started(hangTimeout=60)
-    pod = play.pod("worker-1")
-    assert pod.child
-    pod.child = replace(pod.child, hung=True)
+    play.see("worker-1", quiet=60)
     play.settle()
     assert play.running() == all_run(2)
     assert len(play.state.charges) == 1
@@ -285,7 +278,7 @@ def test_a_hang_is_charged_and_starts_everybody_again() -> None:
 
 def test_code_that_is_missing_ends_the_run_before_it_starts() -> None:
     play = Play()
-    play.pod("worker-1").ready = False
+    play.pod("worker-1").can_pull = False
     play.settle()
     fail_to_prepare(play, "worker-1", Code.CODE_MISSING)
     play.settle()
@@ -297,7 +290,7 @@ def test_code_that_is_missing_ends_the_run_before_it_starts() -> None:
 @pytest.mark.parametrize("made_again", [False, True])
 def test_a_passing_failure_to_prepare_is_tried_again(made_again: bool) -> None:
     play = Play()
-    play.pod("worker-1").ready = False
+    play.pod("worker-1").can_pull = False
     for charged in (1, 2):
         play.settle()
         fail_to_prepare(play, "worker-1", Code.IO)
@@ -306,8 +299,8 @@ def test_a_passing_failure_to_prepare_is_tried_again(made_again: bool) -> None:
         assert len(play.state.charges) == charged
         if made_again:
             play.lose("worker-1")
-            play.pod("worker-1").ready = False
-    play.pod("worker-1").ready = True
+            play.pod("worker-1").can_pull = False
+    play.pod("worker-1").can_pull = True
     play.settle()
     assert play.running() == all_run(play.state.generation)
 
@@ -316,13 +309,13 @@ def test_so_it_is_in_a_generation_in_which_it_failed_in_an_earlier_pod(play: Pla
     """What the simulator found: the second failure passed for the first."""
     play = started(mode="all-reduce")
     play.lose("worker-1")
-    play.pod("worker-1").ready = False
+    play.pod("worker-1").can_pull = False
     play.tell("worker-1", "worker-0", "worker-1")
     for _ in range(2):
         fail_to_prepare(play, "worker-1", Code.IO)
         play.tell("worker-1")
         play.lose("worker-1")
-        play.pod("worker-1").ready = False
+        play.pod("worker-1").can_pull = False
         play.tell("worker-1")
     fail_to_prepare(play, "worker-1", Code.IO)
     play.settle()
@@ -337,11 +330,11 @@ def test_a_finished_task_that_is_formed_anew_may_fail_to_prepare(play: Play) -> 
     play.settle()
     play.lose("worker-0")
     play.lose("worker-1")
-    play.pod("worker-1").ready = False
+    play.pod("worker-1").can_pull = False
     play.settle()
     fail_to_prepare(play, "worker-1", Code.IO)
     play.settle()
-    play.pod("worker-1").ready = True
+    play.pod("worker-1").can_pull = True
     play.settle()
     assert play.running() == {"worker-0": 3, "worker-1": 3}
 

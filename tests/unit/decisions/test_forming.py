@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from launcher.decisions import forming
@@ -27,10 +25,10 @@ def test_nothing_starts_before_everybody_is_there() -> None:
 
 def test_nothing_starts_before_the_code_is_there() -> None:
     play = Play()
-    play.pod("worker-1").ready = False
+    play.pod("worker-1").can_pull = False
     play.settle()
     assert play.running() == {}
-    play.pod("worker-1").ready = True
+    play.pod("worker-1").can_pull = True
     play.settle()
     assert play.running() == all_run(1)
 
@@ -67,9 +65,7 @@ def test_the_chief_goes_first_until_its_session_is_up() -> None:
     play = Play(job(chiefFirst=True))
     play.settle()
     assert play.running() == {"ps-0": 1, "worker-0": 1}
-    chief = play.pod("worker-0")
-    assert chief.child
-    chief.child = replace(chief.child, up=True)
+    play.see("worker-0", up=True)
     play.settle()
     assert play.running() == all_run(1)
 

@@ -56,10 +56,10 @@ def test_who_waits_for_more_pods_leads_the_smaller_size_meanwhile() -> None:
     assert play.running() == {**all_run(1), "worker-1": 2}
     assert len(play.state.charges) == 1
     grow(play, "worker", 3)
-    play.pod("worker-2").ready = False
+    play.pod("worker-2").can_pull = False
     play.settle()
     assert play.running() == {**all_run(1), "worker-1": 2}, "it pulls the code"
-    play.pod("worker-2").ready = True
+    play.pod("worker-2").can_pull = True
     play.settle()
     assert play.running() == {**all_run(3), "worker-2": 3}
 
@@ -224,13 +224,13 @@ def test_a_scale_down_that_was_interrupted_is_done() -> None:
 
 def test_a_new_template_is_one_new_generation_of_new_pods(play: Play) -> None:
     for pod in play.pods.values():
-        pod.revision = "old"
+        pod.be(revision="old")
     play.lead(job(), {"ps": 1, "worker": 2}, {"ps": "new", "worker": "new"})
     play.settle()
     assert play.running() == {}
     for name in EVERYBODY:
         play.lose(name)
-        play.pod(name).revision = "new"
+        play.pod(name).be(revision="new")
         play.settle()
     assert play.running() == all_run(play.state.generation)
     assert [pod.started for pod in play.pods.values()] == [[play.state.generation]] * 3

@@ -10,6 +10,7 @@ from launcher.decisions.state import RunPhase
 from launcher.shared.exits import Code, Phase
 from launcher.shared.identity import Task
 from launcher.shared.protocol import Action, Leader
+from launcher.task.step import Told
 from tests.unit.play import (
     EVERYBODY,
     Play,
@@ -80,8 +81,10 @@ def test_strangers_change_nothing(play: Play) -> None:
 def test_a_stranger_that_trains_is_told_to_stop(play: Play) -> None:
     play.pods[Task("worker", 7)] = Pod(Task("worker", 7), "stranger")
     stranger = play.pod("worker-7")
-    stranger.holds = play.pod("worker-0").holds
-    stranger.start()
+    held = play.pod("worker-0").state.directive
+    assert held
+    stranger.take(Told(held))
+    assert stranger.runs == 1
     play.settle()
     assert play.running() == all_run(1)
 

@@ -90,7 +90,7 @@ def test_nothing_starts_after_the_end(play: Play, event: str) -> None:
     elif event == "failed":
         pod = play.pod("worker-1")
         assert pod.child
-        pod.child = replace(pod.child, code=1)
+        pod.state = replace(pod.state, child=replace(pod.child, code=1))
     play.tick(1000)
     play.settle()
     assert play.running() == {}

@@ -17,7 +17,6 @@ from tests.unit.jobs import job
 from tests.unit.play import (
     EVERYBODY,
     Play,
-    Pod,
     all_run,
     kill_container,
     started,
@@ -73,13 +72,11 @@ def test_a_charge_that_was_taken_back_stays_so_for_the_next_controller(play: Pla
 def test_what_failed_for_want_of_what_was_lost_unheard_is_not_charged_after_a_takeover() -> None:
     """What the simulator found: a silent ps had been ended before a worker failed."""
     play = started(hangTimeout=60, replicas={"ps": 2, "worker": 2})
-    play.pod("ps-1").end(143)
+    play.exit("ps-1", 143)
     play.exit("worker-1", 1)
     play.settle("ps-1")
     assert len(play.state.charges) == 1
-    chief = play.pod("worker-0")
-    assert chief.child
-    chief.child = replace(chief.child, hung=True)
+    play.see("worker-0", quiet=60)
     for _ in range(2):
         play.tell("worker-0", "worker-1", "ps-0")  # all are to start again
     play.lead(play.job)
@@ -109,9 +106,9 @@ def test_a_failed_run_is_not_remembered_as_one_that_succeeded(how: str) -> None:
         play.exit("worker-0", 0)
         play.exit("worker-1", 2)
     else:
-        play.tick(100)
         for name in ("worker-0", "worker-1"):  # they save, and end with 0
-            play.pod(name).end(0, stopped=True)
+            play.pod(name).stops_with = 0
+        play.tick(100)
     play.settle()
     assert play.end
     first = play.end
@@ -200,13 +197,13 @@ def test_where_nobody_gives_numbers_it_takes_one_above_all_others(play: Play) ->
 def test_a_new_controller_tells_where_the_chief_is() -> None:
     play = Play()
     for pod in play.pods.values():
-        pod.address = f"10.0.0.{pod.task.index}"
+        pod.be(address=f"10.0.0.{pod.task.index}")
     play.settle()
     play.lead(play.job)
     play.settle()
     assert play.state.hosts[Task("worker", 0)] == "10.0.0.0"
     play.lose("worker-0")
-    play.pod("worker-0").address = "10.0.0.9"
+    play.pod("worker-0").be(address="10.0.0.9")
     play.settle()
     held = play.pod("ps-0").holds
     assert held
@@ -234,10 +231,10 @@ def test_a_generation_that_an_older_controller_used_meanwhile_is_not_used_again(
     play: Play,
 ) -> None:
     pod = play.pod("worker-1")
-    assert pod.holds
+    held = pod.state.directive
+    assert held
     older = Leader(0, "older")
-    pod.holds = replace(pod.holds, leader=older, action=Action.WAIT, generation=5)
-    pod.end(143, stopped=True)
+    play.mislead("worker-1", replace(held, leader=older, action=Action.WAIT, generation=5))
     play.settle()
     assert pod.runs == 6
     assert not play.state.charges
@@ -248,10 +245,12 @@ def test_a_finished_task_that_an_older_controller_misled_goes_not_back(play: Pla
     play.settle()
     play.lose("worker-0")
     pod = play.pod("worker-0")
-    holds = play.pod("worker-1").holds
-    assert holds
-    pod.holds = replace(holds, leader=Leader(0, "older"), action=Action.WAIT, generation=3)
+    held = play.pod("worker-1").state.directive
+    assert held
+    older = Leader(0, "older")
+    play.mislead("worker-0", replace(held, leader=older, action=Action.WAIT, generation=3))
     play.settle()
+    assert pod.holds
     assert pod.holds.generation == 3
     assert pod.holds.action is Action.SERVE
     assert pod.started == []
@@ -293,7 +292,7 @@ def test_a_run_whose_end_only_its_tasks_know_is_not_started_again(
     play.lose("ps-0")
     # With another size it is the same run.
     play.lead(job(replicas={"ps": 1, "worker": 3}))
-    play.pods[Task("worker", 2)] = Pod(Task("worker", 2), "new")
+    play.make(Task("worker", 2))
     play.settle()
     assert play.running() == {}
     assert play.end
