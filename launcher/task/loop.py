@@ -238,7 +238,11 @@ class _Loop:
             copy=_log_file(job, task, generation),
         )
         self.watch = watch
-        self._mark(generation)
+        doing = self.state.doing
+        if (
+            doing and doing.activity is step.Activity.RUNNING
+        ):  # of one that stands in nothing is told
+            self._mark(generation)
         words = " ".join(started.argv)
         say(f"generation {generation}: started {words} (process {self.child.pid})")
 

@@ -1,7 +1,8 @@
 """Whole runs under seeded faults against the pure decisions, in simulated time.
 
-Around `decide` it plays the network (messages are lost, delayed, repeated and overtaken), the
-task launchers, the StatefulSet controller, Helm, and controllers that crash, restart and overlap.
+Around the two pure steps, `decisions.step` of a controller and `task.step` of each task, it plays
+the network (messages are lost, delayed, repeated and overtaken), the child processes, the
+StatefulSet controller, Helm, and controllers that crash, restart and overlap.
 What must always hold is checked whenever something starts, ends or is charged; after the faults
 every run must end in success or in one named failure.
 
@@ -19,6 +20,7 @@ import hashlib
 import heapq
 import multiprocessing
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -29,11 +31,13 @@ from typing import Any, Callable, NamedTuple
 from launcher.decisions import directive, failures, forming
 from launcher.decisions import state as run_state
 from launcher.decisions.step import step
-from launcher.shared.exits import Code, End, Phase, describe
+from launcher.shared.exits import Code, End, Phase
 from launcher.shared.identity import Task
 from launcher.shared.job import Job, job_of
 from launcher.shared.modes import EVALUATOR, MODES
 from launcher.shared.protocol import Action, ChildReport, Directive, Holds, Leader, Report
+from launcher.task import step as task_step
+from launcher.task.step import Activity
 
 FAULTS_SECONDS = 90.0
 PATIENCE_SECONDS = 400.0  # after the faults, for the run to end
@@ -185,8 +189,23 @@ def schedule_for(seed: int) -> Schedule:
 
 
 @dataclass(eq=False)
+class Process:
+    """A child process of a launcher, and what will become of it."""
+
+    job: Job
+    generation: int
+    program: bool
+    stands_in: bool
+    code: str  # the digest of what it runs
+    began_at: float
+    up: bool = False
+    stopping: bool = False
+    doomed: str = ""  # whose fault its end will be
+
+
+@dataclass(eq=False)
 class Pod:
-    """A pod and its launcher, which follows directives as `launcher.task.loop` does."""
+    """A pod with its launcher, which follows directives by `launcher.task.step`."""
 
     task: Task
     revision: int
@@ -194,30 +213,29 @@ class Pod:
     alive: bool = False  # the launcher
     reachable: bool = True
     going: bool = False  # it was told to end
-    incarnation: str = ""
-    holds: Holds | None = None
-    job: Job | None = None
+    state: task_step.State | None = None  # the launcher's
+    left: ChildReport | None = None  # what the last launcher in this pod died with
+    sequence: int = 0
     sent_by: Controller | None = None
     sent_at: float = 0.0
-    sequence: int = 0
-    pulled: tuple[str, int] | None = None  # the run whose code is there, and which pull of it
     code: int = 0  # what was pulled
-    runs_code: int = 0  # what the program runs
-    failed: tuple[int, int] = (0, 0)  # the generation and the pull that failed
-    pulling: bool = False
-    child: ChildReport | None = None
-    child_token: int = 0
-    running: bool = False
-    child_job: Job | None = None
-    program: bool = False
-    stopping: bool = False
-    ended_at: float = 0.0
-    began_at: float = 0.0
-    doomed: str = ""  # whose fault the end of this child will be
-    serving: bool = False
+    process: Process | None = None
     epoch: int = 0  # of the request; answers to earlier ones are void
     answered: bool = False  # an answer is on its way
-    dirty: bool = False
+
+    @property
+    def holds(self) -> Holds | None:
+        directive = self.state.directive if self.state else None
+        return directive.holds() if directive else None
+
+    @property
+    def child(self) -> ChildReport | None:
+        return self.state.child if self.state else None
+
+    @property
+    def running(self) -> bool:
+        """Whether a child of its generation runs; a server that stands in is none."""
+        return self.process is not None and not self.process.stands_in
 
 
 @dataclass(eq=False)
@@ -413,33 +431,27 @@ class Simulation:
         self.leave(pod)
 
     def leave(self, pod: Pod) -> None:
-        if pod.running and not pod.program:
-            self.send(pod)
-            self.leave_after_chief(pod, pod.child_token, self.now + GRACE)
-        elif pod.running:
-            self.stop_child(pod)
-        elif pod.serving:
-            pod.serving = False
-        if not pod.running:
-            self.say_farewell(pod)
+        """The kubelet sends SIGTERM, and kills what is left after the pod's grace."""
+        self.after(GRACE + 5.0, self.gone, pod)
+        self.take(pod, task_step.Signalled(signal.SIGTERM, self.now))
+        self.await_chief(pod, pod.token)
 
-    def leave_after_chief(self, pod: Pod, token: int, by: float) -> None:
-        """A server stops when the chief, whom it may serve, has left it."""
-        if pod.child_token != token or not pod.running:
+    def await_chief(self, pod: Pod, token: int) -> None:
+        """A server looks now and then whether the chief, whom it may serve, has left it."""
+        if pod.token != token or not pod.state or not task_step.awaits_chief(pod.state):
             return
-        job = pod.child_job
-        assert job
-        chief = self.pods.get(job.mode.chief)
-        serves = job.mode.chief in job.mode.reached([pod.task], job.tasks)
-        if serves and chief and chief.running and chief.program and self.now < by:
-            self.after(0.5, self.leave_after_chief, pod, token, by)
+        assert pod.process
+        chief = self.pods.get(pod.process.job.mode.chief)
+        if chief and chief.running and self.now < pod.state.leave_by:
+            self.after(0.5, self.await_chief, pod, token)
         else:
-            self.stop_child(pod)
+            self.take(pod, task_step.ChiefLeft())
 
     def say_farewell(self, pod: Pod) -> None:
         """The launcher's last report, and its end."""
         if self.random() < 0.8:
             self.send(pod)
+        pod.alive = False
         self.after(0.1 + self.random(), self.gone, pod)
 
     def gone(self, pod: Pod) -> None:
@@ -455,13 +467,13 @@ class Simulation:
     def end_launcher(self, pod: Pod) -> None:
         pod.token += 1
         pod.epoch += 1
-        pod.child_token += 1
-        if pod.running:
+        process = pod.process
+        if process:
             self.note_end(pod)
-            self.harm(pod, "outside")
-        pod.alive = pod.serving = pod.stopping = pod.pulling = pod.answered = False
-        pod.holds, pod.child, pod.job, pod.pulled = None, None, None, None
-        pod.epoch += 1
+            if not process.stands_in:
+                self.harm(pod, process.job, "outside")
+        pod.alive = pod.answered = False
+        pod.state = pod.left = None
 
     def forget(self) -> None:
         """What nobody knows any more may happen again."""
@@ -469,7 +481,8 @@ class Simulation:
             pod = self.pods.get(task)
             knows = False
             if pod and pod.holds and pod.holds.generation == generation:
-                knows = pod.serving or pod.child is not None
+                stands_in = pod.process is not None and pod.process.stands_in
+                knows = stands_in or pod.child is not None
             for controller in self.controllers:
                 state = controller.state
                 # An older one, which may write no more, tells nobody.
@@ -664,23 +677,50 @@ class Simulation:
         if pod.token != token or self.pods.get(pod.task) is not pod or pod.going:
             return
         self.serial += 1
-        pod.alive, pod.sequence, pod.incarnation = True, 0, f"{pod.task} {self.serial}"
+        pod.alive, pod.sequence = True, 0
+        pod.state = task_step.State(
+            task=pod.task,
+            incarnation=f"{pod.task} {self.serial}",
+            address=f"address {self.serial}",
+            revision=str(pod.revision),
+            child=pod.left,
+        )
+        pod.left = None
         self.log("the launcher of {} starts", pod.task)
         self.send(pod)
 
-    def changed(self, pod: Pod) -> None:
-        """Something is new about a task: it takes the next step, and reports."""
-        self.act(pod)
-        if pod.answered and self.random() < 0.5:
-            pod.dirty = True  # the answer that is on its way is taken first
-            return
-        self.send(pod)
+    def take(self, pod: Pod, event: task_step.Event) -> None:
+        """Something happens to a task, and all that it does about it."""
+        assert pod.state
+        token = pod.token
+        pod.state, effects = task_step.step(pod.state, event)
+        for effect in effects:
+            if pod.token == token:
+                self.do(pod, effect)
+
+    def do(self, pod: Pod, effect: task_step.Effect) -> None:
+        if isinstance(effect, task_step.Say):
+            self.log("{}: {}", pod.task, effect.text)
+        elif isinstance(effect, task_step.Tell):
+            # If an answer is on its way, that may be taken first.
+            if not pod.answered or self.random() < 0.5:
+                self.send(pod)
+        elif isinstance(effect, task_step.Pull):
+            self.after(self.random() * 3, self.pull, pod, pod.token)
+        elif isinstance(effect, task_step.ReachPeers):
+            self.after(self.random() ** 3 * 3, self.reach_peers, pod, pod.token)
+        elif isinstance(effect, (task_step.StartProgram, task_step.StartServer)):
+            self.start_child(pod, effect)
+        elif isinstance(effect, task_step.Stop):
+            self.stop_child(pod)
+        elif isinstance(effect, task_step.Leave):
+            self.say_farewell(pod)
 
     def send(self, pod: Pod) -> None:
         if not pod.alive:
             return
         pod.epoch += 1
-        pod.answered = pod.dirty = False
+        pod.answered = False
         token, epoch = pod.token, pod.epoch
         alive = [controller for controller in self.controllers if controller.alive]
         if len(alive) != len(self.controllers):
@@ -705,29 +745,9 @@ class Simulation:
             self.send(pod)
 
     def report(self, pod: Pod) -> Report:
+        assert pod.state
         pod.sequence += 1
-        child = pod.child
-        if child and child.code is not None:
-            child = replace(child, ago=self.now - pod.ended_at)
-        job = pod.job
-        ready = (
-            not pod.going
-            and job is not None
-            and (_has_code(pod, job) or not job.mode.runs_program(pod.task))
-        )
-        return Report(
-            pod.task,
-            pod.incarnation,
-            pod.sequence,
-            "",
-            str(pod.revision),
-            pod.holds,
-            child,
-            ready,
-            pod.serving,
-            True,
-            str(pod.code),
-        )
+        return task_step.report(pod.state, pod.sequence, self.now)
 
     def receive(
         self,
@@ -738,7 +758,7 @@ class Simulation:
         directive: Directive,
         sent_at: float,
     ) -> None:
-        if pod.token != token or pod.epoch != epoch or not pod.reachable:
+        if pod.token != token or pod.epoch != epoch or not pod.reachable or not pod.alive:
             return
         holds = pod.holds
         new = directive.holds()
@@ -748,182 +768,143 @@ class Simulation:
                     "generation", f"{pod.task} holds {_holds(holds)} and is told {_holds(new)}"
                 )
             self.log("{} holds {}", pod.task, _holds(new))
-            pod.holds, pod.job = new, directive.job
             pod.sent_by, pod.sent_at = controller, sent_at
         pod.answered = False
-        self.changed(pod)
+        self.take(pod, task_step.Told(directive))
 
-    def act(self, pod: Pod) -> None:
-        holds, job = pod.holds, pod.job
-        if holds is None or job is None or pod.going or not pod.alive:
-            return
-        runs = holds.action is Action.RUN
-        generation = holds.generation
-        pod.serving = pod.serving and holds.action is Action.SERVE
-        if pod.running:
-            assert pod.child
-            if not runs or pod.child.generation != generation:
-                self.stop_child(pod)
-            return
-        if holds.action is Action.END:
-            return
-        if holds.action is Action.SERVE:
-            if not pod.serving:
-                pod.serving = True
-                pod.child_job = job
-                self.check_running(pod)
-            return
-        asked_again = pod.failed[0] == generation and pod.failed[1] != holds.pull
-        if pod.child and pod.child.generation == generation and not asked_again:
-            return  # it has ended in it
-        if job.mode.runs_program(pod.task) and not _has_code(pod, job):
-            if not pod.pulling:
-                pod.pulling, pod.pulled, pod.child = True, None, None
-                self.after(self.random() * 3, self.pull, pod, pod.token, job, holds)
-            return
-        if runs:
-            self.start_child(pod, job, generation)
-
-    def pull(self, pod: Pod, token: int, job: Job, holds: Holds) -> None:
+    def pull(self, pod: Pod, token: int) -> None:
         if pod.token != token:
             return
-        pod.pulling = False
-        if self.pull_fails.get(pod.task, 0):
-            if pod.holds != holds:
-                self.act(pod)  # nobody asks for that any more: it pulls again
-                return
+        doing = pod.state.doing if pod.state else None
+        assert doing
+        assert doing.activity is Activity.PULLING
+        if doing.ending and self.random() < 0.5:
+            code = int(Code.TRY_AGAIN)
+            self.take(pod, task_step.Failed(code, "nobody wants it", (), self.now))
+        elif not doing.ending and self.pull_fails.get(pod.task, 0):
             self.pull_fails[pod.task] -= 1
-            code, generation = int(Code.IO), holds.generation
+            code = int(Code.IO)
             self.log("{} cannot pull the code", pod.task)
-            pod.child = ChildReport(generation, code, reason="no code")
-            pod.failed = (generation, holds.pull)
-            pod.ended_at = self.now
-            self.blame(pod, job, code, "program")
+            self.blame(pod, doing.directive.job, code, "program")
+            self.take(pod, task_step.Failed(code, "no code", (), self.now))
         else:
-            pod.pulled = (job.run, holds.pull)
-            pod.failed = (0, 0)
             # A file system may tell an old tale.
             pod.code = self.edits if self.random() < 0.7 else max(pod.code, self.edits - 1)
-        self.changed(pod)
+            self.take(pod, task_step.CodePulled(str(pod.code), ""))
+
+    def reach_peers(self, pod: Pod, token: int) -> None:
+        if pod.token == token:
+            self.take(pod, task_step.PeersReached())
 
     # Children.
 
-    def start_child(self, pod: Pod, job: Job, generation: int) -> None:
-        task = pod.task
-        if pod.running or pod.serving:
+    def start_child(self, pod: Pod, effect: task_step.StartProgram | task_step.StartServer) -> None:
+        task, job, generation = pod.task, effect.directive.job, effect.directive.generation
+        doing = pod.state.doing if pod.state else None
+        assert doing
+        program = isinstance(effect, task_step.StartProgram)
+        if pod.process:
             raise Violation("two children", f"{task} runs one already")
-        if (job.program_digest, task, generation) in self.finished:
+        if program and (job.program_digest, task, generation) in self.finished:
             raise Violation("again", f"{task} has finished in generation {generation} already")
-        pod.child = ChildReport(generation)
-        pod.running, pod.stopping, pod.doomed = True, False, ""
-        pod.program = job.mode.runs_program(task)
-        pod.child_job, pod.began_at, pod.runs_code = job, self.now, pod.code
-        pod.child_token += 1
+        stands_in = doing.activity is Activity.STANDING_IN
+        process = Process(job, generation, program, stands_in, str(pod.code), self.now)
+        pod.process = process
         self.running[pod] = None
         self.log("{} starts its child in generation {}", task, generation)
-        self.check_running(pod)
-        if not pod.program:
+        self.check_running(pod, process)
+        if not program:
             return
-        token = pod.child_token
         poison = self.poison.get((job.run, self.wish.args))
         if poison and poison[0] == task.role:
-            self.doom(pod, token, self.random() * 3, poison[1], "program")
+            self.doom(pod, process, self.random() * 3, poison[1], "program")
         elif task.role == EVALUATOR:
             if self.random() < 0.3:
-                self.after(self.random() * 20, self.end_child, pod, token, 0, "")
+                self.after(self.random() * 20, self.end_child, pod, process, 0, "")
         else:
             left = WORK_SECONDS - self.progress.get((job.run, task), 0.0)
-            self.after(max(left, 1.0), self.end_child, pod, token, 0, "")
+            self.after(max(left, 1.0), self.end_child, pod, process, 0, "")
         if task == job.mode.chief and self.random() < 0.8:
-            self.after(0.5 + self.random() * 3, self.come_up, pod, token)
+            self.after(0.5 + self.random() * 3, self.come_up, pod, process)
 
-    def come_up(self, pod: Pod, token: int) -> None:
-        if pod.child_token == token and pod.running and pod.child:
-            pod.child = replace(pod.child, up=True)
-            self.changed(pod)
+    def come_up(self, pod: Pod, process: Process) -> None:
+        if pod.process is process:
+            process.up = True
+            self.take(pod, task_step.Seen(self.now, up=True, quiet=0.0))
 
-    def doom(self, pod: Pod, token: int, seconds: float, code: int, whose: str) -> None:
+    def doom(self, pod: Pod, process: Process, seconds: float, code: int, whose: str) -> None:
         """Its child will fail. It is the program's fault, or it is not."""
-        self.after(seconds, self.end_child, pod, token, code, whose)
+        self.after(seconds, self.end_child, pod, process, code, whose)
 
-    def end_child(self, pod: Pod, token: int, code: int, whose: str) -> None:
-        if pod.child_token != token or not pod.running or pod.doomed == "hung":
+    def end_child(self, pod: Pod, process: Process, code: int, whose: str) -> None:
+        if pod.process is not process or process.doomed == "hung":
             return
-        assert pod.child
-        assert pod.child_job
-        task, job = pod.task, pod.child_job
-        stopped = pod.stopping
+        task, job, stopped = pod.task, process.job, process.stopping
         self.note_end(pod)
-        pod.child_token += 1
-        pod.child = replace(
-            pod.child, code=code, stopped=stopped, reason=describe(code), up=False, hung=False
-        )
-        pod.ended_at = self.now
         self.log("the child of {} ends{}: {} ({})", task, " as told" * stopped, code, whose)
-        if not stopped:
-            if code == 0 and pod.program:
-                if task.role != EVALUATOR:
-                    self.finished.add((job.program_digest, task, pod.child.generation))
-                    self.succeeded.add((job.program_digest, task))
-            else:
+        ended_well = code == 0 and process.program
+        if not stopped and not process.stands_in:
+            if not ended_well:
                 self.blame(pod, job, code, whose)
+            elif task.role != EVALUATOR:
+                self.finished.add((job.program_digest, task, process.generation))
+                self.succeeded.add((job.program_digest, task))
         # The others feel it, whatever its reason.
-        if not (code == 0 and pod.program):
-            self.harm(pod, whose or "outside")
-        if pod.going:
-            self.say_farewell(pod)
-        elif pod.alive:
-            self.changed(pod)
+        if not ended_well and not process.stands_in:
+            self.harm(pod, job, whose or "outside")
+        self.take(pod, task_step.ChildEnded(code, (), self.now))
 
     def note_end(self, pod: Pod) -> None:
+        process = pod.process
+        assert process
         self.running.pop(pod, None)
-        pod.running = False
-        if pod.child_job and pod.program:
-            key = (pod.child_job.run, pod.task)
-            self.progress[key] = self.progress.get(key, 0.0) + self.now - pod.began_at
+        pod.process = None
+        if process.program:
+            key = (process.job.run, pod.task)
+            self.progress[key] = self.progress.get(key, 0.0) + self.now - process.began_at
 
     def stop_child(self, pod: Pod) -> None:
         """SIGTERM, and SIGKILL after the grace."""
-        if pod.stopping or not pod.running:
-            return
-        pod.stopping, pod.doomed = True, ""
+        process = pod.process
+        assert process
+        process.stopping, process.doomed = True, ""
         chance = self.random()
         seconds, code = self.random() * 1.5, 143
-        if not pod.program:
+        if not process.program:
             seconds = 0.05
         elif chance < 0.2:
             seconds, code = GRACE, 137
         elif chance < 0.3:
             seconds, code = self.random() * GRACE, 0  # it saves, and ends well
-        self.after(seconds, self.end_child, pod, pod.child_token, code, "")
+        self.after(seconds, self.end_child, pod, process, code, "")
 
-    def harm(self, lost: Pod, whose: str) -> None:
+    def harm(self, lost: Pod, job: Job, whose: str) -> None:
         """What a lost task does to the programs that work with it."""
-        if lost.child_job is None or lost.task.role == EVALUATOR:
+        if lost.task.role == EVALUATOR:
             return
-        mode = lost.child_job.mode.name
+        mode = job.mode.name
         if mode != "all-reduce" and lost.task.role != "ps":
             return
         chance = 0.7 if mode == "all-reduce" else 0.5
         for pod in list(self.running):
-            if pod.program and pod.task.role != EVALUATOR and pod is not lost:
-                if self.random() < chance:
-                    self.doom(pod, pod.child_token, self.random() ** 2 * 4, 1, whose)
-                elif self.random() < 0.3 and not pod.stopping:
-                    self.hang(pod, pod.child_token, whose)
+            process = pod.process
+            if not process or not process.program or pod.task.role == EVALUATOR or pod is lost:
+                continue
+            if self.random() < chance:
+                self.doom(pod, process, self.random() ** 2 * 4, 1, whose)
+            elif self.random() < 0.3:
+                self.hang(pod, process, whose)
 
-    def hang(self, pod: Pod, token: int, whose: str) -> None:
-        if pod.child_job and pod.child_job.hang_timeout and not pod.stopping:
-            pod.doomed = "hung"
-            self.after(HANG_SECONDS, self.tell_hang, pod, token, whose)
+    def hang(self, pod: Pod, process: Process, whose: str) -> None:
+        if process.job.hang_timeout and not process.stopping:
+            process.doomed = "hung"
+            self.after(HANG_SECONDS, self.tell_hang, pod, process, whose)
 
-    def tell_hang(self, pod: Pod, token: int, whose: str) -> None:
-        if pod.child_token == token and pod.running and pod.doomed == "hung" and pod.child:
+    def tell_hang(self, pod: Pod, process: Process, whose: str) -> None:
+        if pod.process is process and process.doomed == "hung":
             self.log("the child of {} makes no progress ({})", pod.task, whose)
-            pod.child = replace(pod.child, hung=True)
-            assert pod.child_job
-            self.blame(pod, pod.child_job, int(Code.DEADLINE), whose)
-            self.changed(pod)
+            self.blame(pod, process.job, int(Code.DEADLINE), whose)
+            self.take(pod, task_step.Seen(self.now, up=process.up, quiet=HANG_SECONDS))
 
     def blame(self, pod: Pod, job: Job, code: int, whose: str) -> None:
         if whose == "program":
@@ -932,10 +913,9 @@ class Simulation:
 
     # What must hold.
 
-    def check_running(self, started: Pod) -> None:
+    def check_running(self, started: Pod, new: Process) -> None:
         """Something has just started."""
-        job = started.child_job
-        assert job
+        job = new.job
         ended_at = self.ended.get(job.run)
         if ended_at is not None and started.sent_at > ended_at:
             sender = started.sent_by
@@ -944,11 +924,11 @@ class Simulation:
         if started.task.role == EVALUATOR:
             return
         mode = job.mode
-        for pod in [p for p in self.pods.values() if p.running or p.serving]:
-            if pod is started or pod.task.role == EVALUATOR:
+        for pod in self.running:
+            process = pod.process
+            if not process or pod is started or pod.task.role == EVALUATOR:
                 continue
-            other = pod.child_job
-            assert other
+            other = process.job
             if pod.task.index >= job.replicas.get(pod.task.role, 0) and not pod.reachable:
                 continue  # it was to leave, and nobody can know whether it has
             differ = other.program_digest != job.program_digest
@@ -960,17 +940,16 @@ class Simulation:
                     f"{started.task} starts with {_spec(job)} while {pod.task} runs with "
                     f"{_spec(other)}: {self.describe()}",
                 )
-            if not pod.running or pod.child is None or started.child is None:
+            if process.stands_in or new.stands_in:
                 continue
-            if pod.program and started.program and pod.runs_code != started.runs_code:
+            if process.program and new.program and process.code != new.code:
                 raise Violation(
                     "one code",
-                    f"{started.task} starts code {started.runs_code} while {pod.task} runs "
-                    f"{pod.runs_code}",
+                    f"{started.task} starts code {new.code} while {pod.task} runs {process.code}",
                 )
-            runs, starts = pod.child.generation, started.child.generation
+            runs, starts = process.generation, new.generation
             torn = mode.name == "all-reduce" and runs != starts
-            torn |= started.task.role == "ps" and pod.program and runs < starts
+            torn |= started.task.role == "ps" and process.program and runs < starts
             if torn:
                 raise Violation(
                     "one generation",
@@ -986,7 +965,7 @@ class Simulation:
             pod, seat = self.pods.get(task), state.seats.get(task)
             if not pod or not seat or not pod.alive or pod.going or not pod.reachable:
                 return
-            if seat.incarnation != pod.incarnation:
+            if not pod.state or seat.incarnation != pod.state.incarnation:
                 return
             if pod.child and (not seat.child or seat.child.code != pod.child.code):
                 return
@@ -1068,38 +1047,26 @@ class Simulation:
             return
         pods = sorted(self.pods.values(), key=lambda pod: pod.task)
         if kind.startswith("child"):
-            pods = [pod for pod in pods if pod.running and not pod.stopping]
+            pods = [pod for pod in pods if _may_fail(pod)]
         if not pods:
             return
         pod = pods[int(fault.pick * len(pods))]
-        task = pod.task
+        process = pod.process
         self.log("fault: {}: {}", pod.task, kind)
-        token = pod.child_token
-        if kind == "child fails":
-            self.end_child(
-                pod, token, PERMANENT if how < 0.1 else 1 if how < 0.8 else 139, "program"
-            )
-        elif kind == "child is killed":
-            self.end_child(pod, token, 137, "program")
-        elif kind == "child is terminated":
-            self.drains[task] += 1
-            self.end_child(
-                pod, token, 143, "outside" if self.drains[task] <= failures.DRAINS else "program"
-            )
-        elif kind == "child hangs":
-            if pod.program:
-                self.hang(pod, token, "program")
+        if kind.startswith("child"):
+            assert process
+            self.fault_of_child(kind, how, pod, process)
         elif kind == "launcher restarts":
             if pod.going:
                 self.gone(pod)
                 return
             left = None
-            if pod.running and pod.child and pod.child_job:
+            if pod.running and pod.child and process:
                 # The container is killed: nobody can tell that from a program that takes too much.
                 left = replace(pod.child, code=137, stopped=False, reason="killed", up=False)
-                self.blame(pod, pod.child_job, 137, "program")
+                self.blame(pod, process.job, 137, "program")
             self.end_launcher(pod)
-            pod.child = left
+            pod.left = left
             self.forget()
             self.after(0.2 + how * 10, self.start_launcher, pod, pod.token)
         elif kind == "pod is deleted":
@@ -1109,12 +1076,26 @@ class Simulation:
         elif kind == "pod is out of reach":
             if pod.reachable:
                 pod.reachable = False
-                self.harm(pod, "program")  # nobody can tell it from the program's own failure
+                if process:  # nobody can tell it from the program's own failure
+                    self.harm(pod, process.job, "program")
                 self.after(how * 40, self.reach_again, pod)
                 if how > 0.7:
                     self.after(how * 30, self.gone, pod)
         elif kind == "pull fails":
             self.pull_fails[pod.task] = 1 + int(how * 2)
+
+    def fault_of_child(self, kind: str, how: float, pod: Pod, process: Process) -> None:
+        if kind == "child fails":
+            code = PERMANENT if how < 0.1 else 1 if how < 0.8 else 139
+            self.end_child(pod, process, code, "program")
+        elif kind == "child is killed":
+            self.end_child(pod, process, 137, "program")
+        elif kind == "child is terminated":
+            self.drains[pod.task] += 1
+            outside = self.drains[pod.task] <= failures.DRAINS
+            self.end_child(pod, process, 143, "outside" if outside else "program")
+        elif process.program:
+            self.hang(pod, process, "program")
 
     def reach_again(self, pod: Pod) -> None:
         if self.pods.get(pod.task) is not pod or pod.reachable:
@@ -1150,8 +1131,8 @@ class Simulation:
         self.helm(wish)
 
 
-def _has_code(pod: Pod, job: Job) -> bool:
-    return pod.holds is not None and pod.pulled == (job.run, pod.holds.pull)
+def _may_fail(pod: Pod) -> bool:
+    return pod.process is not None and not pod.process.stands_in and not pod.process.stopping
 
 
 def _holds(holds: Holds | None) -> str:
@@ -1161,11 +1142,11 @@ def _holds(holds: Holds | None) -> str:
 
 
 def _child(pod: Pod) -> str:
-    child = pod.child
-    if child is None:
-        return "none" + ", serving" * pod.serving
-    state = "runs" if pod.running else f"ended {child.code}"
-    return f"{child.generation} {state}" + ", stopping" * pod.stopping + ", serving" * pod.serving
+    process, child = pod.process, pod.child
+    if process:
+        what = "stands in" if process.stands_in else "runs"
+        return f"{process.generation} {what}" + ", stopping" * process.stopping
+    return f"{child.generation} ended {child.code}" if child else "none"
 
 
 def _spec(job: Job) -> str:

@@ -1,0 +1,282 @@
+"""A task's story as events and effects: what follows from what, without processes or time."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from launcher.shared.exits import Code, Phase
+from launcher.shared.identity import Task
+from launcher.shared.protocol import Action, ChildReport, Directive, Leader
+from launcher.task.step import (
+    Activity,
+    Cancel,
+    ChiefLeft,
+    ChildEnded,
+    CodePulled,
+    Effect,
+    Event,
+    Failed,
+    Leave,
+    PeersReached,
+    Pull,
+    ReachPeers,
+    Say,
+    Seen,
+    Send,
+    Signalled,
+    StartProgram,
+    StartServer,
+    State,
+    Stop,
+    Tell,
+    Told,
+    awaits_chief,
+    report,
+    step,
+)
+from tests.unit.jobs import job
+
+CHIEF, WORKER, PS = Task("worker", 0), Task("worker", 1), Task("ps", 0)
+PULLED = CodePulled("0" * 32, "")
+HOSTS = {CHIEF: "10.0.0.1"}
+
+
+def told(action: Action, generation: int = 1, **changes: Any) -> Told:
+    known = {"leader": Leader(1, "me"), "charged": 0, "job": job(), "hosts": HOSTS}
+    return Told(Directive(action=action, generation=generation, **{**known, **changes}))
+
+
+def after(*events: Event, task: Task = WORKER, **about: Any) -> tuple[State, list[Effect]]:
+    """The state after some events, and the effects of the last one."""
+    state = State(task, "a launcher", **about)
+    effects: tuple[Effect, ...] = ()
+    for event in events:
+        state, effects = step(state, event)
+    return state, [effect for effect in effects if not isinstance(effect, Say)]
+
+
+RUNS: tuple[Event, ...] = (told(Action.RUN), PULLED, PeersReached())
+
+
+def doing(state: State) -> Activity | None:
+    return state.doing.activity if state.doing else None
+
+
+# The way to a child.
+
+
+def test_a_program_gets_its_code_then_its_peers_then_starts() -> None:
+    wanted = told(Action.RUN).directive
+    for count, effects in enumerate([Pull(wanted), ReachPeers(wanted), StartProgram(wanted)], 1):
+        assert after(*RUNS[:count])[1] == [effects, Tell()]
+    assert doing(after(*RUNS)[0]) is Activity.RUNNING
+
+
+def test_a_task_that_waits_pulls_the_code_and_starts_nothing() -> None:
+    state, effects = after(told(Action.WAIT), PULLED)
+    assert effects == [Tell()]
+    assert report(state, 1, 0.0).ready
+    assert state.doing is None
+
+
+def test_a_server_needs_neither_code_nor_peers() -> None:
+    _, effects = after(told(Action.RUN), task=PS)
+    assert effects == [StartServer(told(Action.RUN).directive), Tell()]
+
+
+def test_a_branch_is_pulled_by_the_chief_first_and_by_others_once_its_commit_is_known() -> None:
+    branch = job(code={"git": {"url": "https://e.com/a", "ref": "main"}})
+    wait = told(Action.WAIT, job=branch)
+    assert after(wait, task=WORKER)[1] == [Tell()]
+    assert after(wait, task=CHIEF)[1] == [Pull(wait.directive), Tell()]
+    known = told(Action.WAIT, job=branch, commit="c" * 40)
+    assert after(wait, known)[1] == [Pull(known.directive), Tell()]
+
+
+def test_an_older_controller_is_not_obeyed_but_answered() -> None:
+    state, effects = after(*RUNS, told(Action.WAIT, 9, leader=Leader(0, "older")))
+    assert effects == [Tell()]
+    assert state.directive == RUNS[0].directive  # type: ignore[union-attr]
+
+
+def test_another_directive_cancels_a_preparation_and_the_next_begins_when_it_has_ended() -> None:
+    state, effects = after(told(Action.RUN), told(Action.RUN, 2))
+    assert effects == [Cancel(), Tell()]
+    state, _ = step(state, Failed(Code.TRY_AGAIN, "nobody wants it", (), 1.0))
+    assert doing(state) is Activity.PULLING
+    assert state.child is None, "it is no failure"
+
+
+def test_code_that_came_though_nobody_wanted_it_is_kept() -> None:
+    _, effects = after(told(Action.RUN), told(Action.RUN, 2), PULLED)
+    assert effects == [ReachPeers(told(Action.RUN, 2).directive), Tell()]
+
+
+def test_a_preparation_that_failed_is_reported_and_tried_again_only_when_asked() -> None:
+    failed = Failed(Code.IO, "no answer", ("last",), 5.0)
+    state, effects = after(told(Action.WAIT), failed)
+    assert effects == [Tell()]
+    child = report(state, 1, 7.0).child
+    assert child == ChildReport(1, Code.IO, ago=2.0, reason="no answer", last_lines=("last",))
+    assert step(state, told(Action.RUN))[1] == (Tell(),)
+    again = told(Action.WAIT, pull=1)
+    assert step(state, again)[1] == (Pull(again.directive), Tell())
+
+
+def test_a_pull_keeps_what_is_known_of_an_earlier_child() -> None:
+    """A controller that has just come learns from it which generation was the newest."""
+    left = ChildReport(3, code=137)
+    state, effects = after(told(Action.WAIT, 0), child=left)
+    assert isinstance(effects[0], Pull)
+    assert report(state, 1, 0.0).child == replace(left, ago=0.0)
+
+
+# The child and its end.
+
+
+def test_an_end_is_reported_and_the_same_generation_starts_nothing_more() -> None:
+    state, effects = after(*RUNS, ChildEnded(3, ("bye",), at=10.0, step=5, last_step=9))
+    assert effects == [Tell()]
+    child = report(state, 1, 12.0).child
+    assert child
+    assert (child.code, child.ago, child.last_lines) == (3, 2.0, ("bye",))
+    assert (child.step, child.last_step) == (5, 9)
+    assert not child.stopped
+    assert step(state, told(Action.RUN))[1] == (Tell(),)
+
+
+def test_another_generation_stops_the_child_once_and_starts_the_next_when_it_has_ended() -> None:
+    state, effects = after(*RUNS, told(Action.RUN, 2))
+    assert effects == [Stop(signal.SIGTERM), Tell()]
+    state, more = step(state, told(Action.RUN, 3))
+    assert more == (Tell(),)
+    state, _ = step(state, ChildEnded(143, (), 1.0))
+    assert state.child
+    assert state.child.stopped
+    assert doing(state) is Activity.REACHING
+
+
+def test_a_server_stands_in_for_a_program_that_has_ended_once_in_a_generation() -> None:
+    ended = (*RUNS, ChildEnded(0, (), 1.0))
+    serve = told(Action.SERVE)
+    state, effects = after(*ended, serve)
+    assert effects == [StartServer(serve.directive), Tell()]
+    assert report(state, 1, 1.0).serving
+    state, effects_of_end = step(state, ChildEnded(143, (), 2.0))
+    assert effects_of_end == (Tell(),)
+    assert state.child
+    assert state.child.code == 0, "it is the program's end that is reported"
+    assert step(state, serve)[1] == (Tell(),)
+
+
+def test_a_program_that_runs_is_not_stopped_to_have_a_server_in_its_place() -> None:
+    state, effects = after(*RUNS, told(Action.SERVE))
+    assert effects == [Tell()]
+    assert doing(state) is Activity.RUNNING
+
+
+def test_a_child_that_cannot_start_is_a_failure_and_a_stand_in_that_cannot_is_none() -> None:
+    failed = Failed(127, "it is not found", (), 1.0)
+    state, _ = after(*RUNS, failed)
+    assert state.child
+    assert state.child.code == 127
+    state, _ = after(*RUNS, ChildEnded(0, (), 1.0), told(Action.SERVE), failed)
+    assert state.child
+    assert state.child.code == 0
+
+
+# What the output tells.
+
+
+def test_only_the_chief_tells_that_its_session_is_up_and_how_far_it_is() -> None:
+    seen = Seen(100.0, up=True, quiet=0.0, step=5)
+    assert after(*RUNS, seen, task=WORKER)[1] == []
+    state, effects = after(*RUNS, seen, task=CHIEF)
+    assert effects == [Tell()]
+    assert state.child
+    assert (state.child.up, state.child.step) == (True, 5)
+    assert step(state, replace(seen, at=101.0, step=6))[1] == (), "it is soon for another one"
+    assert step(state, replace(seen, at=105.0, step=6))[1] == (Tell(),)
+    assert step(state, replace(seen, at=105.0))[1] == (), "it is the same step"
+
+
+def test_a_hang_is_told_once_with_the_last_lines() -> None:
+    hangs = told(Action.RUN, job=job(hangTimeout=60))
+    quiet = Seen(100.0, up=False, quiet=61.0, last_lines=("stuck",))
+    state, effects = after(hangs, PULLED, PeersReached(), quiet)
+    assert effects == [Tell()]
+    assert state.child
+    assert (state.child.hung, state.child.last_lines) == (True, ("stuck",))
+    assert step(state, quiet)[1] == ()
+
+
+# Leaving.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_child_and_then_the_launcher(number: int) -> None:
+    state, effects = after(*RUNS, Signalled(number, 10.0))
+    assert effects == [Stop(number), Tell()]
+    assert not report(state, 1, 10.0).ready
+    _, (*_, leave) = step(state, ChildEnded(0, (), 11.0))
+    assert isinstance(leave, Leave)
+    assert (leave.end.phase, leave.end.code) == (Phase.STOPPED, 128 + number)
+
+
+def test_a_second_signal_kills_the_child() -> None:
+    twice = [Signalled(signal.SIGTERM, at) for at in (10.0, 11.0)]
+    assert Send(signal.SIGKILL) in after(*RUNS, *twice)[1]
+
+
+def test_other_signals_are_passed_on_to_a_child_that_is_there() -> None:
+    assert after(*RUNS, Signalled(signal.SIGHUP, 1.0))[1] == [Send(signal.SIGHUP)]
+    assert after(Signalled(signal.SIGHUP, 1.0))[1] == []
+
+
+def test_a_task_that_prepares_leaves_at_once() -> None:
+    (leave,) = after(told(Action.RUN), Signalled(signal.SIGTERM, 1.0))[1]
+    assert isinstance(leave, Leave)
+
+
+def test_a_server_stops_after_the_chief_that_it_serves() -> None:
+    state, effects = after(told(Action.RUN), Signalled(signal.SIGTERM, 10.0), task=PS)
+    assert effects == [Tell()]
+    assert awaits_chief(state)
+    assert state.leave_by == 10.0 + job().grace
+    assert step(state, ChiefLeft())[1] == (Stop(signal.SIGTERM), Tell())
+
+
+@pytest.mark.parametrize(
+    ("changes", "task"),
+    [
+        ({"hosts": {}}, PS),  # nobody knows where the chief is
+        ({"job": job(mode="coordinator"), "hosts": {Task("chief", 0): "10.0.0.1"}}, WORKER),
+    ],
+)
+def test_a_server_that_serves_no_chief_stops_at_once(changes: Any, task: Task) -> None:
+    stopped = after(told(Action.RUN, **changes), Signalled(signal.SIGTERM, 1.0), task=task)
+    assert stopped[1] == [Stop(signal.SIGTERM), Tell()]
+
+
+def test_the_end_of_the_run_stops_a_server_that_awaits_the_chief() -> None:
+    leaving = (told(Action.RUN), Signalled(signal.SIGTERM, 1.0), told(Action.END))
+    assert after(*leaving, task=PS)[1] == [Stop(signal.SIGTERM), Tell()]
+
+
+def test_a_launcher_ends_with_the_run_only_where_it_shall() -> None:
+    (leave,) = after(told(Action.END), leaves=True)[1]
+    assert isinstance(leave, Leave)
+    assert leave.end.code == 0
+    assert after(told(Action.END))[1] == [Tell()]
+
+
+@pytest.mark.parametrize(("code", "phase"), [(0, Phase.SUCCEEDED), (3, Phase.FAILED)])
+def test_a_task_without_controller_ends_with_its_program(code: int, phase: Phase) -> None:
+    *_, leave = after(*RUNS, ChildEnded(code, ("bye",), 1.0), alone=True)[1]
+    assert isinstance(leave, Leave)
+    assert (leave.end.phase, leave.end.code) == (phase, code)
+    assert leave.end.last_lines == ("bye",)
