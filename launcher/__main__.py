@@ -23,6 +23,14 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="launcher", description="Runs distributed TensorFlow training.")
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_task(commands)
+    commands.add_parser("controller", help="the controller of a run")
+    _add_local(commands)
+    _add_status(commands)
+    return parser
+
+
+def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     task = commands.add_parser(
         "task",
         help="one task of a run",
@@ -36,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
         help="give the program --ps_hosts, --worker_hosts, --job_name and --task_index",
     )
     task.add_argument("program", nargs="*", metavar="PROGRAM", help="after --")
-    commands.add_parser("controller", help="the controller of a run")
+
+
+def _add_local(commands: argparse._SubParsersAction[_Parser]) -> None:
     local = commands.add_parser(
         "local",
         help="a whole run as processes on this machine",
@@ -60,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     local.add_argument(
         "--port", type=int, metavar="PORT", help="the first port of the tasks (default: any free)"
     )
+
+
+def _add_status(commands: argparse._SubParsersAction[_Parser]) -> None:
     status = commands.add_parser(
         "status",
         help="how a run is",
@@ -71,7 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--address", metavar="HOST:PORT", help="ask this controller instead")
     status.add_argument("--json", action="store_true", help="one JSON document")
     status.add_argument("--watch", action="store_true", help="go on, and print every change")
-    return parser
 
 
 # Imports belong to their subcommand: a task must start fast, and pods lack local's files.

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launcher.shared.environment import Environment
 from launcher.shared.identity import Task, task_of_pod
@@ -13,6 +14,21 @@ from launcher.shared.job import JOB_VERSION, MOST_TASKS, Job, job_of
 from launcher.shared.modes import EVALUATOR, MODES
 
 DEFAULT_PORT = 2222
+# What job.json says of a run that no controller leads: nothing starts again, nothing is watched.
+ALONE: Mapping[str, Any] = {
+    "version": JOB_VERSION,
+    "run": "standalone",
+    "maxReplicas": {"worker": 0},
+    "program": {"args": [], "env": {}, "workingDir": ""},
+    "restarts": {"limit": 0, "permanentCodes": [], "refill": 0},
+    "success": "AllWorkers",
+    "chiefFirst": False,
+    "checkpoints": "",
+    "hangTimeout": 0,
+    "deadline": 0,
+    "logs": "",
+    "cleanup": "Keep",
+}
 
 
 @dataclass(frozen=True)
@@ -113,29 +129,13 @@ def _standalone_job(
         return None
     return job_of(
         {
-            "version": JOB_VERSION,
+            **ALONE,
             "release": pod_name,
-            "run": "standalone",
             "mode": mode.name,
             "replicas": replicas,
-            "maxReplicas": {"worker": 0},
             "addresses": {"host": host, "port": port},
-            "program": {
-                "command": list(program),
-                "args": [],
-                "env": {},
-                "flags": flags,
-                "workingDir": "",
-            },
+            "program": {**ALONE["program"], "command": list(program), "flags": flags},
             "code": {"image": {"path": str(Path.cwd())}},
-            "restarts": {"limit": 0, "permanentCodes": [], "refill": 0},
-            "success": "AllWorkers",
-            "chiefFirst": False,
-            "checkpoints": "",
-            "hangTimeout": 0,
-            "deadline": 0,
-            "logs": "",
             "grace": grace,
-            "cleanup": "Keep",
         }
     )

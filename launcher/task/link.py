@@ -25,6 +25,7 @@ from launcher.shared.protocol import (
 )
 
 SAY_SECONDS = 30.0
+PASSING_SECONDS = 3.0  # a fault that passes sooner needs no word
 LONGEST_BACKOFF = 2.0  # a new controller is how a change comes: tasks should find it soon
 FINISH_SECONDS = 1.0
 CONNECT_SECONDS = 3.0  # name servers may still tell the address of an earlier release, for 30 s
@@ -47,7 +48,7 @@ class Link:
         self._report = first
         self._sent_at = time.monotonic()
         self._changed = threading.Event()
-        self._held: socket.socket | None = None
+        self._pending: socket.socket | None = None
         self._given_up = False
         self._connected = False
         self._finished = threading.Event()
@@ -59,10 +60,10 @@ class Link:
             self._report = report
             self._sent_at = time.monotonic()
             self._changed.set()
-            if self._held:
+            if self._pending:
                 self._given_up = True
                 with contextlib.suppress(OSError):
-                    self._held.shutdown(socket.SHUT_RDWR)
+                    self._pending.shutdown(socket.SHUT_RDWR)
 
     def finish(self, report: Report) -> None:
         """Sends the last report, and waits a moment for a controller that is there to take it."""
@@ -73,8 +74,7 @@ class Link:
     def _run(self) -> None:
         host, port = self._controller
         connection = http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
-        failures = 0
-        lost_at = said_at = time.monotonic()
+        outage = _Outage(f"the controller {host}:{port}")
         while True:
             try:
                 directive = self._exchange(connection)
@@ -84,25 +84,12 @@ class Link:
                     self._given_up = False
                     continue
                 self._connected = False
-                now = time.monotonic()
-                if failures == 0:
-                    lost_at = now
-                    said_at = now - SAY_SECONDS + 3.0  # a passing fault needs no word
-                failures += 1
                 holds = self._report.holds
-                over = holds is not None and holds.action is Action.END
-                if now - said_at >= SAY_SECONDS and not over:  # then it is gone for good, mostly
-                    said_at = now
-                    say(
-                        f"the controller {host}:{port} cannot be reached for "
-                        f"{now - lost_at:.0f} s, and is tried again: {error}"
-                    )
-                delay = min(LONGEST_BACKOFF, 0.1 * 2 ** min(failures, 10))
-                time.sleep(delay * random.uniform(0.5, 1.0))
+                # After the end of the run the controller is gone for good, mostly.
+                quiet = holds is not None and holds.action is Action.END
+                time.sleep(outage.failed(error, quiet))
                 continue
-            if failures and said_at > lost_at:
-                say(f"the controller {host}:{port} answers")
-            failures = 0
+            outage.over()
             self._connected = True
             if directive:
                 self._received(directive)
@@ -116,7 +103,7 @@ class Link:
         with self._lock:
             report = _aged(self._report, time.monotonic() - self._sent_at)
             self._changed.clear()
-            self._held = connection.sock
+            self._pending = connection.sock
             self._given_up = False
         try:
             connection.request("POST", PATH, encode_report(report))
@@ -124,7 +111,7 @@ class Link:
             body = response.read(DIRECTIVE_BYTES + 1)
         finally:
             with self._lock:
-                self._held = None
+                self._pending = None
                 if self._given_up:  # perhaps after the answer had come
                     connection.close()
         if response.status != 200:
@@ -135,6 +122,35 @@ class Link:
         if not report.wait:
             self._finished.set()
         return decode_directive(body)
+
+
+class _Outage:
+    """The time in which a controller does not answer: when to try again, and what to say of it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._failures = 0
+        self._lost_at = self._said_at = time.monotonic()
+
+    def failed(self, error: Exception, quiet: bool) -> float:
+        """One more try has failed. Returns the seconds to wait before the next one."""
+        now = time.monotonic()
+        if self._failures == 0:
+            self._lost_at = now
+            self._said_at = now - SAY_SECONDS + PASSING_SECONDS
+        self._failures += 1
+        if now - self._said_at >= SAY_SECONDS and not quiet:
+            self._said_at = now
+            seconds = now - self._lost_at
+            say(f"{self._name} cannot be reached for {seconds:.0f} s, and is tried again: {error}")
+        delay = min(LONGEST_BACKOFF, 0.1 * 2.0 ** min(self._failures, 10))
+        return delay * random.uniform(0.5, 1.0)
+
+    def over(self) -> None:
+        """The controller answers."""
+        if self._failures and self._said_at > self._lost_at:
+            say(f"{self._name} answers")
+        self._failures = 0
 
 
 def _aged(report: Report, seconds: float) -> Report:
