@@ -26,6 +26,33 @@ from launcher.task import connections, crash_marker, invocation, peers, step
 from launcher.task.child import Child, Ended
 from launcher.task.environment import TaskSettings
 from launcher.task.link import Link
+from launcher.task.state import (
+    Activity,
+    Cancel,
+    ChiefLeft,
+    ChildEnded,
+    CodePulled,
+    Effect,
+    Event,
+    Failed,
+    Leave,
+    PeersReached,
+    Pull,
+    ReachPeers,
+    Say,
+    Seen,
+    Send,
+    Signalled,
+    StartProgram,
+    StartServer,
+    State,
+    Stop,
+    Tell,
+    Told,
+    awaits_chief,
+    is_chief,
+    report,
+)
 from launcher.task.watch import Watch
 
 FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -43,8 +70,8 @@ class _Loop:
     def __init__(self, settings: TaskSettings, environ: Mapping[str, str]) -> None:
         self.settings = settings
         self.environ = environ
-        self.events: queue.SimpleQueue[step.Event] = queue.SimpleQueue()
-        self.state = step.State(
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.state = State(
             task=settings.task,
             incarnation=os.urandom(16).hex(),
             address=settings.address,
@@ -83,16 +110,16 @@ class _Loop:
     # What happens.
 
     def _signalled(self, number: int) -> None:
-        self.events.put(step.Signalled(number, time.monotonic()))
+        self.events.put(Signalled(number, time.monotonic()))
 
     def _told(self, directive: Directive) -> None:
-        self.events.put(step.Told(directive))
+        self.events.put(Told(directive))
 
-    def _next(self) -> step.Event:
+    def _next(self) -> Event:
         """The next event, or a look at what tells nothing by itself."""
         while True:
-            if step.awaits_chief(self.state) and not self._chief_is_here():
-                return step.ChiefLeft()
+            if awaits_chief(self.state) and not self._chief_is_here():
+                return ChiefLeft()
             try:
                 return self.events.get(timeout=self._patience())
             except queue.Empty:
@@ -102,11 +129,11 @@ class _Loop:
     def _patience(self) -> float | None:
         """Seconds until something has to be looked at; None where everything tells by itself."""
         state, directive = self.state, self.state.directive
-        if step.awaits_chief(state):
+        if awaits_chief(state):
             return LEAVE_SECONDS
         if not self.watch or not directive or not state.child:
             return None
-        chief, timeout = step.is_chief(state), directive.job.hang_timeout
+        chief, timeout = is_chief(state), directive.job.hang_timeout
         if chief and directive.job.chief_first and not state.child.up:
             return UP_SECONDS
         waits = [step.PROGRESS_SECONDS] if chief else []
@@ -114,10 +141,10 @@ class _Loop:
             waits.append(max(LEAST_HANG_SECONDS, timeout - self.watch.quiet()))
         return min(waits, default=None)
 
-    def _look(self, watch: Watch) -> step.Seen:
-        return step.Seen(
+    def _look(self, watch: Watch) -> Seen:
+        return Seen(
             at=time.monotonic(),
-            up=step.is_chief(self.state) and watch.up(),
+            up=is_chief(self.state) and watch.up(),
             quiet=watch.quiet(),
             step=watch.step,
             last_step=watch.last_step,
@@ -132,8 +159,8 @@ class _Loop:
         port = int(address.rpartition(":")[2])
         return time.monotonic() < self.state.leave_by and connections.connected(chief, port)
 
-    def _take(self, event: step.Event) -> Sequence[step.Effect]:
-        if isinstance(event, (step.ChildEnded, step.Failed)):
+    def _take(self, event: Event) -> Sequence[Effect]:
+        if isinstance(event, (ChildEnded, Failed)):
             self.child = self.watch = None
             self._mark(None)
         self.state, effects = step.step(self.state, event)
@@ -141,40 +168,40 @@ class _Loop:
 
     # What is to be done.
 
-    def _carry_out(self, effects: Sequence[step.Effect]) -> End | None:
+    def _carry_out(self, effects: Sequence[Effect]) -> End | None:
         tell = False
         for effect in effects:
-            if isinstance(effect, step.Leave):
+            if isinstance(effect, Leave):
                 if self.link:
                     self.link.finish(self._report())
                 return effect.end
-            tell = tell or isinstance(effect, step.Tell)
+            tell = tell or isinstance(effect, Tell)
             self._do(effect)
         if tell and self.link:
             self.link.send(self._report())
         return None
 
-    def _do(self, effect: step.Effect) -> None:
-        if isinstance(effect, step.Say):
+    def _do(self, effect: Effect) -> None:
+        if isinstance(effect, Say):
             say(effect.text)
-        elif isinstance(effect, step.Pull):
+        elif isinstance(effect, Pull):
             self._prepare(effect.directive, self._pull)
-        elif isinstance(effect, step.ReachPeers):
+        elif isinstance(effect, ReachPeers):
             self._prepare(effect.directive, self._reach)
-        elif isinstance(effect, step.Cancel):
+        elif isinstance(effect, Cancel):
             self.cancelled.set()
-        elif isinstance(effect, (step.StartProgram, step.StartServer)):
+        elif isinstance(effect, (StartProgram, StartServer)):
             try:
                 self._start(effect)
             except LauncherError as failure:
                 self.events.put(_failed(failure))
-        elif isinstance(effect, step.Stop):
+        elif isinstance(effect, Stop):
             self._stop(effect.number)
-        elif isinstance(effect, step.Send) and self.child:
+        elif isinstance(effect, Send) and self.child:
             self.child.send(effect.number)
 
     def _prepare(
-        self, directive: Directive, preparation: Callable[[Directive, threading.Event], step.Event]
+        self, directive: Directive, preparation: Callable[[Directive, threading.Event], Event]
     ) -> None:
         cancelled = self.cancelled = threading.Event()
 
@@ -189,16 +216,16 @@ class _Loop:
 
         threading.Thread(target=work, daemon=True).start()
 
-    def _pull(self, directive: Directive, cancelled: threading.Event) -> step.Event:
+    def _pull(self, directive: Directive, cancelled: threading.Event) -> Event:
         settings, job = self.settings, directive.job
         place = Place(settings.source, settings.secret, settings.work)
         python = invocation.python(job)
         pulled = pull(job.delivery, place, python, directive.commit, cancelled)
         say(f"code {pulled.digest or 'of the image'} is in {pulled.folder}")
         self.pulled = pulled
-        return step.CodePulled(pulled.digest, pulled.commit)
+        return CodePulled(pulled.digest, pulled.commit)
 
-    def _reach(self, directive: Directive, cancelled: threading.Event) -> step.Event:
+    def _reach(self, directive: Directive, cancelled: threading.Event) -> Event:
         """A program needs the names of those who serve it, and may need them to answer."""
         job = directive.job
         servers = [
@@ -210,13 +237,13 @@ class _Loop:
         again = directive.generation > 1 and job.mode.decides_success(self.settings.task)
         connect = self.settings.controller is None or (again and job.mode.servers_first)
         peers.wait(servers, self.settings.peers_timeout, connect, cancelled)
-        return step.PeersReached()
+        return PeersReached()
 
-    def _start(self, effect: step.StartProgram | step.StartServer) -> None:
+    def _start(self, effect: StartProgram | StartServer) -> None:
         """Starts a child. Raises LauncherError."""
         directive, task = effect.directive, self.settings.task
         job, generation = directive.job, directive.generation
-        if isinstance(effect, step.StartServer):
+        if isinstance(effect, StartServer):
             started, watch = invocation.server(directive, task, self.environ), None
         else:
             assert self.pulled
@@ -227,7 +254,7 @@ class _Loop:
 
         def ended(end: Ended) -> None:
             steps = (watch.step, watch.last_step) if watch else (None, None)
-            self.events.put(step.ChildEnded(end.code, end.last_lines, end.at, *steps))
+            self.events.put(ChildEnded(end.code, end.last_lines, end.at, *steps))
 
         self.child = Child(
             started.argv,
@@ -239,9 +266,7 @@ class _Loop:
         )
         self.watch = watch
         doing = self.state.doing
-        if (
-            doing and doing.activity is step.Activity.RUNNING
-        ):  # of one that stands in nothing is told
+        if doing and doing.activity is Activity.RUNNING:  # of one that stands in nothing is told
             self._mark(generation)
         words = " ".join(started.argv)
         say(f"generation {generation}: started {words} (process {self.child.pid})")
@@ -260,11 +285,11 @@ class _Loop:
 
     def _report(self) -> Report:
         self.sequence += 1
-        return step.report(self.state, self.sequence, time.monotonic())
+        return report(self.state, self.sequence, time.monotonic())
 
 
-def _failed(failure: LauncherError) -> step.Failed:
-    return step.Failed(int(failure.code), failure.reason, failure.last_lines, time.monotonic())
+def _failed(failure: LauncherError) -> Failed:
+    return Failed(int(failure.code), failure.reason, failure.last_lines, time.monotonic())
 
 
 def _log_file(job: Job, task: Task, generation: int) -> Path | None:

@@ -18,8 +18,9 @@ from launcher.shared.exits import Code, End
 from launcher.shared.identity import Task, parse_task
 from launcher.shared.job import Job
 from launcher.shared.protocol import ChildReport, Directive, Holds, Leader, Report
+from launcher.task import state as task_state
 from launcher.task import step as task_step
-from launcher.task.step import Activity
+from launcher.task.state import Activity
 from tests.unit.jobs import job
 
 EVERYBODY = ("ps-0", "worker-0", "worker-1")
@@ -41,7 +42,7 @@ class Pod:
     ) -> None:
         self.task = task
         self.clock = clock
-        self.state = task_step.State(task, incarnation, child=left)
+        self.state = task_state.State(task, incarnation, child=left)
         self.digest = ""
         self.commit = ""
         self.can_pull = True
@@ -53,29 +54,29 @@ class Pod:
     def report(self) -> Report:
         """What it says now; a pull that had to wait is done first where it can be."""
         if self.doing(Activity.PULLING) and self.can_pull:
-            self.take(task_step.CodePulled(self.digest, self.commit))
+            self.take(task_state.CodePulled(self.digest, self.commit))
         self.sequence += 1
-        return task_step.report(self.state, self.sequence, self.clock())
+        return task_state.report(self.state, self.sequence, self.clock())
 
-    def take(self, event: task_step.Event) -> None:
+    def take(self, event: task_state.Event) -> None:
         """Something happens, and all that follows from it."""
         self.state, effects = task_step.step(self.state, event)
         for effect in effects:
             self._do(effect)
 
-    def _do(self, effect: task_step.Effect) -> None:
-        if isinstance(effect, task_step.Pull):
+    def _do(self, effect: task_state.Effect) -> None:
+        if isinstance(effect, task_state.Pull):
             self.pulls.append(effect.directive.pull)
             if self.can_pull:
-                self.take(task_step.CodePulled(self.digest, self.commit))
-        elif isinstance(effect, task_step.ReachPeers):
-            self.take(task_step.PeersReached())
-        elif isinstance(effect, task_step.Cancel):
+                self.take(task_state.CodePulled(self.digest, self.commit))
+        elif isinstance(effect, task_state.ReachPeers):
+            self.take(task_state.PeersReached())
+        elif isinstance(effect, task_state.Cancel):
             self.fail(Code.TRY_AGAIN, "nobody wants it")
-        elif isinstance(effect, (task_step.StartProgram, task_step.StartServer)):
+        elif isinstance(effect, (task_state.StartProgram, task_state.StartServer)):
             if self.doing(Activity.RUNNING):
                 self.started.append(effect.directive.generation)
-        elif isinstance(effect, task_step.Stop) and self.stops_with is not None:
+        elif isinstance(effect, task_state.Stop) and self.stops_with is not None:
             self.end(self.stops_with)
 
     def doing(self, activity: Activity) -> bool:
@@ -83,15 +84,15 @@ class Pod:
 
     def end(self, code: int, lines: tuple[str, ...] = (), ago: float = 0.0) -> None:
         """Its child ends."""
-        self.take(task_step.ChildEnded(code, lines, self.clock() - ago))
+        self.take(task_state.ChildEnded(code, lines, self.clock() - ago))
 
     def fail(self, code: int, reason: str) -> None:
         """What it is about to do fails."""
-        self.take(task_step.Failed(int(code), reason, (), self.clock()))
+        self.take(task_state.Failed(int(code), reason, (), self.clock()))
 
     def terminate(self) -> None:
         """The pod is told to end."""
-        self.take(task_step.Signalled(signal.SIGTERM, self.clock()))
+        self.take(task_state.Signalled(signal.SIGTERM, self.clock()))
 
     @property
     def holds(self) -> Holds | None:
@@ -186,7 +187,7 @@ class Play:
             self.step(run_state.Heard(report))
             told = directive.directive(self.state, report)
             if told:
-                pod.take(task_step.Told(told))
+                pod.take(task_state.Told(told))
 
     def settle(self, *silent: str) -> None:
         """All but the silent tasks talk until nothing is new; a loop that never ends is a bug."""
@@ -213,14 +214,14 @@ class Play:
 
     def see(self, name: str, up: bool = False, quiet: float = 0.0) -> None:
         """A program's output tells that its session is up, or nothing for so many seconds."""
-        self.pod(name).take(task_step.Seen(self.now, up, quiet))
+        self.pod(name).take(task_state.Seen(self.now, up, quiet))
 
     def drain(self, name: str, code: int = 143) -> None:
         """The pod is told to end from outside: its child is stopped."""
         pod = self.pod(name)
         pod.stops_with = code
         pod.terminate()
-        pod.take(task_step.ChiefLeft())
+        pod.take(task_state.ChiefLeft())
 
     def lose(self, name: str) -> None:
         """The pod is gone, and made again."""
@@ -230,7 +231,7 @@ class Play:
         """An older controller has told a task this, and no younger one has told it anything."""
         pod = self.pod(name)
         pod.state = replace(pod.state, directive=None)
-        pod.take(task_step.Told(told))
+        pod.take(task_state.Told(told))
 
     def running(self) -> dict[str, int]:
         return {str(task): pod.runs for task, pod in self.pods.items() if pod.runs is not None}

@@ -36,8 +36,9 @@ from launcher.shared.identity import Task
 from launcher.shared.job import Job, job_of
 from launcher.shared.modes import EVALUATOR, MODES
 from launcher.shared.protocol import Action, ChildReport, Directive, Holds, Leader, Report
+from launcher.task import state as task_state
 from launcher.task import step as task_step
-from launcher.task.step import Activity
+from launcher.task.state import Activity
 
 FAULTS_SECONDS = 90.0
 PATIENCE_SECONDS = 400.0  # after the faults, for the run to end
@@ -213,7 +214,7 @@ class Pod:
     alive: bool = False  # the launcher
     reachable: bool = True
     going: bool = False  # it was told to end
-    state: task_step.State | None = None  # the launcher's
+    state: task_state.State | None = None  # the launcher's
     left: ChildReport | None = None  # what the last launcher in this pod died with
     sequence: int = 0
     sent_by: Controller | None = None
@@ -433,19 +434,19 @@ class Simulation:
     def leave(self, pod: Pod) -> None:
         """The kubelet sends SIGTERM, and kills what is left after the pod's grace."""
         self.after(GRACE + 5.0, self.gone, pod)
-        self.take(pod, task_step.Signalled(signal.SIGTERM, self.now))
+        self.take(pod, task_state.Signalled(signal.SIGTERM, self.now))
         self.await_chief(pod, pod.token)
 
     def await_chief(self, pod: Pod, token: int) -> None:
         """A server looks now and then whether the chief, whom it may serve, has left it."""
-        if pod.token != token or not pod.state or not task_step.awaits_chief(pod.state):
+        if pod.token != token or not pod.state or not task_state.awaits_chief(pod.state):
             return
         assert pod.process
         chief = self.pods.get(pod.process.job.mode.chief)
         if chief and chief.running and self.now < pod.state.leave_by:
             self.after(0.5, self.await_chief, pod, token)
         else:
-            self.take(pod, task_step.ChiefLeft())
+            self.take(pod, task_state.ChiefLeft())
 
     def say_farewell(self, pod: Pod) -> None:
         """The launcher's last report, and its end."""
@@ -678,7 +679,7 @@ class Simulation:
             return
         self.serial += 1
         pod.alive, pod.sequence = True, 0
-        pod.state = task_step.State(
+        pod.state = task_state.State(
             task=pod.task,
             incarnation=f"{pod.task} {self.serial}",
             address=f"address {self.serial}",
@@ -689,7 +690,7 @@ class Simulation:
         self.log("the launcher of {} starts", pod.task)
         self.send(pod)
 
-    def take(self, pod: Pod, event: task_step.Event) -> None:
+    def take(self, pod: Pod, event: task_state.Event) -> None:
         """Something happens to a task, and all that it does about it."""
         assert pod.state
         token = pod.token
@@ -698,22 +699,22 @@ class Simulation:
             if pod.token == token:
                 self.do(pod, effect)
 
-    def do(self, pod: Pod, effect: task_step.Effect) -> None:
-        if isinstance(effect, task_step.Say):
+    def do(self, pod: Pod, effect: task_state.Effect) -> None:
+        if isinstance(effect, task_state.Say):
             self.log("{}: {}", pod.task, effect.text)
-        elif isinstance(effect, task_step.Tell):
+        elif isinstance(effect, task_state.Tell):
             # If an answer is on its way, that may be taken first.
             if not pod.answered or self.random() < 0.5:
                 self.send(pod)
-        elif isinstance(effect, task_step.Pull):
+        elif isinstance(effect, task_state.Pull):
             self.after(self.random() * 3, self.pull, pod, pod.token)
-        elif isinstance(effect, task_step.ReachPeers):
+        elif isinstance(effect, task_state.ReachPeers):
             self.after(self.random() ** 3 * 3, self.reach_peers, pod, pod.token)
-        elif isinstance(effect, (task_step.StartProgram, task_step.StartServer)):
+        elif isinstance(effect, (task_state.StartProgram, task_state.StartServer)):
             self.start_child(pod, effect)
-        elif isinstance(effect, task_step.Stop):
+        elif isinstance(effect, task_state.Stop):
             self.stop_child(pod)
-        elif isinstance(effect, task_step.Leave):
+        elif isinstance(effect, task_state.Leave):
             self.say_farewell(pod)
 
     def send(self, pod: Pod) -> None:
@@ -747,7 +748,7 @@ class Simulation:
     def report(self, pod: Pod) -> Report:
         assert pod.state
         pod.sequence += 1
-        return task_step.report(pod.state, pod.sequence, self.now)
+        return task_state.report(pod.state, pod.sequence, self.now)
 
     def receive(
         self,
@@ -770,7 +771,7 @@ class Simulation:
             self.log("{} holds {}", pod.task, _holds(new))
             pod.sent_by, pod.sent_at = controller, sent_at
         pod.answered = False
-        self.take(pod, task_step.Told(directive))
+        self.take(pod, task_state.Told(directive))
 
     def pull(self, pod: Pod, token: int) -> None:
         if pod.token != token:
@@ -780,29 +781,31 @@ class Simulation:
         assert doing.activity is Activity.PULLING
         if doing.ending and self.random() < 0.5:
             code = int(Code.TRY_AGAIN)
-            self.take(pod, task_step.Failed(code, "nobody wants it", (), self.now))
+            self.take(pod, task_state.Failed(code, "nobody wants it", (), self.now))
         elif not doing.ending and self.pull_fails.get(pod.task, 0):
             self.pull_fails[pod.task] -= 1
             code = int(Code.IO)
             self.log("{} cannot pull the code", pod.task)
             self.blame(pod, doing.directive.job, code, "program")
-            self.take(pod, task_step.Failed(code, "no code", (), self.now))
+            self.take(pod, task_state.Failed(code, "no code", (), self.now))
         else:
             # A file system may tell an old tale.
             pod.code = self.edits if self.random() < 0.7 else max(pod.code, self.edits - 1)
-            self.take(pod, task_step.CodePulled(str(pod.code), ""))
+            self.take(pod, task_state.CodePulled(str(pod.code), ""))
 
     def reach_peers(self, pod: Pod, token: int) -> None:
         if pod.token == token:
-            self.take(pod, task_step.PeersReached())
+            self.take(pod, task_state.PeersReached())
 
     # Children.
 
-    def start_child(self, pod: Pod, effect: task_step.StartProgram | task_step.StartServer) -> None:
+    def start_child(
+        self, pod: Pod, effect: task_state.StartProgram | task_state.StartServer
+    ) -> None:
         task, job, generation = pod.task, effect.directive.job, effect.directive.generation
         doing = pod.state.doing if pod.state else None
         assert doing
-        program = isinstance(effect, task_step.StartProgram)
+        program = isinstance(effect, task_state.StartProgram)
         if pod.process:
             raise Violation("two children", f"{task} runs one already")
         if program and (job.program_digest, task, generation) in self.finished:
@@ -830,7 +833,7 @@ class Simulation:
     def come_up(self, pod: Pod, process: Process) -> None:
         if pod.process is process:
             process.up = True
-            self.take(pod, task_step.Seen(self.now, up=True, quiet=0.0))
+            self.take(pod, task_state.Seen(self.now, up=True, quiet=0.0))
 
     def doom(self, pod: Pod, process: Process, seconds: float, code: int, whose: str) -> None:
         """Its child will fail. It is the program's fault, or it is not."""
@@ -852,7 +855,7 @@ class Simulation:
         # The others feel it, whatever its reason.
         if not ended_well and not process.stands_in:
             self.harm(pod, job, whose or "outside")
-        self.take(pod, task_step.ChildEnded(code, (), self.now))
+        self.take(pod, task_state.ChildEnded(code, (), self.now))
 
     def note_end(self, pod: Pod) -> None:
         process = pod.process
@@ -904,7 +907,7 @@ class Simulation:
         if pod.process is process and process.doomed == "hung":
             self.log("the child of {} makes no progress ({})", pod.task, whose)
             self.blame(pod, process.job, int(Code.DEADLINE), whose)
-            self.take(pod, task_step.Seen(self.now, up=process.up, quiet=HANG_SECONDS))
+            self.take(pod, task_state.Seen(self.now, up=process.up, quiet=HANG_SECONDS))
 
     def blame(self, pod: Pod, job: Job, code: int, whose: str) -> None:
         if whose == "program":

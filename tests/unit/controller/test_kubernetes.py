@@ -41,7 +41,7 @@ from launcher.shared.protocol import (
     decode_directive,
     encode_report,
 )
-from launcher.task.step import Told
+from launcher.task.state import Told
 from tests.unit.jobs import job
 from tests.unit.play import Pod
 from tests.unit.processes import free_ports

@@ -6,7 +6,7 @@ import pytest
 
 from launcher.decisions import failures
 from launcher.shared.exits import Code, Phase
-from launcher.task.step import ChiefLeft
+from launcher.task.state import ChiefLeft
 from tests.unit.jobs import job
 from tests.unit.play import (
     EVERYBODY,

@@ -10,7 +10,7 @@ from launcher.decisions.state import RunPhase
 from launcher.shared.exits import Code, Phase
 from launcher.shared.identity import Task
 from launcher.shared.protocol import Action, Leader
-from launcher.task.step import Told
+from launcher.task.state import Told
 from tests.unit.play import (
     EVERYBODY,
     Play,

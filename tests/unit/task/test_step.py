@@ -11,7 +11,7 @@ import pytest
 from launcher.shared.exits import Code, Phase
 from launcher.shared.identity import Task
 from launcher.shared.protocol import Action, ChildReport, Directive, Leader
-from launcher.task.step import (
+from launcher.task.state import (
     Activity,
     Cancel,
     ChiefLeft,
@@ -36,8 +36,8 @@ from launcher.task.step import (
     Told,
     awaits_chief,
     report,
-    step,
 )
+from launcher.task.step import step
 from tests.unit.jobs import job
 
 CHIEF, WORKER, PS = Task("worker", 0), Task("worker", 1), Task("ps", 0)
