@@ -13,7 +13,7 @@ import pytest
 
 np = pytest.importorskip("numpy")  # the example's own need, not the launcher's
 
-PROGRAM = Path(__file__).parents[2] / "examples" / "breast-cancer" / "train.py"
+PROGRAM = Path(__file__).parents[3] / "examples" / "breast-cancer" / "train.py"
 CLUSTER = ["--ps_hosts=a:1", "--worker_hosts=b:1,c:1", "--checkpoint_dir=checkpoints"]
 TF_CONFIG = {
     "cluster": {"ps": ["a:1"], "worker": ["b:1", "c:1"]},

@@ -79,7 +79,7 @@ def test_tools_say_their_version() -> None:
 
 
 def test_an_unknown_tool_is_answered_with_those_that_exist() -> None:
-    with pytest.raises(ClusterError, match=r"is called hlem; there are: .*helm, helm-docs"):
+    with pytest.raises(ClusterError, match=r"is called hlem; there are: .*helm, helm3"):
         binaries.tool("hlem")
 
 
