@@ -1,9 +1,8 @@
-"""A whole run on this machine, with tiny programs and a stand-in for TensorFlow."""
+"""`launcher local`: a run as processes of this machine, and what of it ends with what."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 from collections.abc import Mapping
@@ -14,9 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from launcher.local.values import _merge, _text, job_document, job_from, read_values
 from launcher.shared.cluster_spec import PORTS_PER_ROLE
-from launcher.shared.exits import Code, LauncherError
 from tests.unit.code.test_requirements import wheel
 from tests.unit.conftest import Start
 from tests.unit.processes import ROOT, Launcher, lives, wait_until
@@ -161,9 +158,6 @@ def test_a_program_that_is_not_there(local: Local) -> None:
     launcher.wait_for("'no-such-program' is not found")
 
 
-# Values.
-
-
 def test_every_mistake_in_the_values_at_once(local: Local) -> None:
     launcher = local(
         {
@@ -196,32 +190,6 @@ def test_every_mistake_in_the_values_at_once(local: Local) -> None:
         launcher.wait_for(mistake)
     assert "Traceback" not in str(launcher)
     assert "started" not in str(launcher)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a: [", "must be a readable YAML file"),
-        ("- a\n- b\n", "must hold a mapping of values"),
-        ("program: train.py", 'program must be a mapping; got "train.py"'),
-        ("program: null", "program.command must be a list"),
-        ("mode: ring", "1 mistake in the values:\n  mode must be one of parameter-server"),
-        ("{mode: all-reduce, evaluator: {replicas: 2}}", "evaluator.replicas must be a whole"),
-        ("worker: null", "worker.replicas must be a whole number from 1 to 100000; got null"),
-        ("worker: {replicas: null}", "worker.replicas must be a whole number"),
-        ("3: 4", "3 must be left out: it is not a known key"),
-    ],
-)
-def test_values_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "values.yaml").write_text(text)
-    mistakes: list[str] = []
-    with pytest.raises(LauncherError, match=re.escape(words)) as error:
-        job_from(
-            job_document(read_values([tmp_path / "values.yaml"], mistakes), tmp_path, mistakes),
-            1,
-            mistakes,
-        )
-    assert error.value.code is Code.CONFIGURATION
 
 
 def test_a_file_that_is_not_there(start: Start) -> None:
@@ -282,44 +250,6 @@ def test_the_example_of_sources_runs_as_it_is(start: Start) -> None:
     assert f"worker-1   | worker 1 has code {digest}" in launcher.lines
 
 
-@pytest.mark.parametrize(
-    ("code", "told"),
-    [
-        ({"archive": {"url": "https://e.com/a", "sha256": "a" * 64}}, "code.archive https://e"),
-        ({"git": {"url": "https://e.com/a", "ref": "a" * 40}}, "code.git https://e.com/a at aaaa"),
-        ({"image": {"path": "/app"}}, "code.image /app"),
-        ({"inline": {"a": "b"}, "requirements": True, "digest": "a" * 32}, "code.inline"),
-    ],
-)
-def test_a_source_of_theread_values(tmp_path: Path, code: dict[str, Any], told: str) -> None:
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
-    mistakes: list[str] = []
-    document = job_document(read_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
-    assert document["code"] == {**code, "timeout": 120, "refresh": "OnRequest"}
-    assert str(job_from(document, 1, mistakes).source).startswith(told)
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        ({}, "--code must name the folder of the program: only a cluster mounts"),
-        ({"claim": {"name": "c"}}, "only a cluster mounts code.nfs and code.claim"),
-        ({"git": {"url": "u"}}, "code.git.url must be an https, http, ssh or file address"),
-        ({"inline": {"a": "b"}, "image": {"path": "/a"}}, "code must be exactly one source"),
-        (
-            {"git": {"url": "https://e.com/a", "ref": "a" * 40}, "secret": "login"},
-            "--code must name the folder of the program: only a cluster has Secrets",
-        ),
-    ],
-)
-def test_a_source_that_is_wrong(tmp_path: Path, code: dict[str, Any], words: str) -> None:
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
-    mistakes: list[str] = []
-    document = job_document(read_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
-    with pytest.raises(LauncherError, match=re.escape(words)):
-        job_from(document, 1, mistakes)
-
-
 def test_ports_that_are_taken_are_named(local: Local) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -329,25 +259,6 @@ def test_ports_that_are_taken_are_named(local: Local) -> None:
     launcher.wait_for(rf"ports must be free; taken are (\d+, )*{port}\b.*: name another --port")
 
 
-@pytest.mark.parametrize(
-    ("below", "above", "merged"),
-    [
-        ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
-        ({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}}, {"a": {"x": 1, "y": 3}}),
-        ({"a": {"x": 1, "y": 2}}, {"a": {"y": None}}, {"a": {"x": 1}}),
-        ({"a": {"x": 1}}, {"a": None}, {}),
-        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
-        ({"a": {"x": 1}}, {"a": 5}, {"a": {"x": 1}}),
-        ({"a": 5}, {"a": {"x": 1}}, {"a": {"x": 1}}),
-        ({"a": 1}, {"a": False}, {"a": False}),
-    ],
-)
-def test_values_are_merged_as_helm_does(
-    below: dict[str, Any], above: dict[str, Any], merged: dict[str, Any]
-) -> None:
-    assert _merge(below, above) == merged
-
-
 def test_the_later_file_wins(local: Local) -> None:
     launcher = local(
         sh("echo $A $B", worker={"replicas": 1}), {"program": {"env": {"A": 1, "B": "x"}}},
@@ -355,25 +266,3 @@ def test_the_later_file_wins(local: Local) -> None:
     )  # fmt: skip
     assert launcher.wait() == 0
     assert "worker-0   | true" in launcher.lines
-
-
-@pytest.mark.parametrize(
-    ("scalar", "text"),
-    [
-        (True, "true"),
-        (20, "20"),
-        (-1.5, "-1.5"),
-        (1.0, "1"),
-        (0.001, "0.001"),
-        (0.0, "0"),
-        (1e-05, "0.00001"),
-        (1e-07, "1e-7"),
-        (1.5e21, "1.5e+21"),
-        (1e6, "1000000"),
-        ("1e-5", "1e-5"),
-        (None, None),
-        (["a"], ["a"]),
-    ],
-)
-def test_scalars_are_written_as_the_chart_writes_them(scalar: Any, text: Any) -> None:
-    assert _text(scalar) == text
