@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import ClusterError, binaries, image
-from tests.cluster.box import Box, cgroup_mounts
+from tests.cluster.box import Box
+from tests.cluster.cgroups import cgroup_mounts
 from tests.cluster.plan import NFS_EXPORT
 
 pytestmark = [

@@ -15,10 +15,7 @@ from typing import Any
 
 import trustme
 
-from launcher.controller.kubernetes import (
-    ENDS_ANNOTATION,
-    LEADER_ANNOTATION,
-)
+from launcher.controller.kubernetes import ENDS_ANNOTATION, LEADER_ANNOTATION
 
 PREFIX = "/apis/apps/v1/namespaces/research/statefulsets/"
 

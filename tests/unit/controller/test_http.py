@@ -11,13 +11,7 @@ from typing import Any
 import pytest
 
 from launcher.shared.identity import Task
-from launcher.shared.protocol import (
-    PATH,
-    Action,
-    Report,
-    decode_directive,
-    encode_report,
-)
+from launcher.shared.protocol import PATH, Action, Report, decode_directive, encode_report
 from tests.unit.processes import Launcher, wait_until
 from tests.unit.runs.run import Run
 

@@ -15,15 +15,9 @@ import trustme
 
 from launcher.controller import kubernetes
 from launcher.controller.environment import KubernetesSettings
-from launcher.controller.kubernetes import (
-    ENDS_ANNOTATION,
-    Kubernetes,
-    SupersededError,
-)
+from launcher.controller.kubernetes import ENDS_ANNOTATION, Kubernetes, SupersededError
 from launcher.shared.exits import Code, LauncherError
-from launcher.shared.protocol import (
-    Leader,
-)
+from launcher.shared.protocol import Leader
 from tests.unit.controller.api_server import FakeApiServer
 
 

@@ -17,11 +17,7 @@ import pytest
 
 from launcher.controller import loop
 from launcher.controller.environment import ControllerSettings, KubernetesSettings
-from launcher.controller.kubernetes import (
-    BEGIN_ANNOTATION,
-    ENDS_ANNOTATION,
-    LEADER_ANNOTATION,
-)
+from launcher.controller.kubernetes import BEGIN_ANNOTATION, ENDS_ANNOTATION, LEADER_ANNOTATION
 from launcher.decisions import directive, state, step
 from launcher.shared.exits import Code, End, LauncherError, Phase
 from launcher.shared.identity import Task

@@ -11,9 +11,7 @@ import pytest
 
 from launcher.shared.exits import LauncherError
 from launcher.shared.job import job_of
-from launcher.shared.protocol import (
-    encode_directive,
-)
+from launcher.shared.protocol import encode_directive
 from tests.unit.conftest import Start
 from tests.unit.jobs import document
 from tests.unit.processes import Launcher, lives, wait_until
