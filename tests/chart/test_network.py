@@ -10,7 +10,7 @@ def selects(selector: dict[str, str], pod: Object) -> bool:
     return selector.items() <= labels.items()
 
 
-def test_who_finds_whom() -> None:
+def test_each_service_selects_its_own_pods_and_each_statefulset_its_role() -> None:
     rendered = render()
     ps, worker, controller = rendered.pods()
     tasks = rendered.one("Service", "mnist")["spec"]

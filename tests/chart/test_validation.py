@@ -13,13 +13,13 @@ IDS = [rule.name for rule in RULES]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=IDS)
-def test_refuses(rule: Rule) -> None:
+def test_values_that_break_a_rule_are_refused_in_its_words(rule: Rule) -> None:
     (said,) = refusal(rule.fails, release=rule.release)
     assert said.startswith(rule.says)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=IDS)
-def test_accepts(rule: Rule) -> None:
+def test_values_that_keep_the_rule_render(rule: Rule) -> None:
     render(rule.passes, release=rule.passing_release)
 
 
@@ -61,12 +61,14 @@ SHAPES = [
 @pytest.mark.parametrize(
     ("values", "says"), [shape[1:] for shape in SHAPES], ids=[shape[0] for shape in SHAPES]
 )
-def test_refuses_shape(values: Values, says: str, helm: str) -> None:
+def test_values_of_a_wrong_shape_are_refused_by_the_schema(
+    values: Values, says: str, helm: str
+) -> None:
     (said,) = refusal(values, helm=helm)
     assert says in said
 
 
-def test_everything_wrong_is_told_at_once(helm: str) -> None:
+def test_every_mistake_in_the_values_is_told_at_once(helm: str) -> None:
     everything: Values = {"pod": {}, "volumes": [], "env": []}
     for rule in RULES:
         for key, value in rule.fails.items():

@@ -37,7 +37,7 @@ def test_values_that_cannot_work_are_refused_before_anything_is_made(release: Re
         (["no-such-program"], 127, "'no-such-program' is not found"),
     ],
 )
-def test_a_program_that_is_not_there(
+def test_a_program_that_does_not_exist_fails_the_run_at_once(
     release: Release, command: list[str], code: int, message: str
 ) -> None:
     release.install([], {**tiny(""), "program.command": command})

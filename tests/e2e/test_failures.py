@@ -20,7 +20,7 @@ from tests.lines import Lines
 pytestmark = pytest.mark.cluster
 
 
-def test_the_end_is_told_everywhere_and_names_the_cause(release: Release) -> None:
+def test_the_job_the_events_and_the_logs_tell_the_same_cause_of_the_end(release: Release) -> None:
     """Its workers fail for want of the ps, which was killed; that is not what is told."""
     release.install([], {**tiny(f"exec python3 -c '{UNTIL_PS_GOES}'"), **TOLD})
     good = dataclasses.replace(release, name="good")
@@ -84,7 +84,7 @@ def told(release: Release) -> tuple[str, str]:
     return status, last["reason"]
 
 
-def test_hangs_and_deadlines_end_with_124(release: Release) -> None:
+def test_a_hang_and_a_passed_deadline_end_the_run_with_124(release: Release) -> None:
     late = dataclasses.replace(release, name="late")
     one = {**SERVERLESS, "worker.replicas": 1}
     silent = "for step in 1 2 3; do echo step $step; sleep 0.3; done; exec sleep 1000000"

@@ -145,7 +145,7 @@ def address(release: Release, pod: str) -> str:
     return release.kubectl("get", "pod", pod, "-o", "jsonpath={.status.podIP}")
 
 
-def test_no_start_of_ten_is_slow(release: Release, on_nfs: OnNfs, paced: Path) -> None:
+def test_ten_restarts_in_a_row_are_all_fast(release: Release, on_nfs: OnNfs, paced: Path) -> None:
     """Every second generation begins with nothing; the others from the checkpoint."""
     shutil.copy(PLAIN, paced)
     folders = on_nfs(paced)

@@ -72,7 +72,7 @@ def claimed(release: Release, on_nfs: OnNfs) -> Iterator[Folders]:
     release.kubectl("delete", "persistentvolume", name, "--wait=false")
 
 
-def test_success_under_restricted_security_is_never_trained_twice(
+def test_a_run_succeeds_under_restricted_security_and_never_trains_twice(
     release: Release, claimed: Folders
 ) -> None:
     values = [EXAMPLE / "values.yaml", EXAMPLE / "values-claim.yaml"]
@@ -131,7 +131,7 @@ FAIL = "echo one; echo the reason >&2; exit 3"
         ({"restarts.permanentCodes": [3]}, [1], "which another try cannot mend"),
     ],
 )
-def test_failure_of_the_program_is_the_runs(
+def test_a_failing_program_fails_the_run_with_its_code_and_last_lines(
     release: Release, settings: Mapping[str, Any], begun: list[int], why: str
 ) -> None:
     release.install([], {**tiny(only(1, FAIL)), **settings})
@@ -144,7 +144,7 @@ def test_failure_of_the_program_is_the_runs(
     assert end.message["reason"] in log
 
 
-def test_what_is_lost_starts_again_from_the_checkpoint(
+def test_killed_children_and_deleted_pods_start_again_from_the_checkpoint(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
     folders = on_nfs(paced)
@@ -205,7 +205,7 @@ def test_what_is_lost_starts_again_from_the_checkpoint(
     assert len(starts) == 4
 
 
-def test_a_new_controller_takes_over_what_trains(
+def test_a_new_controller_takes_over_a_training_that_goes_on(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
     folders = on_nfs(paced)
@@ -233,7 +233,7 @@ def test_a_new_controller_takes_over_what_trains(
         assert len(re.findall(r"generation \d+: started python paced.py", str(lines))) == 1
 
 
-def test_uninstall_in_the_middle_leaves_nothing(
+def test_helm_uninstall_in_the_middle_of_a_run_leaves_nothing(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
     release.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt")

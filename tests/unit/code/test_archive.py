@@ -22,7 +22,7 @@ from launcher.shared.exits import Code, LauncherError
 from tests.unit.code.archives import FILE, of, tar
 
 
-def test_another_archive_than_asked_for_is_not_even_opened(tmp_path: Path) -> None:
+def test_an_archive_with_another_sha256_is_not_opened(tmp_path: Path) -> None:
     file = tar(tmp_path / "file", ("../evil", FILE, "x"))
     wanted = of(file, sha256="0" * 64)
     with pytest.raises(LauncherError, match=r"code\.archive\.sha256 says, 0{64}; it is") as error:
@@ -30,7 +30,7 @@ def test_another_archive_than_asked_for_is_not_even_opened(tmp_path: Path) -> No
     assert error.value.code is Code.CODE_MISSING
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_an_archive_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
     file = tar(tmp_path / "file")
     wanted = of(file, url=(tmp_path / "other").as_uri())
     with pytest.raises(LauncherError, match="must be there; it is not") as error:
@@ -103,7 +103,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_server_that_stumbles_is_asked_again(tmp_path: Path, server: Server) -> None:
+def test_a_download_that_fails_for_a_moment_is_tried_again(tmp_path: Path, server: Server) -> None:
     file = tar(tmp_path / "file", ("train.py", FILE, "x" * 100_000))
     data = file.read_bytes()
     server.answers = [
@@ -127,7 +127,7 @@ def test_a_server_that_stumbles_is_asked_again(tmp_path: Path, server: Server) -
         (functools.partial(part, bytes(10)), Code.IO, "it ended 5 bytes early"),
     ],
 )
-def test_a_server_that_fails_is_told(
+def test_the_error_of_a_server_that_keeps_failing_is_told(
     tmp_path: Path, server: Server, answer: Callable[[Handler], None], code: Code, words: str
 ) -> None:
     server.answers = [answer]
@@ -163,7 +163,7 @@ def test_a_server_that_is_silent_is_given_up(tmp_path: Path, server: Server) -> 
         (Credentials("", "", "abc"), "Bearer abc"),
     ],
 )
-def test_the_secret_goes_to_the_server_that_is_named_alone(
+def test_the_secret_is_not_sent_on_to_where_a_redirect_leads(
     tmp_path: Path, server: Server, credentials: Credentials | None, header: str | None
 ) -> None:
     file = tar(tmp_path / "file", ("train.py", FILE, "x"))
@@ -187,7 +187,7 @@ def test_a_volume_that_is_silent_is_given_up(tmp_path: Path, cancelled: threadin
         os.close(os.open(tmp_path / "file", os.O_WRONLY | os.O_NONBLOCK))  # ends the thread
 
 
-def test_an_answer_that_nobody_wants_is_not_read_to_its_end(
+def test_a_cancelled_download_is_not_read_to_its_end(
     tmp_path: Path, server: Server, cancelled: threading.Event
 ) -> None:
     over = threading.Event()
@@ -207,7 +207,7 @@ def test_an_answer_that_nobody_wants_is_not_read_to_its_end(
     assert error.value.code is Code.TRY_AGAIN
 
 
-def test_an_archive_that_nobody_wants_is_not_waited_for(
+def test_a_cancelled_download_does_not_wait_for_the_next_try(
     tmp_path: Path, server: Server, cancelled: threading.Event
 ) -> None:
     server.answers = [functools.partial(says, 503)]

@@ -39,7 +39,7 @@ def test_a_file_of_any_size_is_copied(size: int, source: Path, copy: Copier, rea
     assert reads.bytes == sum(p.stat().st_size for p in source.rglob("*") if p.is_file())
 
 
-def test_holes_stay_holes(source: Path, copy: Copier) -> None:
+def test_holes_of_a_file_stay_holes_in_its_copy(source: Path, copy: Copier) -> None:
     size = 4 * PART_BYTES + 5
     with (source / "sparse").open("wb") as file:
         file.truncate(size)
@@ -52,7 +52,7 @@ def test_holes_stay_holes(source: Path, copy: Copier) -> None:
     assert contents(copy.folder) == contents(source)
 
 
-def test_modes_are_kept_and_what_must_be_written_can_be(source: Path, copy: Copier) -> None:
+def test_copies_keep_their_mode_and_can_be_written(source: Path, copy: Copier) -> None:
     for mode in (0o755, 0o600, 0o444, 0o500):
         (source / f"{mode:o}").write_text("x")
         (source / f"{mode:o}").chmod(mode)
@@ -117,7 +117,7 @@ def test_a_link_that_leaves_the_folder_is_named(
     assert copy()
 
 
-def test_the_digest_by_hand(source: Path, copy: Copier) -> None:
+def test_the_digest_equals_one_that_is_computed_by_hand(source: Path, copy: Copier) -> None:
     (source / "run").write_text("#!/bin/sh\n")
     (source / "run").chmod(0o711)
     (source / "link").symlink_to("run")
@@ -140,7 +140,7 @@ def test_the_digest_by_hand(source: Path, copy: Copier) -> None:
     assert copy() == hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def test_the_digest_does_not_know_who_was_first(
+def test_the_digest_does_not_depend_on_the_order_of_the_threads(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for i in range(200):
@@ -152,7 +152,7 @@ def test_the_digest_does_not_know_who_was_first(
     assert len(digests) == 1
 
 
-def test_any_byte_of_a_large_file_counts(source: Path, tmp_path: Path) -> None:
+def test_any_changed_byte_of_a_large_file_changes_the_digest(source: Path, tmp_path: Path) -> None:
     large = source / "large"
     large.write_bytes(bytes(2 * PART_BYTES + 9))
     digests = {Copier(source, tmp_path / "before")()}
@@ -164,7 +164,9 @@ def test_any_byte_of_a_large_file_counts(source: Path, tmp_path: Path) -> None:
     assert len(digests) == 5
 
 
-def test_a_second_copy_reads_nothing(source: Path, copy: Copier, reads: Reads) -> None:
+def test_a_second_copy_of_an_unchanged_folder_reads_nothing(
+    source: Path, copy: Copier, reads: Reads
+) -> None:
     (source / "large").write_bytes(bytes(PART_BYTES + 1))
     before = copy()
     kept = copy.folder.stat().st_ino
@@ -175,7 +177,7 @@ def test_a_second_copy_reads_nothing(source: Path, copy: Copier, reads: Reads) -
     assert copy.folder.stat().st_ino != kept  # it was made anew, of the same files
 
 
-def test_a_second_copy_reads_what_changed_on_either_side(
+def test_a_second_copy_reads_the_files_that_changed_on_either_side(
     source: Path, copy: Copier, reads: Reads
 ) -> None:
     before = copy()
@@ -201,7 +203,9 @@ def test_a_second_copy_reads_what_changed_on_either_side(
 
 
 @pytest.mark.parametrize("harm", ["lost", "not JSON", "a list"])
-def test_a_memory_that_is_damaged_is_no_harm(source: Path, copy: Copier, harm: str) -> None:
+def test_a_damaged_manifest_of_the_last_copy_does_no_harm(
+    source: Path, copy: Copier, harm: str
+) -> None:
     before = copy()
     memory = copy.folder.with_name("code.json")
     memory.unlink()

@@ -57,7 +57,7 @@ def test_a_file_that_always_changes_is_named(source: Path, copy: Copier, reads: 
 
 
 @pytest.mark.parametrize("what", ["a file", "a folder"])
-def test_what_vanishes_was_never_there(
+def test_what_vanishes_before_it_is_opened_is_left_out_of_the_copy(
     source: Path, copy: Copier, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An editor saves train.py: the folder was listed before, and is opened after."""
@@ -75,7 +75,7 @@ def test_what_vanishes_was_never_there(
     same(source, copy.folder)
 
 
-def test_what_comes_and_goes_all_the_time_was_never_there(
+def test_a_file_that_comes_and_goes_all_the_time_is_left_out_of_the_copy(
     source: Path, copy: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another run writes its checkpoints beside the code."""
@@ -99,7 +99,7 @@ def test_what_comes_and_goes_all_the_time_was_never_there(
 
 
 @pytest.mark.parametrize("name", ["train.py", "large"])
-def test_what_vanishes_while_it_is_read_was_there(
+def test_a_file_that_vanishes_while_it_is_read_fails_the_copy(
     source: Path, copy: Copier, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of it is no program, and no digest names it."""
@@ -118,7 +118,7 @@ def test_what_vanishes_while_it_is_read_was_there(
     assert not copy.folder.exists()
 
 
-def test_a_copy_that_fails_takes_nothing_away(
+def test_a_copy_that_fails_leaves_the_last_copy_as_it_was(
     source: Path, copy: Copier, reads: Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, made = copy(), contents(copy.folder)
@@ -142,7 +142,7 @@ def test_a_copy_that_fails_takes_nothing_away(
     assert (copy.folder / "lib" / "deep" / "data.bin").stat().st_nlink == 1
 
 
-def test_without_hard_links_all_is_read_again(
+def test_all_files_are_read_again_where_hard_links_are_refused(
     source: Path, copy: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = copy()
@@ -196,7 +196,7 @@ def away(reads: Reads) -> Iterator[threading.Event]:
     back.set()
 
 
-def test_a_server_that_stays_away_is_named(
+def test_an_nfs_server_that_stays_away_is_named(
     source: Path, copy: Copier, away: threading.Event
 ) -> None:
     (source / "lib" / "deep" / "data.bin").unlink()
@@ -216,21 +216,23 @@ def test_a_server_that_stays_away_is_named(
     same(source, copy.folder)
 
 
-def test_a_slow_server_is_not_one_that_is_away(source: Path, copy: Copier, reads: Reads) -> None:
+def test_an_nfs_server_that_is_slow_does_not_fail_the_copy(
+    source: Path, copy: Copier, reads: Reads
+) -> None:
     for i in range(8 * module.THREADS):
         (source / f"{i}").write_text("x")
     reads.act = lambda: time.sleep(0.3)
     assert copy(timeout=2.0)
 
 
-def test_a_copy_that_nobody_wants_ends(copy: Copier, away: threading.Event) -> None:
+def test_a_cancelled_copy_ends(copy: Copier, away: threading.Event) -> None:
     ended = threading.Timer(0.2, copy.cancelled.set)
     ended.start()
     copy.fails(Code.TRY_AGAIN, "no longer wanted")
     assert not away.is_set()
 
 
-def test_an_error_of_the_server_is_told_with_its_name(copy: Copier, reads: Reads) -> None:
+def test_a_read_error_is_told_with_the_name_of_the_file(copy: Copier, reads: Reads) -> None:
     def fail() -> None:
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 

@@ -57,7 +57,9 @@ def test_a_zip_is_unpacked(source: Path, tmp_path: Path, cancelled: threading.Ev
     same(source, tmp_path / "to")
 
 
-def test_hard_links_are_files(source: Path, tmp_path: Path, cancelled: threading.Event) -> None:
+def test_hard_links_are_unpacked_as_files(
+    source: Path, tmp_path: Path, cancelled: threading.Event
+) -> None:
     os.link(source / "train.py", source / "z.py")
     file = tmp_path / "file"
     subprocess.run(["tar", "-cf", file, "-C", source, "."], check=True)
@@ -66,7 +68,7 @@ def test_hard_links_are_files(source: Path, tmp_path: Path, cancelled: threading
     assert (tmp_path / "to" / "z.py").stat().st_nlink == 1
 
 
-def test_an_image_without_zstd_says_so(
+def test_an_image_without_zstd_is_named(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "file"
@@ -136,9 +138,7 @@ def test_a_zip_that_attacks_is_refused(
     refused(tmp_path / "file", tmp_path / "w" / "to", words)
 
 
-def test_what_only_root_may_grant_is_not_granted(
-    tmp_path: Path, cancelled: threading.Event
-) -> None:
+def test_setuid_bits_are_not_unpacked(tmp_path: Path, cancelled: threading.Event) -> None:
     with tarfile.open(tmp_path / "file", "w") as opened:
         info = tarfile.TarInfo("su")
         info.mode, info.uid, info.gid = 0o6777, 0, 0
@@ -155,7 +155,7 @@ def test_what_only_root_may_grant_is_not_granted(
         ("FETCHED_BYTES", 100, "at most 100 bytes"),
     ],
 )
-def test_a_bomb_is_refused(
+def test_an_archive_with_too_many_bytes_or_files_is_refused(
     source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -170,7 +170,9 @@ def test_a_bomb_is_refused(
 
 
 @pytest.mark.parametrize("kind", [*PACK, "zip", "text", "nothing"])
-def test_what_is_damaged_or_no_archive_is_refused(source: Path, tmp_path: Path, kind: str) -> None:
+def test_a_damaged_archive_or_another_file_is_refused(
+    source: Path, tmp_path: Path, kind: str
+) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"" if kind == "nothing" else b"print('hello')\n" * 100)
     (source / "noise").write_bytes(os.urandom(100_000))
@@ -193,7 +195,9 @@ def test_a_zip_that_may_unpack_without_a_bound_is_refused(tmp_path: Path, how: i
 
 @pytest.mark.parametrize("size", [unpack.HEADER_BYTES + 1, -1024], ids=["large", "negative"])
 @pytest.mark.parametrize("kind", unpack.HEADERS)
-def test_a_header_that_is_no_header_is_refused(tmp_path: Path, kind: bytes, size: int) -> None:
+def test_a_tar_header_of_an_impossible_size_is_refused(
+    tmp_path: Path, kind: bytes, size: int
+) -> None:
     info = tarfile.TarInfo("header")
     info.type, info.size = kind, size
     data = info.tobuf(tarfile.GNU_FORMAT) + b"a" * max(size, 0)
@@ -201,14 +205,16 @@ def test_a_header_that_is_no_header_is_refused(tmp_path: Path, kind: bytes, size
     refused(tmp_path / "file", tmp_path / "w" / "to", f"whole: a header has {size} bytes")
 
 
-def test_headers_without_end_are_damage(tmp_path: Path) -> None:
+def test_a_tar_member_with_endless_headers_is_refused(tmp_path: Path) -> None:
     info = tarfile.TarInfo("header")
     info.type = tarfile.XHDTYPE
     (tmp_path / "file").write_bytes(info.tobuf() * 3000)
     refused(tmp_path / "file", tmp_path / "w" / "to", "a member has more than 8 headers")
 
 
-def test_headers_of_many_members_do_not_add_up(tmp_path: Path, cancelled: threading.Event) -> None:
+def test_tar_headers_of_many_members_do_not_add_up_in_memory(
+    tmp_path: Path, cancelled: threading.Event
+) -> None:
     with (tmp_path / "file").open("wb") as writer:
         for number in range(40):
             info = tarfile.TarInfo(f"{number}.py")
@@ -244,7 +250,7 @@ def test_sparse_files_are_refused(tmp_path: Path, form: str) -> None:
     refused(tmp_path / "file", tmp_path / "w" / "to", "it has sparse files")
 
 
-def test_global_headers_that_add_up_are_refused(tmp_path: Path) -> None:
+def test_global_tar_headers_that_add_up_are_refused(tmp_path: Path) -> None:
     text = "x" * (unpack.HEADER_BYTES - 1000)
     with (tmp_path / "file").open("wb") as writer:
         for key in ("first", "second"):
@@ -258,7 +264,7 @@ def test_global_headers_that_add_up_are_refused(tmp_path: Path) -> None:
     "error",
     [OverflowError(), MemoryError(), struct.error("x"), RuntimeError(), IndexError(), KeyError()],
 )
-def test_whatever_the_library_says_it_is_damage(
+def test_every_error_of_tarfile_means_a_damaged_archive(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object) -> None:

@@ -50,7 +50,7 @@ REPORT = encode_report(Report(Task("worker", 0), "me", 1, "", "", None, None, Fa
         (post(b'{"version": 1, "task": "\\ud800"}'), 400, b"task must be a role"),
     ],
 )
-def test_what_no_task_sends_is_refused_and_harms_nothing(
+def test_requests_that_no_task_sends_are_refused_and_do_no_harm(
     serving: Callable[[], int], data: bytes, status: int, words: bytes
 ) -> None:
     answer = ask(serving(), data)
@@ -96,7 +96,7 @@ def directive_of(port: int) -> Action:
     return directive.action
 
 
-def test_slow_and_silent_clients_hold_up_nobody(serving: Callable[[], int]) -> None:
+def test_slow_and_silent_clients_do_not_delay_others(serving: Callable[[], int]) -> None:
     clients = [socket.create_connection(("127.0.0.1", serving())) for _ in range(200)]
     for i, client in enumerate(clients):
         client.sendall(post(REPORT)[: i % 40])

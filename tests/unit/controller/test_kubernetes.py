@@ -36,7 +36,7 @@ def test_the_number_of_pods_is_read_and_written(api: FakeApiServer) -> None:
     assert k.claim("ps", ME).replicas == 1
 
 
-def test_the_end_and_the_pods_change_in_one_call(api: FakeApiServer) -> None:
+def test_the_end_and_the_number_of_pods_change_in_one_call(api: FakeApiServer) -> None:
     k = client(api.port)
     k.claim("ps", ME)
     k.end("ps", ME, [{"run": "r", "code": 0}], free=True)
@@ -45,7 +45,7 @@ def test_the_end_and_the_pods_change_in_one_call(api: FakeApiServer) -> None:
     assert [method for method, _, _ in api.calls] == ["GET", "PATCH", "PATCH", "GET", "PATCH"]
 
 
-def test_the_end_alone_leaves_the_pods_and_the_beginning(api: FakeApiServer) -> None:
+def test_recording_the_end_alone_leaves_the_pods_and_the_beginning(api: FakeApiServer) -> None:
     k = client(api.port)
     k.claim("ps", ME)
     k.begin("ps", ME, {"run": "r", "at": 5.5})
@@ -66,13 +66,13 @@ def test_the_newest_ends_are_kept(api: FakeApiServer) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "{", "[1]", "3", "{}"])
-def test_a_record_that_is_none_is_no_end(api: FakeApiServer, value: str) -> None:
+def test_a_malformed_record_of_ends_is_read_as_no_end(api: FakeApiServer, value: str) -> None:
     api.objects["mnist-ps"]["metadata"]["annotations"] = {ENDS_ANNOTATION: value}
     assert client(api.port).claim("ps", ME).ends == ()
 
 
 @pytest.mark.parametrize("what", ["scale", "begin", "end"])
-def test_who_is_superseded_writes_no_more(api: FakeApiServer, what: str) -> None:
+def test_a_superseded_controller_writes_no_more(api: FakeApiServer, what: str) -> None:
     k = client(api.port)
     k.claim("ps", ME)
     k.claim("ps", Leader(6, "younger"))
@@ -88,7 +88,7 @@ def test_who_is_superseded_writes_no_more(api: FakeApiServer, what: str) -> None
     k.scale("ps", Leader(6, "younger"), 3)
 
 
-def test_a_claim_that_comes_between_is_seen(api: FakeApiServer) -> None:
+def test_a_claim_of_another_controller_in_between_is_noticed(api: FakeApiServer) -> None:
     k = client(api.port)
     api.meanwhile = ["9 younger"]
     with pytest.raises(http.client.HTTPException, match="409"):
@@ -106,12 +106,12 @@ def test_a_template_that_kubernetes_has_not_seen_is_waited_for(
         client(api.port).claim("ps", ME)
 
 
-def test_replicas_that_nobody_set_are_one(api: FakeApiServer) -> None:
+def test_a_statefulset_without_replicas_has_one(api: FakeApiServer) -> None:
     del api.objects["mnist-ps"]["spec"]["replicas"]
     assert client(api.port).claim("ps", ME).replicas == 1
 
 
-def test_the_token_is_read_each_time(api: FakeApiServer, account: Path) -> None:
+def test_the_token_is_read_for_each_call(api: FakeApiServer, account: Path) -> None:
     k = client(api.port)
     k.claim("ps", ME)
     api.token = "second"
@@ -131,13 +131,17 @@ def test_a_refusal_says_what_and_why(api: FakeApiServer, status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "text"), [(500, b"oops"), (429, b"{}"), (409, b'{"message": "x"}'), (200, b"<html>")]
 )
-def test_what_may_pass_is_not_a_refusal(api: FakeApiServer, status: int, text: bytes) -> None:
+def test_an_answer_that_may_pass_is_not_a_refusal(
+    api: FakeApiServer, status: int, text: bytes
+) -> None:
     api.failures.append((status, text))
     with pytest.raises((OSError, http.client.HTTPException)):
         client(api.port).claim("ps", ME)
 
 
-def test_another_authority_is_not_trusted(api: FakeApiServer, account: Path) -> None:
+def test_a_certificate_of_another_authority_is_not_trusted(
+    api: FakeApiServer, account: Path
+) -> None:
     trustme.CA().cert_pem.write_to_path(str(account / "ca.crt"))
     with pytest.raises(ssl.SSLCertVerificationError):
         client(api.port).claim("ps", ME)

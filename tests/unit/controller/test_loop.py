@@ -69,7 +69,7 @@ def record(**changes: Any) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("role", ["ps", "worker"])
-def test_a_run_that_has_ended_is_not_led_again(
+def test_a_run_with_a_recorded_end_is_not_led_again(
     api: FakeApiServer, found: dict[str, Any], phase: Phase, code: int, role: str
 ) -> None:
     """Not even where only one of the StatefulSets has got to know it."""
@@ -111,7 +111,7 @@ def test_the_first_controller_of_a_run_writes_down_when_it_began(
     assert time.time() - at >= 0.5
 
 
-def test_a_controller_that_is_superseded_ends_and_may_be_started_again(
+def test_a_superseded_controller_ends_with_143(
     api: FakeApiServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     api.records_refused = 1
@@ -130,7 +130,7 @@ def test_a_controller_that_is_superseded_ends_and_may_be_started_again(
     assert ENDS_ANNOTATION not in api.objects["mnist-ps"]["metadata"]["annotations"]
 
 
-def test_a_claim_of_the_future_is_outbidden(api: FakeApiServer) -> None:
+def test_a_claim_with_a_larger_number_is_outbid(api: FakeApiServer) -> None:
     """Its clock went ahead, and it is gone."""
     api.claim("9999999999999 older")
     assert lead(api.port, deadline=0.1).code == 124
@@ -138,13 +138,13 @@ def test_a_claim_of_the_future_is_outbidden(api: FakeApiServer) -> None:
         assert each["metadata"]["annotations"][LEADER_ANNOTATION].startswith("10000000000000 ")
 
 
-def test_pods_that_are_kept_are_kept(api: FakeApiServer) -> None:
+def test_pods_are_kept_after_the_end_where_cleanup_is_keep(api: FakeApiServer) -> None:
     api.objects["mnist-ps"]["metadata"].update(record())
     lead(api.port, cleanup="Keep")
     assert [each["spec"]["replicas"] for each in api.objects.values()] == [1, 1]
 
 
-def test_a_server_that_is_away_is_waited_for(
+def test_the_controller_waits_for_an_api_server_that_is_away(
     api: FakeApiServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     api.objects["mnist-ps"]["metadata"].update(record())
@@ -153,13 +153,13 @@ def test_a_server_that_is_away_is_waited_for(
     assert capfd.readouterr().err.count("Kubernetes does not answer, next try in") == 2
 
 
-def test_a_refusal_passes_where_a_role_was_only_just_made(api: FakeApiServer) -> None:
+def test_a_refusal_that_passes_soon_does_not_end_the_controller(api: FakeApiServer) -> None:
     api.objects["mnist-ps"]["metadata"].update(record())
     api.failures += [(403, b'{"message": "forbidden"}')]
     assert lead(api.port).code == 0
 
 
-def test_a_refusal_that_stays_ends_the_controller(
+def test_a_refusal_that_lasts_ends_the_controller(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.5)
@@ -168,7 +168,7 @@ def test_a_refusal_that_stays_ends_the_controller(
         lead(api.port)
 
 
-def test_an_end_that_may_not_be_recorded_is_told_as_it_was(
+def test_an_end_that_cannot_be_recorded_is_still_the_controllers_exit_code(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.5)
@@ -177,7 +177,7 @@ def test_an_end_that_may_not_be_recorded_is_told_as_it_was(
     assert capfd.readouterr().err.count("The end is not on record there, and its pods stay") == 2
 
 
-def test_an_end_is_recorded_wherever_it_may_be(
+def test_an_end_is_recorded_at_every_statefulset_that_allows_it(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where one of the StatefulSets is refused the others' pods go all the same."""
@@ -189,7 +189,7 @@ def test_an_end_is_recorded_wherever_it_may_be(
 
 
 @pytest.mark.parametrize("part", ["step", "directive"])
-def test_a_fault_of_the_controller_ends_it(
+def test_an_exception_in_a_tick_or_an_answer_ends_the_controller(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """In its ticks as well as in an answer: nothing may go on half alive."""
@@ -235,7 +235,7 @@ def knock(port: int) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_tasks_hear_of_the_end_when_it_is_on_record(
+def test_tasks_hear_of_the_end_only_after_it_is_recorded(
     api: FakeApiServer, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has heard of it never trains again: a controller after this one must know of it too."""

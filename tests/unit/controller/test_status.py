@@ -27,12 +27,12 @@ from tests.unit.controller.states import RUNNING, WORKER, state
         (state(seats={}, heard={}), "not heard from"),
     ],
 )
-def test_a_task_is_told_by_what_it_does(found: State, said: str) -> None:
+def test_the_state_of_a_task_is_what_it_does(found: State, said: str) -> None:
     (_, _, task) = document(found, 100.0)["tasks"]
     assert (task["task"], task["state"]) == ("worker-1", said)
 
 
-def test_a_document_tells_all() -> None:
+def test_the_status_document_holds_every_field() -> None:
     found = document(
         state(RUNNING, generation=3, charges=(50.0,), cause="ps-0: exit code 1", moved_at=98.0),
         100.0,

@@ -109,7 +109,7 @@ def test_a_run_that_is_stopped_leaves_nothing(local: Local, number: int, code: i
     gone(launcher, *mine)
 
 
-def test_who_asks_twice_waits_for_no_grace(local: Local) -> None:
+def test_a_second_signal_ends_a_local_run_without_its_grace(local: Local) -> None:
     launcher = local(sh(f"trap 'echo asked' TERM; echo ready; {LOOP}", grace=1000))
     launcher.wait_for("ready$")
     mine = started_by(launcher)
@@ -152,13 +152,13 @@ def test_a_killed_controller_ends_the_run(local: Local) -> None:
     gone(launcher, *mine)
 
 
-def test_a_program_that_is_not_there(local: Local) -> None:
+def test_a_program_that_does_not_exist_ends_the_run_with_127(local: Local) -> None:
     launcher = local({"program": {"command": ["no-such-program"]}})
     assert launcher.wait() == 127
     launcher.wait_for("'no-such-program' is not found")
 
 
-def test_every_mistake_in_the_values_at_once(local: Local) -> None:
+def test_every_mistake_in_the_values_is_told_at_once(local: Local) -> None:
     launcher = local(
         {
             "wroker": {"replicas": 2},
@@ -192,20 +192,20 @@ def test_every_mistake_in_the_values_at_once(local: Local) -> None:
     assert "started" not in str(launcher)
 
 
-def test_a_file_that_is_not_there(start: Start) -> None:
+def test_a_values_file_that_does_not_exist_is_named(start: Start) -> None:
     launcher = start("local", "-f", "/no/such.yaml", env={})
     assert launcher.wait() == 78
     launcher.wait_for("/no/such.yaml must be a readable YAML file")
 
 
-def test_code_that_only_a_cluster_can_mount(start: Start, tmp_path: Path) -> None:
+def test_code_that_only_a_cluster_can_mount_is_refused(start: Start, tmp_path: Path) -> None:
     (tmp_path / "v.yaml").write_text("code: {nfs: {server: s, path: /p}}")
     launcher = start("local", "-f", str(tmp_path / "v.yaml"), env={})
     assert launcher.wait() == 78
     launcher.wait_for("--code must name the folder of the program: only a cluster mounts code.nfs")
 
 
-def test_sources_that_need_no_cluster(start: Start, tmp_path: Path) -> None:
+def test_code_inline_runs_without_a_cluster(start: Start, tmp_path: Path) -> None:
     program = {"command": ["python", "train.py"]}
     values = {"code": {"inline": {"train.py": "import lib.it", "lib/it.py": "print('here')"}}}
     (tmp_path / "v.yaml").write_text(yaml.safe_dump({**values, "program": program, **TINY}))
@@ -242,7 +242,7 @@ def test_requirements_and_the_digest_reach_the_program(
     launcher.wait_for(f"must have the digest that code.digest says, {digest}; it has")
 
 
-def test_the_example_of_sources_runs_as_it_is(start: Start) -> None:
+def test_the_code_example_runs_as_it_is(start: Start) -> None:
     values = ROOT / "examples" / "code" / "values.yaml"
     launcher = start("local", "-f", str(values), env={})
     assert launcher.wait() == 0, str(launcher)
@@ -259,7 +259,7 @@ def test_ports_that_are_taken_are_named(local: Local) -> None:
     launcher.wait_for(rf"ports must be free; taken are (\d+, )*{port}\b.*: name another --port")
 
 
-def test_the_later_file_wins(local: Local) -> None:
+def test_the_later_values_file_wins(local: Local) -> None:
     launcher = local(
         sh("echo $A $B", worker={"replicas": 1}), {"program": {"env": {"A": 1, "B": "x"}}},
         {"program": {"env": {"B": True, "A": None}}},

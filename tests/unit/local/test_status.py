@@ -18,7 +18,7 @@ from tests.unit.controller.states import RUNNING, state
 from tests.unit.jobs import job
 
 
-def test_lines_are_for_a_person() -> None:
+def test_the_lines_tell_the_run_its_tasks_and_the_last_cause() -> None:
     found = document(
         state(RUNNING, generation=3, charges=(50.0,), cause="ps-0: exit code 1", moved_at=98.0),
         100.0,
@@ -36,23 +36,23 @@ def test_lines_are_for_a_person() -> None:
 @pytest.mark.parametrize(
     ("ready", "said"), [(True, "waiting to join"), (False, "pulling the code")]
 )
-def test_a_task_that_the_run_will_grow_by_is_told(ready: bool, said: str) -> None:
+def test_a_task_that_waits_to_join_is_told(ready: bool, said: str) -> None:
     small = job(replicas={"ps": 1, "worker": 1})
     found = document(state(ready=ready, job=small, goal=job()), 100.0)
     assert status.show(found)[3] == f"  worker-1  {said}"
 
 
-def test_lines_tell_of_a_failure_and_of_silence() -> None:
+def test_the_lines_tell_of_a_failed_and_silent_task() -> None:
     found = document(state(ChildReport(3, 42)), 200.0)
     assert status.show(found)[3] == "  worker-1  failed, exit code 42, silent for 105 s"
 
 
-def test_an_end_is_one_line() -> None:
+def test_the_end_of_a_run_is_one_line() -> None:
     end = {"phase": "Failed", "reason": "worker-1 failed: exit code 42", "code": 42}
     assert status.show({"end": end}) == ["Failed: worker-1 failed: exit code 42 (code 42)"]
 
 
-def test_a_run_that_nobody_leads_yet_is_told() -> None:
+def test_a_run_of_which_no_task_was_heard_is_told() -> None:
     begun, _ = step.step(state(seats={}, heard={}), run_state.Tick(), 41.0)
     assert status.show(document(begun, 41.0))[0].startswith("mnist: leading")
 
@@ -122,7 +122,7 @@ def test_the_newest_controller_is_asked_in_its_own_pod(
         ("what Python says", "Ended: what Python says (code 42)"),
     ],
 )
-def test_an_end_is_read_where_kubernetes_keeps_it(
+def test_the_end_is_read_from_the_termination_message(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], message: str, said: str
 ) -> None:
     pods = [pod(1, '{"reason": "an older one"}'), pod(2, message)]
@@ -131,7 +131,7 @@ def test_an_end_is_read_where_kubernetes_keeps_it(
     assert capfd.readouterr().out.splitlines() == [said]
 
 
-def test_a_controller_that_is_not_there_yet_is_told(
+def test_a_controller_that_has_not_started_is_told(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     status.run("mnist", kubectl(tmp_path, [controller(2)], []), None, as_json=False, watch=False)
@@ -146,7 +146,7 @@ def test_a_controller_that_is_not_there_yet_is_told(
         ([], ["false"], Code.TRY_AGAIN, "false: "),
     ],
 )
-def test_what_cannot_be_asked_is_named(
+def test_a_missing_release_or_kubectl_is_named(
     tmp_path: Path, jobs: list[Any], command: list[str] | None, code: Code, words: str
 ) -> None:
     with pytest.raises(LauncherError, match=words) as error:

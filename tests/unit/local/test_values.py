@@ -27,7 +27,7 @@ from launcher.shared.exits import Code, LauncherError
         ("3: 4", "3 must be left out: it is not a known key"),
     ],
 )
-def test_values_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
+def test_wrong_values_are_named_in_the_charts_words(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "values.yaml").write_text(text)
     mistakes: list[str] = []
     with pytest.raises(LauncherError, match=re.escape(words)) as error:
@@ -48,7 +48,7 @@ def test_values_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
         ({"inline": {"a": "b"}, "requirements": True, "digest": "a" * 32}, "code.inline"),
     ],
 )
-def test_a_source_of_theread_values(tmp_path: Path, code: dict[str, Any], told: str) -> None:
+def test_a_source_in_the_values_is_read(tmp_path: Path, code: dict[str, Any], told: str) -> None:
     (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
     mistakes: list[str] = []
     document = job_document(read_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
@@ -69,7 +69,9 @@ def test_a_source_of_theread_values(tmp_path: Path, code: dict[str, Any], told: 
         ),
     ],
 )
-def test_a_source_that_is_wrong(tmp_path: Path, code: dict[str, Any], words: str) -> None:
+def test_a_wrong_source_in_the_values_is_named(
+    tmp_path: Path, code: dict[str, Any], words: str
+) -> None:
     (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
     mistakes: list[str] = []
     document = job_document(read_values([tmp_path / "values.yaml"], mistakes), None, mistakes)

@@ -26,12 +26,12 @@ def test_a_controller_that_cannot_be_reached_is_named_and_waited_for(run: Run) -
     task.wait_for("code [0-9a-f]{32} is in ")
 
 
-def test_a_controller_whose_name_is_none_is_named(run: Run) -> None:
+def test_a_controller_address_that_is_no_host_name_is_named(run: Run) -> None:
     task = run.task("worker-0", TFRUN_CONTROLLER="a..b:1")
     task.wait_for(r"the controller a\.\.b:1 cannot be reached")
 
 
-def test_a_task_with_news_waits_quietly_for_its_controller(run: Run) -> None:
+def test_a_task_with_news_waits_for_its_controller_without_spinning(run: Run) -> None:
     tasks = run.tasks()
     controller = run.controller()
     pids = [child(task, 1) for task in tasks]
@@ -70,7 +70,7 @@ def test_a_new_controller_takes_over_and_restarts_nothing(run: Run) -> None:
     assert [programs(task) for task in tasks] == [0, 1, 1]
 
 
-def test_another_policy_reaches_the_tasks_and_restarts_nothing(run: Run) -> None:
+def test_a_changed_policy_reaches_the_tasks_and_restarts_nothing(run: Run) -> None:
     tasks = run.tasks()
     deaf = f"trap '' TERM; echo ready; {LOOP}"
     controller = run.controller(deaf, grace=1000)
@@ -98,7 +98,7 @@ def test_another_policy_reaches_the_tasks_and_restarts_nothing(run: Run) -> None
     controller.wait_for("restart 1 of 7")
 
 
-def test_changed_arguments_start_the_program_again_in_the_pods_that_are_there(run: Run) -> None:
+def test_changed_arguments_restart_the_program_in_the_same_pods(run: Run) -> None:
     tasks = run.tasks()
     controller = run.controller("echo old; sleep 1000")
     pids = [child(task, 1) for task in tasks]
@@ -112,7 +112,7 @@ def test_changed_arguments_start_the_program_again_in_the_pods_that_are_there(ru
     assert [task.process.poll() for task in tasks] == [None] * 3
 
 
-def test_new_arguments_reach_the_tasks_through_a_new_controller(run: Run) -> None:
+def test_another_run_reaches_the_tasks_through_a_new_controller(run: Run) -> None:
     tasks = run.tasks()
     controller = run.controller("echo old; sleep 1000")
     tasks[1].wait_for("^old")
@@ -123,7 +123,7 @@ def test_new_arguments_reach_the_tasks_through_a_new_controller(run: Run) -> Non
     tasks[1].wait_for("^new")
 
 
-def test_a_directive_from_another_version_is_said_and_not_followed(start: Start) -> None:
+def test_a_directive_of_another_version_is_named_and_not_followed(start: Start) -> None:
     """The other end is a fake: it answers as a controller of another release would."""
     answer = json.loads(encode_directive(None))
     answer["directive"] = {

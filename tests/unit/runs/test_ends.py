@@ -12,7 +12,7 @@ from tests.unit.processes import lives, message
 from tests.unit.runs.run import LOOP, Run, child, programs
 
 
-def test_a_run_succeeds(run: Run) -> None:
+def test_a_run_in_which_all_workers_end_with_0_succeeds(run: Run) -> None:
     tasks = run.tasks()
     controller = run.controller(run.until_go() + '; echo "hello of $TASK_INDEX"')
     child(tasks[0], 1)
@@ -53,7 +53,7 @@ def test_a_run_fails_with_its_programs_code_and_last_lines(run: Run) -> None:
         ({"code": {"nfs": {"server": "localhost", "path": "/x"}}}, 78, "TFRUN_SOURCE must say"),
     ],
 )
-def test_what_another_try_cannot_mend(
+def test_a_failure_that_a_restart_cannot_mend_ends_the_run_at_once(
     run: Run, changes: dict[str, Any], code: int, words: str
 ) -> None:
     run.tasks("ps-0", "worker-0")
@@ -63,7 +63,7 @@ def test_what_another_try_cannot_mend(
 
 
 @pytest.mark.parametrize("code", [70, 137, 143])
-def test_a_runs_code_is_never_taken_for_the_controllers_own_trouble(run: Run, code: int) -> None:
+def test_a_controller_exits_with_1_where_the_runs_code_means_try_again(run: Run, code: int) -> None:
     run.tasks("ps-0", "worker-0")
     controller = run.controller(f"exit {code}", restarts__limit=0, replicas={"ps": 1, "worker": 1})
     assert controller.wait() == 1
@@ -80,7 +80,7 @@ def test_a_stopped_controller_says_so_and_leaves_the_tasks_alone(run: Run) -> No
     assert lives(pid)
 
 
-def test_a_hang_that_is_once_too_often_fails_the_run(run: Run) -> None:
+def test_a_hang_after_the_budget_is_spent_fails_the_run(run: Run) -> None:
     run.tasks("ps-0", "worker-0")
     one = {"ps": 1, "worker": 1}
     controller = run.controller(
@@ -100,7 +100,7 @@ def test_a_run_that_takes_too_long_fails(run: Run) -> None:
     assert [task.wait() for task in tasks] == [0, 0, 0]
 
 
-def test_after_the_end_its_tasks_know_that_it_has_ended(run: Run) -> None:
+def test_a_new_controller_learns_the_end_from_the_tasks(run: Run) -> None:
     tasks = [run.task(name, TFRUN_LEAVE="") for name in ("ps-0", "worker-0", "worker-1")]
     assert run.controller("exit 0").wait() == 0
     again = run.controller("exit 0")

@@ -27,7 +27,7 @@ def test_a_killed_child_leads_to_a_new_generation(run: Run) -> None:
     controller.wait_for("generation 2: worker-1 start")
 
 
-def test_with_a_killed_server_all_start_again(run: Run) -> None:
+def test_a_killed_ps_restarts_all_tasks(run: Run) -> None:
     tasks = run.tasks()
     controller = run.controller("[ $TFRUN_GENERATION = 2 ] || sleep 1000")
     os.kill(child(tasks[0], 1), signal.SIGKILL)
@@ -42,7 +42,7 @@ socket.create_connection((host, int(port)))
 """
 
 
-def test_a_coordinator_starts_again_once_its_servers_answer(run: Run) -> None:
+def test_a_coordinator_restarts_only_after_its_ps_answers(run: Run) -> None:
     ps = run.task("ps-0", STUB_SECONDS="1")
     run.tasks("worker-0", "chief-0")
     (run.folder / "try.py").write_text(TRIES_ONCE)
@@ -57,7 +57,7 @@ def test_a_coordinator_starts_again_once_its_servers_answer(run: Run) -> None:
     assert "generation 3" not in str(controller)
 
 
-def test_who_fails_again_waits(run: Run) -> None:
+def test_a_task_that_fails_again_waits_before_it_restarts(run: Run) -> None:
     run.tasks("ps-0", "worker-0")
     one = {"ps": 1, "worker": 1}
     script = f"touch {run.folder}/$TFRUN_GENERATION; [ $TFRUN_GENERATION = 3 ] || exit 1"
@@ -78,7 +78,9 @@ def test_who_fails_again_waits(run: Run) -> None:
         ("after a reboot", 0, "its pod or its launcher was started again; not charged"),
     ],
 )
-def test_a_launcher_that_is_killed_with_its_child(run: Run, pod: str, code: int, told: str) -> None:
+def test_a_launcher_killed_with_its_child_is_charged_only_in_the_same_pod(
+    run: Run, pod: str, code: int, told: str
+) -> None:
     """Only where the pod stays it may be the program's fault."""
     tasks = run.tasks()
     controller = run.controller("[ $TFRUN_GENERATION = 2 ] || sleep 1000", restarts__limit=0)
@@ -156,7 +158,7 @@ def test_a_ps_that_is_told_to_end_serves_until_the_chief_has_saved(run: Run, who
         assert controller.wait() == 0
 
 
-def test_a_ps_does_not_wait_for_a_chief_for_ever(run: Run) -> None:
+def test_a_stopped_ps_does_not_wait_for_its_chief_for_ever(run: Run) -> None:
     ps, chief = (run.task(name, TFRUN_POD_IP="127.0.0.1") for name in ("ps-0", "worker-0"))
     controller = run.controller(
         program__command=[sys.executable, "-c", SAVES_ON_THE_PS, "/no/such"],
@@ -170,7 +172,7 @@ def test_a_ps_does_not_wait_for_a_chief_for_ever(run: Run) -> None:
     assert ps.wait() == 143
 
 
-def test_a_deaf_program_holds_up_the_next_generation_until_it_is_killed(run: Run) -> None:
+def test_the_next_generation_waits_until_a_deaf_program_is_killed(run: Run) -> None:
     tasks = run.tasks()
     script = f"[ $TFRUN_GENERATION = 2 ] || {{ trap '' TERM; echo ready; {LOOP}; }}"
     controller = run.controller(script, grace=1)
@@ -182,7 +184,7 @@ def test_a_deaf_program_holds_up_the_next_generation_until_it_is_killed(run: Run
     assert controller.wait() == 0
 
 
-def test_a_program_that_hangs_is_started_again(run: Run) -> None:
+def test_a_program_that_hangs_is_restarted(run: Run) -> None:
     tasks = run.tasks()
     steps = "i=0; while [ $TASK_INDEX = 0 ]; do i=$((i + 1)); echo step $i; sleep 0.1; done"
     script = f"[ $TFRUN_GENERATION = 2 ] && exit; {steps}; echo silent; {LOOP}"
@@ -195,7 +197,7 @@ def test_a_program_that_hangs_is_started_again(run: Run) -> None:
     assert programs(tasks[1]) == 2, "a loss of progress is everybody's"
 
 
-def test_a_finished_worker_that_starts_again_does_not_train_again(run: Run) -> None:
+def test_a_finished_worker_in_a_new_pod_does_not_train_again(run: Run) -> None:
     tasks = run.tasks()
     script = "[ $TASK_INDEX = 0 ] || " + run.until_go()
     controller = run.controller(script)
@@ -211,7 +213,7 @@ def test_a_finished_worker_that_starts_again_does_not_train_again(run: Run) -> N
     assert programs(again) == 0
 
 
-def test_a_finished_workers_address_stays_answered_while_others_train(run: Run) -> None:
+def test_a_finished_workers_address_answers_while_others_train(run: Run) -> None:
     tasks = run.tasks()
     controller = run.controller("[ $TASK_INDEX = 0 ] || " + run.until_go())
     tasks[1].wait_for("the child ended: exit code 0")

@@ -60,7 +60,7 @@ def test_all_tasks_run_the_commit_that_a_branch_meant_when_the_run_began(run: Ru
 @pytest.mark.parametrize(
     "sign", ["echo step 1", "touch $TFRUN_READY", "touch $CHECKPOINTS/model-1.index"]
 )
-def test_the_others_start_when_the_chief_is_up(run: Run, sign: str) -> None:
+def test_the_other_workers_start_when_the_chief_is_up(run: Run, sign: str) -> None:
     tasks = run.tasks()
     folder = run.folder / "checkpoints"
     folder.mkdir()

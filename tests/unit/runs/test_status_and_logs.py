@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.unit.runs.run import Run, child
 
 
-def test_status_and_progress_are_told(run: Run) -> None:
+def test_status_tells_each_tasks_state_and_progress(run: Run) -> None:
     tasks = run.tasks()
     script = f"[ $TASK_INDEX = 1 ] || echo step 7 of 9; {run.until_go()}"
     controller = run.controller(script)
@@ -47,7 +47,7 @@ def test_a_copy_of_each_childs_output_outlives_it(run: Run) -> None:
     assert (logs / "0123456789ab" / "1-ps-0.log").read_text().startswith("serving grpc://")
 
 
-def test_logs_that_cannot_be_written_stop_nothing(run: Run) -> None:
+def test_a_logs_folder_that_cannot_be_written_does_not_stop_the_run(run: Run) -> None:
     tasks = run.tasks()
     controller = run.controller("echo hello", logs="/proc/no/such")
     assert controller.wait() == 0

@@ -28,7 +28,7 @@ def test_a_job_is_read_whole() -> None:
     assert read.document == document()
 
 
-def test_the_digest_names_the_text_and_not_the_order_of_its_keys() -> None:
+def test_the_digest_of_a_job_does_not_depend_on_the_order_of_its_keys() -> None:
     turned = dict(reversed(document().items()))
     assert job().digest == job_of(turned).digest
     assert job(grace=2).digest != job().digest
@@ -55,7 +55,7 @@ PROGRAM, CLUSTER = "program", "cluster"
         ({"code__timeout": 7}, set()),
     ],
 )
-def test_a_digest_names_what_a_change_must_restart(
+def test_the_program_and_cluster_digests_change_only_where_tasks_must_restart(
     changes: dict[str, Any], changed: set[str]
 ) -> None:
     before, after = job(), job(**changes)
@@ -83,13 +83,13 @@ def test_a_role_of_another_mode_is_no_key() -> None:
     assert "replicas.ps is not a known key; known are ['evaluator', 'worker']" in reason
 
 
-def test_a_chief_is_one() -> None:
+def test_a_run_has_exactly_one_chief() -> None:
     reason = refusal(document(mode="coordinator", replicas={"chief": 2, "ps": 1, "worker": 1}))
     assert "replicas.chief must be a whole number from 1 to 1; got 2" in reason
 
 
 @pytest.mark.parametrize("mode", ["coordinator", "all-reduce"])
-def test_workers_join_alone_in_one_mode_only(mode: str) -> None:
+def test_workers_join_alone_in_mode_parameter_server_only(mode: str) -> None:
     reason = refusal(document(mode=mode, maxReplicas={"worker": 4}))
     assert f"maxReplicas.worker must be 0 in mode {mode}: its tasks start again" in reason
 
@@ -149,7 +149,7 @@ def test_a_wrong_value_is_named(key: str, value: Any, mistake: str) -> None:
     assert mistake in reason
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_every_mistake_in_a_job_is_told_at_once() -> None:
     reason = refusal(document(replicas__ps=0, program__command=[], grace="x", cleanup=None, a=1))
     lines = reason.splitlines()
     assert lines[0] == "5 mistakes in the values:"
@@ -169,6 +169,6 @@ def test_another_version_is_refused_before_anything_else(version: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '"text"', b"\xff"])
-def test_what_is_no_job_is_refused(text: str | bytes) -> None:
+def test_a_text_that_is_no_job_is_refused(text: str | bytes) -> None:
     with pytest.raises(LauncherError, match=r"job\.json"):
         read_job(text)

@@ -10,7 +10,7 @@ from tests.unit.jobs import document, job
 from tests.unit.shared.refusals import refusal
 
 
-def test_an_nfs_source_says_where_it_is() -> None:
+def test_an_nfs_source_is_named_by_server_and_path() -> None:
     read = job(code={"nfs": {"server": "nfs.example.com", "path": "/exports/app"}})
     assert str(read.source) == "code.nfs nfs.example.com:/exports/app"
 
@@ -35,7 +35,7 @@ SHA256, COMMIT = "0a" * 32, "0b" * 20
         ({"inline": {"train.py": "pass", "lib/x.py": ""}}, "code.inline"),
     ],
 )
-def test_a_source_is_read_and_says_what_it_is(code: dict[str, Any], told: str) -> None:
+def test_a_source_is_read_and_is_named_in_messages(code: dict[str, Any], told: str) -> None:
     read = job(code={**code, "requirements": True, "digest": "c" * 32, "timeout": 5})
     assert str(read.source) == told
     delivery = read.delivery

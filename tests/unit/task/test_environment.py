@@ -23,7 +23,7 @@ def environment_refusal(environ: dict[str, str], *program: str, flags: bool = Fa
     return [mistake.strip() for mistake in mistakes]
 
 
-def test_a_task_with_a_controller_knows_no_job() -> None:
+def test_a_task_with_a_controller_reads_no_job() -> None:
     settings = task_settings(
         {
             **POD,
@@ -40,7 +40,7 @@ def test_a_task_with_a_controller_knows_no_job() -> None:
     assert not settings.leave
 
 
-def test_a_task_alone_is_described_by_its_environment() -> None:
+def test_a_task_without_a_controller_makes_its_job_from_the_environment() -> None:
     settings = task_settings({**ALONE, "TFRUN_SERVICE": "mnist"}, ["python", "train.py"], True)
     assert settings.controller is None
     assert settings.job
@@ -50,7 +50,7 @@ def test_a_task_alone_is_described_by_its_environment() -> None:
     assert settings.job.program.flags
 
 
-def test_a_task_alone_may_be_of_any_mode() -> None:
+def test_a_task_without_a_controller_may_be_of_any_mode() -> None:
     variables = {**POD, "TFRUN_MODE": "all-reduce", "WORKER_REPLICAS": "2"}
     settings = task_settings({**variables, "EVALUATOR_REPLICAS": "1"}, ["a"])
     assert settings.job
@@ -67,7 +67,9 @@ def test_a_task_alone_may_be_of_any_mode() -> None:
         ({"TFRUN_HOST": "10.0.0.{index}"}, "10.0.0.{index}"),
     ],
 )
-def test_a_task_alone_guesses_the_others_names(changes: dict[str, str], host: str) -> None:
+def test_a_task_without_a_controller_guesses_the_names_of_the_others(
+    changes: dict[str, str], host: str
+) -> None:
     settings = task_settings({**ALONE, **changes}, ["a"])
     assert settings.job
     assert settings.job.addresses.host == host

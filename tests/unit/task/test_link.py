@@ -148,7 +148,7 @@ def test_a_report_never_claims_less_than_the_task_was_told(
             report = fake.hear()
 
 
-def test_an_older_controller_has_nothing_to_say(
+def test_a_directive_of_an_older_controller_is_ignored(
     start: Start, fake: FakeController, port: int
 ) -> None:
     task = worker(start, port)
