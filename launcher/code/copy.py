@@ -11,22 +11,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
-import posixpath
-import queue
 import shutil
 import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
-from launcher.code import ignore
+from launcher.code import ignore, links
+from launcher.code.manifest import Manifest, stamp_of_copy, stamp_of_origin
+from launcher.code.pool import Pool
 from launcher.code.stall import Patience
 from launcher.shared.exits import Code, LauncherError
 from launcher.shared.log import say
@@ -35,7 +34,6 @@ THREADS = 64  # requests under way at once: each waits for the network most of i
 READ_BYTES = 1024 * 1024
 PART_BYTES = 8 * READ_BYTES  # what one thread copies of a large file; the digest knows the parts
 ATTEMPTS = 3  # while somebody writes to the origin
-DIGEST_DIGITS = 32
 ZEROS = bytes(READ_BYTES)
 # What says that the origin is no longer as it was listed.
 MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ESTALE)
@@ -97,7 +95,7 @@ def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Even
             shutil.rmtree(folder, ignore_errors=True)
             new.rename(folder)
             say(f"{made} in {time.monotonic() - begin:.1f} s")
-            return made.finish()
+            return made.manifest.save()
     except OSError as error:
         raise LauncherError(
             Code.IO, f"{origin.label} cannot be copied: {error.strerror}: {error.filename}"
@@ -120,48 +118,23 @@ class _Copy:
         self.old = str(old)
         self.new = str(new)
         self.patience = Patience(timeout, cancelled)
+        self.pool = Pool(self.patience)
         self.strict = True  # else what has vanished was never there
-        self.memory = Path(f"{old}.json")
-        self.known: Mapping[str, Any] = _load(self.memory)
-        self.files: dict[str, list[Any]] = {}
-        self.entries: list[tuple[bytes, bytes]] = []
+        self.manifest = Manifest(Path(f"{old}.json"))
         self.read: list[int] = []  # the sizes of the files that were read
         self.ignored = ignore.Ignored("")
-        self.tasks: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
-        self.lock = threading.Lock()
-        self.reading: list[str] = []
 
     def __str__(self) -> str:
-        read, size = len(self.read), sum(self.read) / 1e6
-        return f"read {read} of {len(self.files)} files, {size:.1f} MB, of {self.origin.label}"
+        read, total, size = len(self.read), len(self.manifest.files), sum(self.read) / 1e6
+        return f"read {read} of {total} files, {size:.1f} MB, of {self.origin.label}"
 
     def run(self) -> None:
         """Returns when all is copied."""
         self._put("", self._begin)
-        for _ in range(THREADS):
-            threading.Thread(target=self._work, daemon=True).start()
-        try:
-            self.patience.wait(f"the copy of {self.origin.label}", self._silent)
-        finally:
-            for _ in range(THREADS):
-                self.tasks.put(None)
-
-    def finish(self) -> str:
-        """Remembers what was copied and returns its digest."""
-        text = json.dumps(self.files)
-        temporary = self.memory.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(self.memory)
-        if not any(kind != b"d" for _, kind in self.entries):
-            return ""
-        total = hashlib.sha256()
-        for name, what in sorted(self.entries):
-            total.update(b"%d %b %d %b " % (len(name), name, len(what), what))
-        return total.hexdigest()[:DIGEST_DIGITS]
+        self.pool.run(THREADS, f"the copy of {self.origin.label}", self._silent)
 
     def _silent(self, seconds: float) -> str:
-        with self.lock:
-            at = _words(min(self.reading, default=""))
+        at = _words(self.pool.reading())
         return (
             f"{self.origin.label} cannot be copied: {self.origin.server} has not answered for "
             f"{seconds:.0f} s, reading {at}"
@@ -170,29 +143,15 @@ class _Copy:
     # What the threads do.
 
     def _put(self, name: str, task: Callable[[], None]) -> None:
-        self.patience.add()
-        self.tasks.put((name, task))
+        self.pool.put(name, partial(self._do, name, task))
 
-    def _work(self) -> None:
-        while True:
-            task = self.tasks.get()
-            if task is None or self.patience.over:
-                return
-            name, act = task
-            failure: Exception | None = None
-            with self.lock:
-                self.reading.append(name)
-            try:
-                act()
-            except _GoneError:
-                pass
-            except OSError as error:
-                failure = self._wrong(name, error)
-            except Exception as error:  # a thread that dies silently would be waited for
-                failure = error
-            with self.lock:
-                self.reading.remove(name)
-            self.patience.done(failure)
+    def _do(self, name: str, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except _GoneError:
+            pass
+        except OSError as error:
+            raise self._wrong(name, error) from None
 
     @contextlib.contextmanager
     def _first(self, name: str) -> Iterator[None]:
@@ -234,7 +193,7 @@ class _Copy:
             listed = list(entries)
         if below:
             os.mkdir(f"{self.new}/{below}")
-            self._note(below, b"d")
+            self.manifest.add(below, b"d")
         prefix = f"{below}/" if below else ""
         for entry in listed:
             self._take(prefix + entry.name, entry)
@@ -251,14 +210,11 @@ class _Copy:
             self._put(name, partial(self._file, name))
         # Sockets, pipes and devices are no code.
 
-    def _note(self, name: str, what: bytes) -> None:
-        self.entries.append((os.fsencode(name), what))
-
     def _link(self, name: str) -> None:
         with self._first(name):
             target = os.readlink(f"{self.source}/{name}")
         # An absolute one means a place in the container, like a volume.
-        if leaves(name, target) and not target.startswith("/"):
+        if links.leaves(name, target) and not target.startswith("/"):
             raise LauncherError(
                 Code.CODE_MISSING,
                 f"{self.origin.label} must hold all that it needs: the link {name} leads to "
@@ -266,7 +222,7 @@ class _Copy:
                 f"program.workingDir, or name the link in {ignore.FILE}",
             )
         os.symlink(target, f"{self.new}/{name}")
-        self._note(name, b"l" + os.fsencode(target))
+        self.manifest.add(name, b"l" + os.fsencode(target))
 
     def _file(self, name: str) -> None:
         with self._first(name):
@@ -275,7 +231,7 @@ class _Copy:
             info = os.fstat(reader)
             if not stat.S_ISREG(info.st_mode):
                 raise _ChangedError(name)
-            stamp = _stamp(info)
+            stamp = stamp_of_origin(info)
             if self._reuse(name, stamp):
                 return
             mode = stat.S_IMODE(info.st_mode) & 0o777 | stat.S_IRUSR | stat.S_IWUSR
@@ -317,7 +273,7 @@ class _Copy:
                 os.close(writer)
         finally:
             os.close(reader)
-        with self.lock:
+        with self.pool.lock:
             large.parts[number] = digest
             large.missing -= 1
             last = not large.missing
@@ -341,7 +297,7 @@ class _Copy:
                 _write(writer, data, at)
             at += got
             self.patience.moved += 1
-        if _stamp(os.fstat(reader)) != stamp:
+        if stamp_of_origin(os.fstat(reader)) != stamp:
             raise _ChangedError(name)
         return content.digest()
 
@@ -350,41 +306,24 @@ class _Copy:
         kind = "x" if info.st_mode & stat.S_IXUSR else "f"
         content = hashlib.sha256(b"".join(parts)).hexdigest()
         self.read.append(info.st_size)
-        self._keep(name, stamp, info, kind + content)
+        self.manifest.add_file(name, stamp, info, kind + content)
 
     def _reuse(self, name: str, stamp: list[int]) -> bool:
         """Takes over what an earlier pull copied, where neither side has changed since."""
-        was = self.known.get(name)
+        was = self.manifest.last.get(name)
         if not was or was[0] != stamp:
             return False
         old = f"{self.old}/{name}"
         try:
             info = os.lstat(old)
-            if _copied(info) != was[1]:
+            if stamp_of_copy(info) != was[1]:
                 return False
             # Not moved: if this copy fails, the old one is what there is.
             os.link(old, f"{self.new}/{name}")
         except OSError:  # some file systems have no links
             return False
-        self._keep(name, stamp, info, was[2])
+        self.manifest.add_file(name, stamp, info, was[2])
         return True
-
-    def _keep(self, name: str, stamp: list[int], info: os.stat_result, what: str) -> None:
-        self.files[name] = [stamp, _copied(info), what]
-        self._note(name, what.encode())
-
-
-def leaves(name: str, target: str) -> bool:
-    """Whether a link of this name, relative to some folder, leads out of the folder by its text."""
-    inside = posixpath.normpath(posixpath.join("/", posixpath.dirname(name)))
-    depth = 0 if inside == "/" else inside.count("/")
-    if target.startswith("/"):
-        return True
-    for part in target.split("/"):
-        depth += {"..": -1, ".": 0, "": 0}.get(part, 1)
-        if depth < 0:
-            return True
-    return False
 
 
 def _words(name: str) -> str:
@@ -392,25 +331,7 @@ def _words(name: str) -> str:
     return name if name.isprintable() and name else repr(name) if name else "the folder"
 
 
-def _stamp(info: os.stat_result) -> list[int]:
-    """What changes with a file on the origin."""
-    return [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
-
-
-def _copied(info: os.stat_result) -> list[int]:
-    """The same of its copy, which may be moved."""
-    return [info.st_size, info.st_mtime_ns, info.st_ino]
-
-
 def _write(writer: int, data: memoryview, at: int) -> None:
     while data:
         written = os.pwrite(writer, data, at)
         data, at = data[written:], at + written
-
-
-def _load(memory: Path) -> Mapping[str, Any]:
-    try:
-        known = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

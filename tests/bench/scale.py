@@ -28,6 +28,7 @@ import psutil
 from launcher.shared.identity import Task
 from launcher.shared.protocol import Action, ChildReport, Directive, Report
 from launcher.task.link import Link
+from tests.unit import jobs
 
 CLIENT_PROCESSES = 4
 PATIENCE_SECONDS = 120
@@ -157,26 +158,8 @@ def _task(number: int) -> Task:
 
 def document(tasks: int) -> dict[str, object]:
     """The run of so many tasks, as job.json has it."""
-    return {
-        "version": 1,
-        "release": "bench",
-        "run": "bench",
-        "mode": "parameter-server",
-        "replicas": {"ps": 1, "worker": tasks - 1},
-        "maxReplicas": {"worker": 0},
-        "addresses": {"host": "bench-{role}-{index}.bench", "port": 2222},
-        "program": {"command": ["true"], "args": [], "env": {}, "flags": False, "workingDir": ""},
-        "code": {"image": {"path": "/"}},
-        "restarts": {"limit": 3, "permanentCodes": [], "refill": 0},
-        "success": "AllWorkers",
-        "chiefFirst": False,
-        "checkpoints": "",
-        "hangTimeout": 0,
-        "deadline": 0,
-        "logs": "",
-        "grace": 0,
-        "cleanup": "Keep",
-    }
+    replicas = {"ps": 1, "worker": tasks - 1}
+    return jobs.document(replicas=replicas, grace=0, cleanup="Keep")
 
 
 def main() -> None:

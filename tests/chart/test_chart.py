@@ -55,7 +55,7 @@ def test_the_examples_render(path: Path, helm: str) -> None:
 
 
 @pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.stem)
-def test_lint(path: Path, helm: str) -> None:
+def test_helm_lint_finds_nothing(path: Path, helm: str) -> None:
     options = ("--strict", "--kube-version", kube_version(), "--values", path)
     done = run_helm(helm, "lint", CHART, *options)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -71,7 +71,7 @@ def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
             yield f"{path}{key}", value
 
 
-def test_everything_values_say_everything_otherwise() -> None:
+def test_everything_values_set_every_key_away_from_its_default() -> None:
     given = dict(leaves(load(CHART / "ci" / "everything-values.yaml")))
     defaults = load(CHART / "values.yaml")
     only_one_choice = {"image.tag", "code.inline", "worker.maxReplicas"}
@@ -138,7 +138,7 @@ def test_the_package_carries_the_launcher(helm: str, tmp_path: Path) -> None:
     assert render(helm=helm, chart=package).objects == render(helm=helm).objects
 
 
-def test_a_chart_without_its_launcher_says_so(helm: str, tmp_path: Path) -> None:
+def test_a_chart_without_its_launcher_refuses_to_render(helm: str, tmp_path: Path) -> None:
     chart = tmp_path / "tfrun"
     shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("launcher"))
     (chart / "launcher").write_text("../../launcher")  # as git leaves a link that it can't make
@@ -161,7 +161,7 @@ def notes(values: Mapping[str, Any]) -> str:
     return done.stdout.partition("NOTES:")[2]
 
 
-def test_the_notes_say_how_to_go_on() -> None:
+def test_the_notes_give_the_commands_that_come_next() -> None:
     said = notes(MINIMAL)
     job = render().one("Job")["metadata"]["name"]
     assert f"kubectl -n {NAMESPACE} logs -f job/{job}" in said
@@ -180,7 +180,7 @@ def test_the_notes_say_how_to_go_on() -> None:
         ("all-reduce", "2 worker, 1 evaluator.", "mnist-worker-0"),
     ],
 )
-def test_the_notes_know_the_mode(mode: str, tasks: str, chief: str) -> None:
+def test_the_notes_describe_the_mode_of_the_run(mode: str, tasks: str, chief: str) -> None:
     values = {**MINIMAL, "mode": mode, "evaluator": {"replicas": 1}}
     said = notes(values)
     assert f"mode {mode}; its tasks are {tasks}" in said
@@ -203,7 +203,9 @@ def test_the_notes_say_where_output_is_kept() -> None:
     ],
     ids=str,
 )
-def test_the_notes_say_what_to_mind(values: dict[str, Any], says: str) -> None:
+def test_the_notes_warn_of_kept_pods_missing_rights_and_an_open_network(
+    values: dict[str, Any], says: str
+) -> None:
     assert says in notes({**MINIMAL, **values})
 
 
@@ -227,7 +229,7 @@ def test_undocumented_values_are_refused(text: str, says: str) -> None:
         generate.parse(text)
 
 
-def test_the_comments_are_the_schema() -> None:
+def test_the_schema_is_made_from_the_comments_in_values_yaml() -> None:
     (part,) = generate.parse(
         "# Not for readers.\n\npart:\n  # @schema\n  # minimum: 1\n  # @schema\n"
         "  # Not for readers.\n  # -- How many\n  # there are.\n  count: 2\n"

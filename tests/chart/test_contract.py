@@ -126,7 +126,7 @@ def test_the_launcher_and_the_chart_agree_about_roles(mode: str, evaluators: int
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_chart_asks_for_what_the_launcher_asks_for(mode: str) -> None:
+def test_the_chart_and_the_launcher_ask_for_the_same_fewest_tasks(mode: str) -> None:
     least = modes.MODES[mode].least
     fewest: dict[str, Any] = {
         role: {"replicas": count} for role, count in least.items() if role != "chief"
@@ -158,7 +158,7 @@ def test_the_schema_knows_the_launchers_choices() -> None:
     ],
     ids=lambda code: "-".join(code),
 )
-def test_only_the_source_in_use_is_told(code: dict[str, Any], helm: str) -> None:
+def test_job_json_holds_only_the_source_in_use(code: dict[str, Any], helm: str) -> None:
     rendered = render({"code": code}, base={}, helm=helm)
     assert rendered.job()["code"] == {**code, "timeout": 120, "refresh": "OnRequest"}
     delivery = read_job(rendered.job_json()).delivery
@@ -167,7 +167,7 @@ def test_only_the_source_in_use_is_told(code: dict[str, Any], helm: str) -> None
     assert delivery.digest == code.get("digest", "")
 
 
-def test_the_launcher_and_the_chart_count_inline_alike(helm: str) -> None:
+def test_the_launcher_and_the_chart_count_the_bytes_of_code_inline_alike(helm: str) -> None:
     text = 'größe € <a & b>\u2028\n\t\x01\x7f"\\/' * 20_000
     (told,) = refusal({"code": {"inline": {"ö.py": text}}}, helm=helm, base={})
     found = re.search(r"code\.inline must be at most .* got (\d+) bytes", told)
@@ -178,7 +178,7 @@ def test_the_launcher_and_the_chart_count_inline_alike(helm: str) -> None:
         job_of(document)
 
 
-def test_patience_and_passwords_are_no_other_training() -> None:
+def test_changed_timeouts_and_secrets_of_the_code_do_not_make_another_run() -> None:
     code: dict[str, Any] = {"archive": {"url": "https://e.com/a", "sha256": "0a" * 32}}
     before = render({"code": code}, base={}).job()
     after = render(
@@ -209,13 +209,15 @@ def test_patience_and_passwords_are_no_other_training() -> None:
         ("größe", "größe"),
     ],
 )
-def test_words_reach_the_program_as_written(given: object, told: str, helm: str) -> None:
+def test_arguments_reach_the_program_as_they_are_written(
+    given: object, told: str, helm: str
+) -> None:
     program = {"command": ["python", given], "args": [given], "env": {"GIVEN": given}}
     got = render({"program": program}, helm=helm).job()["program"]
     assert (got["command"], got["args"], got["env"]) == (["python", told], [told], {"GIVEN": told})
 
 
-def test_numbers_of_the_command_line_are_those_of_a_file(helm: str) -> None:
+def test_numbers_given_by_set_equal_those_of_a_values_file(helm: str) -> None:
     by_set = "code.image.path=/app,grace=60,program.args={--steps,1000000}"
     target = ("template", "mnist", CHART, "--kube-version", kube_version(), "-n", NAMESPACE)
     done = run_helm(helm, *target, "--set", by_set)
@@ -282,7 +284,7 @@ def test_each_pod_carries_the_packages_that_it_runs(helm: str, side: str) -> Non
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_what_a_pod_carries_needs_nothing_more(tmp_path: Path, side: str) -> None:
+def test_the_files_that_a_pod_carries_import_nothing_else(tmp_path: Path, side: str) -> None:
     """Every module can be imported from its files and the standard library alone."""
     modules = []
     for path, text in render().launcher_files(side).items():

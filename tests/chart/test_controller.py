@@ -57,7 +57,7 @@ REPLACES: list[Values] = [
 
 
 @pytest.mark.parametrize("values", REPLACES, ids=str)
-def test_a_new_controller_takes_over_when_these_change(values: Values) -> None:
+def test_a_new_controller_takes_over_when_these_values_change(values: Values) -> None:
     assert job_hash(render(values)) != job_hash(render())
 
 
@@ -70,7 +70,7 @@ KEEPS: list[Values] = [
 
 
 @pytest.mark.parametrize("values", KEEPS, ids=str)
-def test_the_controller_stays_when_these_change(values: Values) -> None:
+def test_the_controller_stays_when_these_values_change(values: Values) -> None:
     assert render(values).one("Job") == render().one("Job")
 
 
@@ -86,7 +86,7 @@ def test_the_controller_stays_when_these_change(values: Values) -> None:
         ("local/run.py", False, False),
     ],
 )
-def test_a_new_launcher_replaces_whom_it_concerns(
+def test_a_changed_launcher_file_replaces_only_the_pods_that_carry_it(
     tmp_path: Path, file: str, controller_anew: bool, pods_anew: bool
 ) -> None:
     chart = tmp_path / "tfrun"
@@ -137,7 +137,7 @@ def run_id(values: Values) -> str:
     ],
     ids=str,
 )
-def test_these_are_another_run(values: Values) -> None:
+def test_these_changed_values_make_another_run(values: Values) -> None:
     assert run_id(values) != run_id({})
 
 
@@ -155,7 +155,7 @@ def test_these_are_another_run(values: Values) -> None:
     ],
     ids=str,
 )
-def test_these_are_the_same_run(values: Values) -> None:
+def test_these_changed_values_leave_the_run_the_same(values: Values) -> None:
     assert run_id(values) == run_id({})
 
 
@@ -249,13 +249,13 @@ def test_the_controller_may_scale_its_statefulsets_and_nothing_else(
     assert not rendered.names("ClusterRoleBinding")
 
 
-def test_with_rights_the_replicas_are_the_controllers() -> None:
+def test_the_chart_sets_no_replicas_where_the_controller_may_scale() -> None:
     rendered = render({"mode": "coordinator", "evaluator": {"replicas": 1}})
     for role in ("chief", "ps", "worker", "evaluator"):
         assert "replicas" not in rendered.statefulset(role)["spec"]
 
 
-def test_without_rights_the_chart_sets_the_replicas() -> None:
+def test_the_chart_sets_the_replicas_where_the_controller_may_not_scale() -> None:
     rendered = render(
         {
             "mode": "coordinator",

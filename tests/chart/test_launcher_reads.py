@@ -73,7 +73,7 @@ def test_the_launcher_reads_what_the_chart_renders(file: Path, helm: str) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pods_are_nothing_to_the_launcher_but_another_job(mode: str) -> None:
+def test_a_changed_pods_text_changes_the_digest_of_the_job(mode: str) -> None:
     document = render({"mode": mode}).job()
     digests = {job_of({**document, "pods": text}).digest for text in ("", "a", "b")}
     del document["pods"]
@@ -107,12 +107,14 @@ def agree(values: Mapping[str, Any], folder: Path) -> None:
         pytest.param({"program": {"env": None}}, id="an emptied mapping"),
     ],
 )
-def test_local_runs_what_the_chart_renders(
+def test_launcher_local_reads_the_values_as_the_chart_renders_them(
     values: dict[str, Any], mode: str, tmp_path: Path
 ) -> None:
     agree(merge(MINIMAL, {**values, "mode": mode}), tmp_path)
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
-def test_local_runs_what_the_chart_renders_of_files(file: Path, tmp_path: Path) -> None:
+def test_launcher_local_reads_each_values_file_as_the_chart_renders_it(
+    file: Path, tmp_path: Path
+) -> None:
     agree(load(file), tmp_path)

@@ -12,7 +12,6 @@ Values = dict[str, Any]
 NFS: Values = {
     "code": {"nfs": {"server": "nfs.example.com", "path": "/exports/app"}, "image": {"path": ""}}
 }
-
 # https://kubernetes.io/docs/concepts/security/pod-security-standards/
 RESTRICTED_VOLUMES = {
     *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"),
@@ -63,7 +62,7 @@ def test_each_mode_has_its_roles_and_any_an_evaluator(mode: str, roles: list[str
         assert rendered.statefulset(role) == render({"mode": mode}).statefulset(role)
 
 
-def test_the_roles_differ_in_what_is_theirs_alone() -> None:
+def test_pods_of_two_roles_differ_only_in_role_resources_and_pod_fields() -> None:
     rendered = render(ALL)
     templates = []
     for role in rendered.roles():
@@ -152,7 +151,7 @@ UNCHANGED: list[Values] = [
 
 
 @pytest.mark.parametrize("values", UNCHANGED, ids=str)
-def test_task_pods_stay_when_these_change(values: Values) -> None:
+def test_task_pods_stay_when_these_values_change(values: Values) -> None:
     before, after = render(), render(values)
     assert before.job_json() != after.job_json() or before.objects != after.objects
     assert after.statefulset("ps") == before.statefulset("ps")
@@ -175,7 +174,7 @@ CHANGED: list[Values] = [
 
 @pytest.mark.parametrize("values", CHANGED, ids=str)
 @pytest.mark.parametrize("role", ["ps", "worker"])
-def test_task_pods_are_made_again_when_these_change(values: Values, role: str) -> None:
+def test_task_pods_are_made_again_when_these_values_change(values: Values, role: str) -> None:
     assert render(values).job()["pods"] != render().job()["pods"]
     before, after = render().statefulset(role), render(values).statefulset(role)
     assert after["spec"].pop("template") != before["spec"].pop("template")
@@ -183,7 +182,7 @@ def test_task_pods_are_made_again_when_these_change(values: Values, role: str) -
     assert after == before
 
 
-def test_resources_are_a_roles_own() -> None:
+def test_resources_of_one_role_change_no_other_role() -> None:
     before, after = render(), render({"worker": {"resources": {"limits": {"nvidia.com/gpu": 1}}}})
     assert container(after.task_pod("worker"))["resources"] == {
         "requests": {"cpu": "250m", "memory": "1Gi"},
@@ -301,7 +300,7 @@ def test_the_users_variables_come_after_the_charts() -> None:
 
 
 @pytest.mark.parametrize("inject", [True, False])
-def test_the_launcher_comes_with_the_chart_or_with_the_image(inject: bool) -> None:
+def test_the_launcher_is_mounted_from_the_chart_or_is_part_of_the_image(inject: bool) -> None:
     rendered = render({"launcher": {"inject": inject}})
     for pod in rendered.pods():
         assert container(pod)["command"][:3] == ["python3", "-m", "launcher"]
@@ -325,61 +324,7 @@ def test_a_pods_grace_is_longer_than_the_programs() -> None:
         assert render({"grace": 60}).task_pod(role)["spec"]["terminationGracePeriodSeconds"] == 65
 
 
-def test_a_digest_takes_the_tags_place() -> None:
+def test_an_image_digest_takes_the_place_of_the_tag() -> None:
     image = {"repository": "example.com/app", "tag": "1", "digest": "sha256:" + "0" * 64}
     for pod in render({"image": image}).pods():
         assert container(pod)["image"] == f"example.com/app@sha256:{'0' * 64}"
-
-
-def selects(selector: dict[str, str], pod: Object) -> bool:
-    labels: dict[str, str] = pod["metadata"]["labels"]
-    return selector.items() <= labels.items()
-
-
-def test_who_finds_whom() -> None:
-    rendered = render()
-    ps, worker, controller = rendered.pods()
-    tasks = rendered.one("Service", "mnist")["spec"]
-    assert (tasks["clusterIP"], tasks["publishNotReadyAddresses"]) == ("None", True)
-    assert [selects(tasks["selector"], pod) for pod in (ps, worker, controller)] == [
-        True,
-        True,
-        False,
-    ]
-    found = rendered.one("Service", "mnist-controller")["spec"]
-    assert found["publishNotReadyAddresses"] is True  # a silent kubelet does not hide it
-    assert [selects(found["selector"], pod) for pod in (ps, worker, controller)] == [
-        False,
-        False,
-        True,
-    ]
-    for role, own in (("ps", ps), ("worker", worker)):
-        spec = rendered.statefulset(role)["spec"]
-        assert spec["serviceName"] == "mnist"
-        matched = [pod for pod in rendered.pods() if selects(spec["selector"]["matchLabels"], pod)]
-        assert matched == [own]
-
-
-def test_services_reach_ports_that_the_containers_have() -> None:
-    rendered = render({"port": 3333, "controller": {"port": 3330}})
-    for service, pod, number in (
-        ("mnist", rendered.task_pod(), 3333),
-        ("mnist-controller", rendered.controller_pod(), 3330),
-    ):
-        (port,) = rendered.one("Service", service)["spec"]["ports"]
-        assert (port["port"], [port["targetPort"]]) == (
-            number,
-            [p["name"] for p in container(pod)["ports"] if p["containerPort"] == number],
-        )
-
-
-def test_only_the_releases_pods_reach_its_pods() -> None:
-    rendered, other = render(), render(release="other")
-    spec = rendered.one("NetworkPolicy")["spec"]
-    assert spec["policyTypes"] == ["Ingress"]
-    ((source,),) = (rule["from"] for rule in spec["ingress"])
-    for selector in (spec["podSelector"], source["podSelector"]):
-        assert all(selects(selector["matchLabels"], pod) for pod in rendered.pods())
-        assert not any(selects(selector["matchLabels"], pod) for pod in other.pods())
-    assert list(source) == ["podSelector"], "a namespaceSelector would let others in"
-    assert not render({"networkPolicy": {"enabled": False}}).names("NetworkPolicy")

@@ -1,7 +1,7 @@
 """Builds every tool of the cluster from its Go module, once, into the user's cache.
 
     from tests.cluster import binaries
-    binaries.tool("helm")      # Helm 4; also "helm3", "kubectl", "kubeconform", "helm-docs", ...
+    binaries.tool("helm")      # Helm 4; also "helm3", "kubectl", "kind", ...
     binaries.openapi()         # the API's schemas as one OpenAPI 3 file, see below
 
 From a shell: `python -m tests.cluster tool helm` and `python -m tests.cluster openapi` print
@@ -96,8 +96,6 @@ GROUPS = {
     "etcd": Group(("etcd",), "go.etcd.io/etcd/server/v3", renamed=("server", "etcd")),
     "coredns": Group(("coredns",), "github.com/coredns/coredns", package="."),
     "kind": Group(("kind",), "sigs.k8s.io/kind"),
-    "helm-docs": Group(("helm-docs",), "github.com/norwoodj/helm-docs", {"main.version": "{v}"}),
-    "kubeconform": Group(("kubeconform",), "github.com/yannh/kubeconform", {"main.version": "{v}"}),
 }
 
 

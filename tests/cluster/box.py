@@ -15,8 +15,7 @@ import shutil
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network
@@ -25,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from tests.cluster import binaries, certificates, compiled, image, node, packages
+from tests.cluster.cgroups import make_cgroups, remove_cgroups
 from tests.cluster.components import (
     CONTAINERD,
     NFS,
@@ -34,14 +34,13 @@ from tests.cluster.components import (
     node_is_ready,
 )
 from tests.cluster.plan import Node, Plan
-from tests.cluster.progress import ClusterError, run, say, step
+from tests.cluster.progress import ClusterError, run, say, step, within
 
 REPOSITORY = Path(__file__).parents[2]
 TOOLS = ("kubernetes", "runtime", "etcd", "coredns")
 # Candidates for the network of a box, in order of preference.
 SUBNETS = [f"10.{second}.0.0/16" for second in range(254, 223, -1)]
 SUBNETS += [f"172.{second}.0.0/16" for second in range(31, 19, -1)]
-CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE_SECONDS = 15
 AGAIN_SECONDS = 60  # for a component, and for what needs it, to be back
 # By which it can be seen whether a component is there.
@@ -277,16 +276,6 @@ def is_well(plan: Plan) -> bool:
         return False
 
 
-def within(seconds: float, true: Callable[[], bool]) -> bool:
-    """Whether something comes true before the time is over."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 def first_node(subnet: str) -> Node:
     """The node that holds the control plane."""
     network = IPv4Network(subnet)
@@ -324,46 +313,3 @@ def refuse_overlay(folder: Path) -> None:
     kind = run(["stat", "--file-system", "--format=%T", folder]).strip()
     if kind == "overlayfs":
         raise ClusterError(f"{folder} lies on overlayfs; set XDG_CACHE_HOME to a folder on a disk")
-
-
-def hierarchies() -> list[Path]:
-    """Where the cgroup v1 hierarchies are mounted, or the one of cgroup v2."""
-    return cgroup_mounts("cgroup") or [CGROUPS]
-
-
-def cgroup_mounts(*kinds: str) -> list[Path]:
-    """Where file systems of these kinds are mounted: cgroup, cgroup2."""
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    return [Path(mount[1]) for mount in mounts if mount[2] in kinds]
-
-
-def make_cgroups(name: str) -> None:
-    """Make a cgroup in every hierarchy: the kubelet expects its root to be there."""
-    for hierarchy in hierarchies():
-        group = hierarchy / name
-        # cgroup v2: what the machine can control, the box's pods can too.
-        if (hierarchy / "cgroup.controllers").exists():
-            for controller in (hierarchy / "cgroup.controllers").read_text().split():
-                with contextlib.suppress(OSError):
-                    (hierarchy / "cgroup.subtree_control").write_text(f"+{controller}")
-        group.mkdir(exist_ok=True)
-        # cgroup v1: these start empty.
-        for setting in ("cpuset.cpus", "cpuset.mems"):
-            if (hierarchy / setting).exists() and not (group / setting).read_text().strip():
-                (group / setting).write_text((hierarchy / setting).read_text())
-
-
-def remove_cgroups(name: str) -> None:
-    """Remove a cgroup with all below it from every hierarchy, once its processes are gone."""
-
-    def gone(group: Path) -> bool:
-        for folder, _, _ in os.walk(group, topdown=False):
-            with contextlib.suppress(OSError):  # its processes are still ending
-                os.rmdir(folder)
-        return not group.exists()
-
-    # Where both kinds are mounted, containers have a group in each.
-    for hierarchy in cgroup_mounts("cgroup", "cgroup2"):
-        group = hierarchy / name
-        if not within(PATIENCE_SECONDS, partial(gone, group)):
-            raise ClusterError(f"{group} is still in use; end its processes")

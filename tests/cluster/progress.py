@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,3 +67,13 @@ def run(
 def last_lines(text: str, count: int = 15) -> str:
     """The end of a log, indented for quoting."""
     return "\n".join(f"    {line}" for line in text.splitlines()[-count:])
+
+
+def within(seconds: float, true: Callable[[], bool]) -> bool:
+    """Whether something comes true before the time is over."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

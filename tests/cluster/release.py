@@ -60,6 +60,13 @@ class Release:
         """Upgrades the release: all is as it was, but for these settings."""
         return run([*self._helm_command("upgrade", settings), "--reuse-values"])
 
+    def render(self, values: Sequence[Path]) -> str:
+        """What `helm template` prints of the release."""
+        command = [*self._helm_base(), "template", self.name, str(CHART)]
+        for file in values:
+            command += ["--values", str(file)]
+        return run(command)
+
     def rollback(self, revision: int) -> None:
         """Makes the release what it was: the install was revision 1, each change made another."""
         run([*self._helm_base(), "rollback", self.name, str(revision)])

@@ -15,6 +15,11 @@ from tests.lines import Lines
 PROMPT_SECONDS = 28
 GO = "/tmp/go"  # noqa: S108
 UNTIL_TOLD = f"until [ -e {GO} ]; do sleep 0.1; done"
+# For tiny programs that nobody serves: no TensorFlow, and room for many on a small node.
+SERVERLESS = {
+    "mode": "all-reduce",
+    "worker.resources.requests": {"cpu": "10m", "memory": "32Mi"},
+}
 OnNfs = Callable[[Path], Folders]
 
 
@@ -82,3 +87,21 @@ def wait_until_tasks_are_gone(release: Release) -> float:
     selector = f"app.kubernetes.io/instance={release.name},tfrun/role in (ps,worker)"
     release.kubectl("wait", "pod", "-l", selector, "--for=delete", f"--timeout={PROMPT_SECONDS}s")
     return time.monotonic() - begin
+
+
+def everything(release: Release) -> set[str]:
+    """All that a namespace holds, but the tales of what has been."""
+    kinds = release.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
+    kinds = [kind for kind in kinds if not kind.startswith("events")]
+    return set(release.kubectl("get", ",".join(kinds), "-o", "name").split())
+
+
+def check_failed(release: Release, end: RunEnd, code: int) -> None:
+    assert (end.condition, end.exit_code) == ("Failed", code)
+    assert (end.message["phase"], end.message["code"]) == ("Failed", code)
+    assert len(release.controllers()) == 1  # the end is final: Kubernetes starts no other
+    wait_until_tasks_are_gone(release)
+    assert [(role, pods) for role, pods, _, _ in stateful_sets(release)] == [
+        ("ps", 0),
+        ("worker", 0),
+    ]

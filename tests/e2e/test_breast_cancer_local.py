@@ -153,7 +153,7 @@ print("served", ((predicted > 0.5) == rows[:, -1]).mean())
     assert float(output.split()[-1]) > 0.95
 
 
-def test_a_cluster_learns_and_ends_by_itself(tmp_path: Path, stack: ExitStack) -> None:
+def test_a_ps_and_two_workers_learn_and_end_by_themselves(tmp_path: Path, stack: ExitStack) -> None:
     cluster = Cluster(stack, tmp_path, ps=1, workers=2)
     ps = cluster.start("ps", 0)
     for _ in range(2):  # the second time there is nothing left to train

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import ClusterError, binaries, image
-from tests.cluster.box import Box, cgroup_mounts
+from tests.cluster.box import Box
+from tests.cluster.cgroups import cgroup_mounts
 from tests.cluster.plan import NFS_EXPORT
 
 pytestmark = [
@@ -70,7 +71,7 @@ def kubectl(*words: str, stdin: str = "") -> str:
     return subprocess.run(command, input=stdin, text=True, check=True, capture_output=True).stdout
 
 
-def test_runs_a_pod_with_an_nfs_volume_and_leaves_nothing() -> None:
+def test_the_box_runs_a_pod_with_an_nfs_volume_and_leaves_nothing() -> None:
     before = traces()
     begin = time.monotonic()
     plan = BOX.up()
@@ -92,7 +93,7 @@ def test_runs_a_pod_with_an_nfs_volume_and_leaves_nothing() -> None:
     assert inside not in {namespace(pid) for pid in os.listdir("/proc") if pid.isdigit()}
 
 
-def test_starts_after_a_start_that_was_killed() -> None:
+def test_the_box_starts_after_a_start_that_was_killed() -> None:
     before = traces()
     process = subprocess.Popen([sys.executable, "-c", START], stderr=subprocess.PIPE, text=True)
     assert process.stderr
@@ -109,7 +110,7 @@ def test_starts_after_a_start_that_was_killed() -> None:
     assert traces() == before
 
 
-def test_starts_anew_when_its_first_process_was_killed() -> None:
+def test_the_box_starts_again_after_its_first_process_was_killed() -> None:
     BOX.up()
     process = BOX.process()
     assert process
@@ -216,7 +217,7 @@ def test_nfs_serves_files_as_their_owner() -> None:
     assert inside("umount", folder).returncode == 0
 
 
-def test_nfs_says_why_it_can_not_be_mounted() -> None:
+def test_a_failed_nfs_mount_names_its_cause() -> None:
     plan = BOX.up()
     folder = "/run/nfs-test"
     inside("mkdir", folder)

@@ -216,7 +216,9 @@ def come_and_go(folder: Path, stopped: threading.Event) -> None:
         left.unlink()
 
 
-def test_fifty_thousand_files(release: Release, folders: Folders, tmp_path: Path) -> None:
+def test_fifty_thousand_files_are_pulled_whole(
+    release: Release, folders: Folders, tmp_path: Path
+) -> None:
     for i in range(50_000):
         if i % 200 == 0:
             (folders.code / f"many-{i // 200}").mkdir()
@@ -240,7 +242,7 @@ def box(release: Release) -> Iterator[Box]:
     box.nfs_start()
 
 
-def test_a_server_that_is_away_is_waited_for_but_not_for_ever(
+def test_a_pull_waits_for_an_nfs_server_that_is_away_but_not_for_ever(
     release: Release, folders: Folders, box: Box
 ) -> None:
     settings = {**STAY, **nfs(folders)}
@@ -269,7 +271,7 @@ def test_a_server_that_is_away_is_waited_for_but_not_for_ever(
     assert f"code.nfs {server}:{settings['code.nfs.path']}" in end.message["reason"]
 
 
-def test_code_from_the_values_and_from_an_archive(
+def test_a_run_gets_its_code_from_the_values_and_from_an_archive(
     release: Release, folders: Folders, tmp_path: Path
 ) -> None:
     (tmp_path / "small" / "lib").mkdir(parents=True)

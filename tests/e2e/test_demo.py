@@ -64,7 +64,7 @@ def edited(folder: Path, old: str, new: str) -> Path:
     return folder
 
 
-def test_the_demo_trains_and_does_so_twice_in_a_row(demo: Release, tmp_path: Path) -> None:
+def test_the_demo_trains_twice_in_a_row(demo: Release, tmp_path: Path) -> None:
     with start(demo.cluster) as said:
         assert said.wait() == 0, str(said)
     check_result(said.lines)

@@ -74,7 +74,7 @@ def check_learnt(said: Lines) -> None:
     assert float(found[1]) > 0.97
 
 
-def test_trains_on_this_machine(data: Path) -> None:
+def test_launcher_local_trains_the_example_on_this_machine(data: Path) -> None:
     with start(data, EXAMPLE, "--epochs=100") as said:
         assert said.wait() == 0, str(said)
     check_learnt(said)

@@ -61,7 +61,7 @@ def end_well(release: Release, folders: Folders) -> None:
     assert (folders.data / "model" / "saved_model.pb").stat().st_size > 0
 
 
-def test_coordinator_restarts_only_whom_a_loss_reaches(
+def test_coordinator_restarts_only_the_tasks_that_a_loss_reaches(
     release: Release, on_nfs: OnNfs, tmp_path: Path
 ) -> None:
     folders = on_nfs(EXAMPLE.parent / "coordinator")
@@ -135,7 +135,7 @@ def check_status(release: Release, folder: Path) -> None:
     assert re.search(r"^  worker-2  running$", told, re.M)
 
 
-def test_all_reduce_restarts_everybody_at_any_size(release: Release, on_nfs: OnNfs) -> None:
+def test_all_reduce_restarts_all_tasks_at_any_size(release: Release, on_nfs: OnNfs) -> None:
     folders = on_nfs(EXAMPLE.parent / "all-reduce")
     looks = "while true; do ls /data/checkpoint 2>/dev/null | grep -c index; sleep 1; done"
     program = f'[ $JOB_NAME = evaluator ] || exec python train.py "$@"; {looks}'

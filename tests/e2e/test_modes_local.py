@@ -160,7 +160,7 @@ def test_each_example_has_the_same_data() -> None:
     }
 
 
-def test_coordinator_restarts_only_whom_a_loss_reaches(tmp_path: Path) -> None:
+def test_coordinator_restarts_only_the_tasks_that_a_loss_reaches(tmp_path: Path) -> None:
     everybody = ("chief-0", "ps-0", "worker-0", "worker-1")
     with run("coordinator", tmp_path, FOR_EVER) as local:
         for server in everybody[1:]:
@@ -204,7 +204,7 @@ def test_coordinator_restarts_only_whom_a_loss_reaches(tmp_path: Path) -> None:
         check_end(local, "chief-0", tmp_path, target)
 
 
-def test_all_reduce_restarts_everybody_at_any_size(tmp_path: Path) -> None:
+def test_all_reduce_restarts_all_tasks_at_any_size(tmp_path: Path) -> None:
     both = ("worker-0", "worker-1")
     with run("all-reduce", tmp_path, FOR_EVER) as local:
         for worker in both:

@@ -69,7 +69,7 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv / "bin"
 
 
-def test_one_version_everywhere(dist: Path) -> None:
+def test_chart_package_and_launcher_have_one_version(dist: Path) -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     version = chart["version"]
     assert chart["appVersion"] == version

@@ -222,7 +222,9 @@ def shell(folders: Folders, script: str) -> dict[str, Any]:
     return {**tiny(script), **folders.settings, "code.image.path": "", "program.flags": False}
 
 
-def test_who_leaves_may_save_before_its_pod_goes(release: Release, on_nfs: OnNfs) -> None:
+def test_a_worker_that_is_scaled_away_may_save_before_its_pod_goes(
+    release: Release, on_nfs: OnNfs
+) -> None:
     folders = on_nfs(EXAMPLE)
     settings = {**shell(folders, SAVES), "worker.replicas": 3, "grace": 60}
     release.install([EXAMPLE / "values.yaml"], settings)
@@ -262,7 +264,9 @@ def test_who_leaves_may_save_before_its_pod_goes(release: Release, on_nfs: OnNfs
     assert containers(release) == {name: pods[name] for name in kept}
 
 
-def test_after_a_failure_only_another_attempt_trains(release: Release, on_nfs: OnNfs) -> None:
+def test_after_a_failed_run_only_a_raised_run_attempt_trains_again(
+    release: Release, on_nfs: OnNfs
+) -> None:
     folders = on_nfs(EXAMPLE)
     script = "test -e /data/mended || { echo broken; exit 3; }; echo mended"
     values = [EXAMPLE / "values.yaml"]

@@ -16,8 +16,7 @@ from typing import Any, Callable
 import pytest
 import yaml
 
-from tests.cluster import ClusterError
-from tests.cluster.release import Folders, Release, RunEnd
+from tests.cluster.release import Folders, Release
 from tests.e2e.conftest import EXAMPLE
 from tests.e2e.kills import kill_container
 from tests.e2e.paced import (
@@ -32,6 +31,8 @@ from tests.e2e.runs import (
     PROMPT_SECONDS,
     UNTIL_TOLD,
     OnNfs,
+    check_failed,
+    everything,
     finish,
     kill_child,
     stateful_sets,
@@ -49,36 +50,9 @@ PODS = ("run-ps-0", "run-worker-0", "run-worker-1")
 FOR_EVER = "exec sleep 1000000"
 
 
-# What the tests do.
-
-
 def only(index: int, script: str) -> str:
     """A script for one worker; the others wait for ever."""
     return f"[ $TASK_INDEX = {index} ] || {FOR_EVER}; {script}"
-
-
-# What the tests look at.
-
-
-def everything(release: Release) -> set[str]:
-    """All that a namespace holds, but the tales of what has been."""
-    kinds = release.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
-    kinds = [kind for kind in kinds if not kind.startswith("events")]
-    return set(release.kubectl("get", ",".join(kinds), "-o", "name").split())
-
-
-def check_failed(release: Release, end: RunEnd, code: int) -> None:
-    assert (end.condition, end.exit_code) == ("Failed", code)
-    assert (end.message["phase"], end.message["code"]) == ("Failed", code)
-    assert len(release.controllers()) == 1  # the end is final: Kubernetes starts no other
-    wait_until_tasks_are_gone(release)
-    assert [(role, pods) for role, pods, _, _ in stateful_sets(release)] == [
-        ("ps", 0),
-        ("worker", 0),
-    ]
-
-
-# Success.
 
 
 @pytest.fixture
@@ -98,7 +72,7 @@ def claimed(release: Release, on_nfs: OnNfs) -> Iterator[Folders]:
     release.kubectl("delete", "persistentvolume", name, "--wait=false")
 
 
-def test_success_under_restricted_security_is_never_trained_twice(
+def test_a_run_succeeds_under_restricted_security_and_never_trains_twice(
     release: Release, claimed: Folders
 ) -> None:
     values = [EXAMPLE / "values.yaml", EXAMPLE / "values-claim.yaml"]
@@ -146,8 +120,6 @@ def test_success_under_restricted_security_is_never_trained_twice(
     assert generations(log) == [1]
 
 
-# Failure of the program.
-
 FAIL = "echo one; echo the reason >&2; exit 3"
 
 
@@ -159,7 +131,7 @@ FAIL = "echo one; echo the reason >&2; exit 3"
         ({"restarts.permanentCodes": [3]}, [1], "which another try cannot mend"),
     ],
 )
-def test_failure_of_the_program_is_the_runs(
+def test_a_failing_program_fails_the_run_with_its_code_and_last_lines(
     release: Release, settings: Mapping[str, Any], begun: list[int], why: str
 ) -> None:
     release.install([], {**tiny(only(1, FAIL)), **settings})
@@ -172,10 +144,7 @@ def test_failure_of_the_program_is_the_runs(
     assert end.message["reason"] in log
 
 
-# What is lost in the middle of the training.
-
-
-def test_what_is_lost_starts_again_from_the_checkpoint(
+def test_killed_children_and_deleted_pods_start_again_from_the_checkpoint(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
     folders = on_nfs(paced)
@@ -236,7 +205,7 @@ def test_what_is_lost_starts_again_from_the_checkpoint(
     assert len(starts) == 4
 
 
-def test_a_new_controller_takes_over_what_trains(
+def test_a_new_controller_takes_over_a_training_that_goes_on(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
     folders = on_nfs(paced)
@@ -264,7 +233,7 @@ def test_a_new_controller_takes_over_what_trains(
         assert len(re.findall(r"generation \d+: started python paced.py", str(lines))) == 1
 
 
-def test_uninstall_in_the_middle_leaves_nothing(
+def test_helm_uninstall_in_the_middle_of_a_run_leaves_nothing(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
     release.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt")
@@ -318,57 +287,3 @@ def test_both_helms_install_upgrade_roll_back_and_uninstall(release: Release, he
         log.wait_for("generation 1: all tasks start")
     release.uninstall()
     wait_until_only(release, before)
-
-
-# Bad input.
-
-
-def test_values_that_cannot_work_are_refused_before_anything_is_made(release: Release) -> None:
-    release.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt")
-    before = everything(release)
-    for settings, message in (
-        ({**tiny("true"), "workers": 3}, "workers"),
-        ({**tiny("true"), "worker.replicas": 0}, "worker.replicas must be 1 or more"),
-        ({}, "code must be exactly one source"),
-        ({"code.nfs.server": "nfs", "code.nfs.path": "code"}, "code.nfs.path must be an absolute"),
-    ):
-        with pytest.raises(ClusterError, match=message):
-            release.install([], settings)
-    assert everything(release) == before
-
-
-@pytest.mark.parametrize(
-    ("command", "code", "message"),
-    [
-        (["python", "missing.py"], 2, "can't open file '/tmp/missing.py'"),
-        (["no-such-program"], 127, "'no-such-program' is not found"),
-    ],
-)
-def test_a_program_that_is_not_there(
-    release: Release, command: list[str], code: int, message: str
-) -> None:
-    release.install([], {**tiny(""), "program.command": command})
-    end, log = finish(release)
-    check_failed(release, end, code)
-    assert message in log
-    assert generations(log) == [1]
-
-
-def test_nfs_that_cannot_be_mounted_is_said_within_seconds(release: Release) -> None:
-    other = dataclasses.replace(release, name="other")
-    path = f"{release.cluster.nfs_path}/no-such-folder"
-    nfs = {"code.nfs.server": release.cluster.nfs_server, "code.nfs.path": path}
-    release.install([], nfs)
-    # An address that is kept for documents, where nobody answers.
-    other.install([], {"code.nfs.server": "192.0.2.1", "code.nfs.path": "/code"})
-    with Lines(release.logs(release.controller())) as log:
-        begin = time.monotonic()
-        log.wait_for("code.nfs.path .* there is no no-such-folder in")
-        assert time.monotonic() - begin < PROMPT_SECONDS
-        with Lines(other.logs(other.controller())) as other_log:
-            other_log.wait_for("code.nfs.server 192.0.2.1 does not answer on port 2049")
-        assert time.monotonic() - begin < PROMPT_SECONDS
-        other.uninstall()
-        end = release.end()
-    check_failed(release, end, 66)
-    assert "there is no no-such-folder" in end.message["reason"]

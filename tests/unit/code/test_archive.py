@@ -1,26 +1,17 @@
-"""Archives: fetched from a server that misbehaves, and unpacked although they attack."""
+"""Archives that are fetched: from servers and volumes that fail, are silent, or send others."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import functools
-import hashlib
 import http.server
-import io
 import os
-import shutil
-import stat
-import struct
-import subprocess
-import tarfile
 import threading
 import time
-import tracemalloc
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import pytest
 
@@ -28,321 +19,10 @@ from launcher.code import archive
 from launcher.code.archive import Archive
 from launcher.code.credentials import Credentials
 from launcher.shared.exits import Code, LauncherError
-
-PACK = {
-    "tar": ["tar", "-cf"],
-    "tar.gz": ["tar", "-czf"],
-    "tar.bz2": ["tar", "-cjf"],
-    "tar.xz": ["tar", "-cJf"],
-    "tar.zst": ["tar", "--zstd", "-cf"],
-}
+from tests.unit.code.archives import FILE, of, tar
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "source"
-    (folder / "lib").mkdir(parents=True)
-    (folder / "train.py").write_text("print('hello')\n" * 1000)
-    (folder / "lib" / "run").write_text("#!/bin/sh\n")
-    (folder / "lib" / "run").chmod(0o755)
-    (folder / "lib" / "link").symlink_to("../train.py")
-    (folder / "empty").mkdir()
-    return folder
-
-
-@pytest.fixture
-def cancelled() -> threading.Event:
-    return threading.Event()
-
-
-def of(file: Path, **changes: Any) -> Archive:
-    given = {
-        "url": file.as_uri(),
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "credentials": None,
-        "timeout": 5.0,
-    }
-    return Archive(**(given | changes))
-
-
-def refused(file: Path, folder: Path, words: str, code: Code = Code.CODE_MISSING) -> None:
-    with pytest.raises(LauncherError, match=words) as error:
-        archive.fetch(of(file), folder, threading.Event())
-    assert error.value.code is code
-    assert list(folder.parent.iterdir()) == []  # neither a part of it nor the archive stays
-
-
-# What it can be.
-
-
-@pytest.mark.parametrize("kind", PACK)
-def test_a_tar_is_unpacked(
-    source: Path, tmp_path: Path, kind: str, cancelled: threading.Event
-) -> None:
-    file = tmp_path / "no-name-that-tells"
-    subprocess.run([*PACK[kind], file, "-C", source, "."], check=True)
-    archive.fetch(of(file), tmp_path / "to" / "here", cancelled)
-    same(source, tmp_path / "to" / "here")
-
-
-def same(a: Path, b: Path) -> None:
-    subprocess.run(["diff", "-r", "--no-dereference", a, b], check=True)
-    assert (b / "lib" / "run").stat().st_mode & stat.S_IXUSR
-    assert os.readlink(b / "lib" / "link") == "../train.py"
-
-
-def test_a_zip_is_unpacked(source: Path, tmp_path: Path, cancelled: threading.Event) -> None:
-    file = tmp_path / "file"
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
-        for path in sorted(source.rglob("*")):
-            name = str(path.relative_to(source))
-            if path.is_symlink():
-                info = zipfile.ZipInfo(name)
-                info.external_attr = (stat.S_IFLNK | 0o777) << 16
-                zipped.writestr(info, os.readlink(path))
-            else:
-                zipped.write(path, name)
-    archive.fetch(of(file), tmp_path / "to", cancelled)
-    same(source, tmp_path / "to")
-
-
-def test_hard_links_are_files(source: Path, tmp_path: Path, cancelled: threading.Event) -> None:
-    os.link(source / "train.py", source / "z.py")
-    file = tmp_path / "file"
-    subprocess.run(["tar", "-cf", file, "-C", source, "."], check=True)
-    archive.fetch(of(file), tmp_path / "to", cancelled)
-    same(source, tmp_path / "to")
-    assert (tmp_path / "to" / "z.py").stat().st_nlink == 1
-
-
-def test_an_image_without_zstd_says_so(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "file"
-    subprocess.run([*PACK["tar.zst"], file, "-C", source, "."], check=True)
-    monkeypatch.setenv("PATH", "/nowhere")
-    refused(file, tmp_path / "w" / "to", "zstd, which the image does not have", Code.CONFIGURATION)
-
-
-# What it must not be.
-
-
-def tar(file: Path, *members: tuple[str, bytes, str]) -> Path:
-    """A tar of (name, type, what it holds or where it leads)."""
-    with tarfile.open(file, "w") as opened:
-        for name, kind, text in members:
-            info = tarfile.TarInfo(name)
-            info.type = kind
-            if kind == tarfile.REGTYPE:
-                info.size = len(text)
-            else:
-                info.linkname = text
-            opened.addfile(info, io.BytesIO(text.encode()))
-    return file
-
-
-FILE, FOLDER, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
-
-
-@pytest.mark.parametrize(
-    ("members", "words"),
-    [
-        ([("/etc/evil", FILE, "x")], "names inside of a folder; '/etc/evil'"),
-        ([("../evil", FILE, "x")], r"names inside of a folder; '\.\./evil'"),
-        ([("a/../../evil", FILE, "x")], "names inside of a folder"),
-        ([("../evil", FOLDER, "")], "names inside of a folder"),
-        ([("link", LINK, "/etc/passwd")], "links that stay inside; link leads to /etc/passwd"),
-        ([("link", LINK, "../outside")], "links that stay inside"),
-        ([("link", LINK, "../unpacked/first")], "links that stay inside"),  # as it is called now
-        ([("a/link", LINK, "../../outside")], "links that stay inside"),
-        # Text that stays inside, but not once another link has its say.
-        (
-            [("x/y/z/up", LINK, "../../.."), ("x/y/z/out", LINK, "up/../..")],
-            "links that stay inside; x/y/z/out",
-        ),
-        ([("link", LINK, "../outside"), ("link/evil", FILE, "x")], "links that stay inside|twice"),
-        ([("link", LINK, "."), ("link/evil", FILE, "x")], "each name once; link comes twice"),
-        ([("a", FILE, "x"), ("a/b", FILE, "x")], "each name once"),
-        ([("a/b", FILE, "x"), ("a", FILE, "x")], "each name once"),
-        ([("link", LINK, "a"), ("a", FILE, "x"), ("link", LINK, "b")], "each name once"),
-        ([("hard", HARD, "/etc/passwd")], "names inside of a folder"),
-        ([("hard", HARD, "../outside")], "names inside of a folder"),
-        ([("hard", HARD, "nothing")], "what its links lead to; nothing is not there"),
-        ([("link", LINK, "../outside"), ("hard", HARD, "link")], "links lead to; link is not"),
-        ([("pipe", tarfile.FIFOTYPE, "")], "files, folders and links alone; pipe is another"),
-        ([("null", tarfile.CHRTYPE, "")], "files, folders and links alone"),
-        ([("disk", tarfile.BLKTYPE, "")], "files, folders and links alone"),
-    ],
-)
-def test_a_tar_that_attacks_is_refused(
-    tmp_path: Path, members: list[tuple[str, bytes, str]], words: str
-) -> None:
-    (tmp_path / "outside").write_text("mine")
-    file = tar(tmp_path / "file", ("first", FILE, "x"), *members)
-    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
-    refused(file, tmp_path / "w" / "to", words)
-    left = {p: p.lstat().st_mtime_ns for p in tmp_path.rglob("*") if p != tmp_path / "w"}
-    assert left == before
-    assert not Path("/etc/evil").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "mode", "text", "words"),
-    [
-        ("../evil", 0, "x", "names inside of a folder"),
-        ("/evil", 0, "x", "names inside of a folder"),
-        ("link", stat.S_IFLNK | 0o777, "/etc/passwd", "links that stay inside"),
-        ("null", stat.S_IFCHR | 0o666, "", "files, folders and links alone"),
-    ],
-)
-def test_a_zip_that_attacks_is_refused(
-    tmp_path: Path, name: str, mode: int, text: str, words: str
-) -> None:
-    with zipfile.ZipFile(tmp_path / "file", "w") as zipped:
-        info = zipfile.ZipInfo(name)
-        info.external_attr = mode << 16
-        zipped.writestr(info, text)
-    refused(tmp_path / "file", tmp_path / "w" / "to", words)
-
-
-def test_what_only_root_may_grant_is_not_granted(
-    tmp_path: Path, cancelled: threading.Event
-) -> None:
-    with tarfile.open(tmp_path / "file", "w") as opened:
-        info = tarfile.TarInfo("su")
-        info.mode, info.uid, info.gid = 0o6777, 0, 0
-        opened.addfile(info)
-    archive.fetch(of(tmp_path / "file"), tmp_path / "to", cancelled)
-    assert (tmp_path / "to" / "su").stat().st_mode & 0o7000 == 0
-
-
-@pytest.mark.parametrize(
-    ("bound", "least", "words"),
-    [
-        ("UNPACKED_BYTES", 15_000, "at most 15000 bytes, unpacked"),
-        ("UNPACKED_FILES", 4, "at most 4 files"),
-        ("FETCHED_BYTES", 100, "at most 100 bytes"),
-    ],
-)
-def test_a_bomb_is_refused(
-    source: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    bound: str,
-    least: int,
-    words: str,
-) -> None:
-    (source / "zeros").write_bytes(bytes(1_000_000))
-    subprocess.run(["tar", "-czf", tmp_path / "file", "-C", source, "."], check=True)
-    monkeypatch.setattr(archive, bound, least)
-    refused(tmp_path / "file", tmp_path / "w" / "to", words)
-
-
-@pytest.mark.parametrize("kind", [*PACK, "zip", "text", "nothing"])
-def test_what_is_damaged_or_no_archive_is_refused(source: Path, tmp_path: Path, kind: str) -> None:
-    file = tmp_path / "file"
-    file.write_bytes(b"" if kind == "nothing" else b"print('hello')\n" * 100)
-    (source / "noise").write_bytes(os.urandom(100_000))
-    if kind in PACK:
-        subprocess.run([*PACK[kind], file, "-C", source, "."], check=True)
-    elif kind == "zip":
-        shutil.make_archive(str(file), "zip", source)
-        shutil.move(tmp_path / "file.zip", file)
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    refused(file, tmp_path / "w" / "to", "a tar or zip that is whole")
-
-
-@pytest.mark.parametrize("how", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_zip_that_may_unpack_without_a_bound_is_refused(tmp_path: Path, how: int) -> None:
-    with zipfile.ZipFile(tmp_path / "file", "w", how) as zipped:
-        zipped.writestr("lib/zeros", bytes(1000))
-    words = "files that are stored or deflated; lib/zeros is not"
-    refused(tmp_path / "file", tmp_path / "w" / "to", words)
-
-
-@pytest.mark.parametrize("size", [archive.HEADER_BYTES + 1, -1024], ids=["large", "negative"])
-@pytest.mark.parametrize("kind", archive.HEADERS)
-def test_a_header_that_is_no_header_is_refused(tmp_path: Path, kind: bytes, size: int) -> None:
-    info = tarfile.TarInfo("header")
-    info.type, info.size = kind, size
-    data = info.tobuf(tarfile.GNU_FORMAT) + b"a" * max(size, 0)
-    (tmp_path / "file").write_bytes(tarfile.TarInfo("first").tobuf() + data + bytes(2048))
-    refused(tmp_path / "file", tmp_path / "w" / "to", f"whole: a header has {size} bytes")
-
-
-def test_headers_without_end_are_damage(tmp_path: Path) -> None:
-    info = tarfile.TarInfo("header")
-    info.type = tarfile.XHDTYPE
-    (tmp_path / "file").write_bytes(info.tobuf() * 3000)
-    refused(tmp_path / "file", tmp_path / "w" / "to", "a member has more than 8 headers")
-
-
-def test_headers_of_many_members_do_not_add_up(tmp_path: Path, cancelled: threading.Event) -> None:
-    with (tmp_path / "file").open("wb") as writer:
-        for number in range(40):
-            info = tarfile.TarInfo(f"{number}.py")
-            info.pax_headers = {"comment": "x" * 1_000_000}
-            writer.write(info.tobuf(tarfile.PAX_FORMAT))
-        writer.write(bytes(2048))
-    asked = of(tmp_path / "file")
-    tracemalloc.start()
-    archive.fetch(asked, tmp_path / "to", cancelled)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(list((tmp_path / "to").iterdir())) == 40
-    assert most < 15_000_000
-
-
-@pytest.mark.parametrize("form", ["gnu", "posix"])
-def test_sparse_files_are_refused(tmp_path: Path, form: str) -> None:
-    """Their maps are read whole, and say themselves how long they are."""
-    (tmp_path / "source").mkdir()
-    with (tmp_path / "source" / "sparse").open("wb") as writer:
-        writer.truncate(1_000_000)
-        writer.write(b"x")
-    packed: list[str | Path] = [
-        "tar",
-        "--sparse",
-        f"--format={form}",
-        "-cf",
-        tmp_path / "file",
-        "-C",
-        tmp_path,
-    ]
-    subprocess.run([*packed, "source"], check=True)
-    refused(tmp_path / "file", tmp_path / "w" / "to", "it has sparse files")
-
-
-def test_global_headers_that_add_up_are_refused(tmp_path: Path) -> None:
-    text = "x" * (archive.HEADER_BYTES - 1000)
-    with (tmp_path / "file").open("wb") as writer:
-        for key in ("first", "second"):
-            writer.write(tarfile.TarInfo.create_pax_global_header({key: text}))
-            writer.write(tarfile.TarInfo(f"{key}.py").tobuf())
-        writer.write(bytes(2048))
-    refused(tmp_path / "file", tmp_path / "w" / "to", "its global headers have more than")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [OverflowError(), MemoryError(), struct.error("x"), RuntimeError(), IndexError(), KeyError()],
-)
-def test_whatever_the_library_says_it_is_damage(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(tarfile.TarFile, "next", fail)
-    subprocess.run(["tar", "-cf", tmp_path / "file", "-C", source, "."], check=True)
-    words = f"a tar or zip that is whole: ({type(error).__name__}|x)"
-    refused(tmp_path / "file", tmp_path / "w" / "to", words)
-
-
-# From where it comes.
-
-
-def test_another_archive_than_asked_for_is_not_even_opened(tmp_path: Path) -> None:
+def test_an_archive_with_another_sha256_is_not_opened(tmp_path: Path) -> None:
     file = tar(tmp_path / "file", ("../evil", FILE, "x"))
     wanted = of(file, sha256="0" * 64)
     with pytest.raises(LauncherError, match=r"code\.archive\.sha256 says, 0{64}; it is") as error:
@@ -350,7 +30,7 @@ def test_another_archive_than_asked_for_is_not_even_opened(tmp_path: Path) -> No
     assert error.value.code is Code.CODE_MISSING
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_an_archive_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
     file = tar(tmp_path / "file")
     wanted = of(file, url=(tmp_path / "other").as_uri())
     with pytest.raises(LauncherError, match="must be there; it is not") as error:
@@ -423,7 +103,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_server_that_stumbles_is_asked_again(tmp_path: Path, server: Server) -> None:
+def test_a_download_that_fails_for_a_moment_is_tried_again(tmp_path: Path, server: Server) -> None:
     file = tar(tmp_path / "file", ("train.py", FILE, "x" * 100_000))
     data = file.read_bytes()
     server.answers = [
@@ -447,7 +127,7 @@ def test_a_server_that_stumbles_is_asked_again(tmp_path: Path, server: Server) -
         (functools.partial(part, bytes(10)), Code.IO, "it ended 5 bytes early"),
     ],
 )
-def test_a_server_that_fails_is_told(
+def test_the_error_of_a_server_that_keeps_failing_is_told(
     tmp_path: Path, server: Server, answer: Callable[[Handler], None], code: Code, words: str
 ) -> None:
     server.answers = [answer]
@@ -483,7 +163,7 @@ def test_a_server_that_is_silent_is_given_up(tmp_path: Path, server: Server) -> 
         (Credentials("", "", "abc"), "Bearer abc"),
     ],
 )
-def test_the_secret_goes_to_the_server_that_is_named_alone(
+def test_the_secret_is_not_sent_on_to_where_a_redirect_leads(
     tmp_path: Path, server: Server, credentials: Credentials | None, header: str | None
 ) -> None:
     file = tar(tmp_path / "file", ("train.py", FILE, "x"))
@@ -507,7 +187,7 @@ def test_a_volume_that_is_silent_is_given_up(tmp_path: Path, cancelled: threadin
         os.close(os.open(tmp_path / "file", os.O_WRONLY | os.O_NONBLOCK))  # ends the thread
 
 
-def test_an_answer_that_nobody_wants_is_not_read_to_its_end(
+def test_a_cancelled_download_is_not_read_to_its_end(
     tmp_path: Path, server: Server, cancelled: threading.Event
 ) -> None:
     over = threading.Event()
@@ -527,7 +207,7 @@ def test_an_answer_that_nobody_wants_is_not_read_to_its_end(
     assert error.value.code is Code.TRY_AGAIN
 
 
-def test_an_archive_that_nobody_wants_is_not_waited_for(
+def test_a_cancelled_download_does_not_wait_for_the_next_try(
     tmp_path: Path, server: Server, cancelled: threading.Event
 ) -> None:
     server.answers = [functools.partial(says, 503)]

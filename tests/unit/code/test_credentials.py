@@ -17,7 +17,7 @@ def secret(folder: Path, keys: dict[str, str]) -> Path:
     return folder
 
 
-def test_a_secret_is_read(tmp_path: Path) -> None:
+def test_the_login_is_read_from_the_files_of_a_secret(tmp_path: Path) -> None:
     assert credentials.read(None) is None
     found = credentials.read(secret(tmp_path, {"username": "anna", "password": "a:b\n"}))
     assert found == Credentials("anna", "a:b", "")
@@ -28,7 +28,7 @@ def test_a_secret_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keys", [{}, {"username": "a"}, {"password": "b"}, {"other": "c"}])
-def test_a_secret_that_says_too_little_is_named(tmp_path: Path, keys: dict[str, str]) -> None:
+def test_a_secret_with_too_few_keys_is_named(tmp_path: Path, keys: dict[str, str]) -> None:
     with pytest.raises(LauncherError, match=r"code\.secret must name a Secret with") as error:
         credentials.read(secret(tmp_path, keys))
     assert error.value.code is Code.CONFIGURATION
@@ -47,7 +47,7 @@ def test_a_secret_that_says_too_little_is_named(tmp_path: Path, keys: dict[str, 
         ("username", b"abc\rdef", "text in UTF-8"),
     ],
 )
-def test_a_key_that_nobody_takes_is_named_without_its_value(
+def test_a_malformed_key_of_a_secret_is_named_without_its_value(
     tmp_path: Path, key: str, value: bytes, rule: str
 ) -> None:
     for name in ("username", "password", "token"):

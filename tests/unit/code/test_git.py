@@ -38,7 +38,9 @@ def of(origin: Path, credentials: Credentials | None = None) -> Repository:
 
 
 @pytest.mark.parametrize("ref", ["main", "v1", "v2"])
-def test_a_branch_and_a_tag_mean_a_commit(origin: Path, tmp_path: Path, ref: str) -> None:
+def test_a_branch_and_a_tag_are_resolved_to_a_commit(
+    origin: Path, tmp_path: Path, ref: str
+) -> None:
     first = commit(origin)
     in_origin = ["git", "-C", str(origin), "-c", "user.name=a", "-c", "user.email=a@example.com"]
     for words in (
@@ -53,14 +55,14 @@ def test_a_branch_and_a_tag_mean_a_commit(origin: Path, tmp_path: Path, ref: str
     assert found == (second if ref == "main" else first)
 
 
-def test_a_name_that_is_neither_is_said(origin: Path, tmp_path: Path) -> None:
+def test_a_ref_that_is_neither_branch_nor_tag_is_named(origin: Path, tmp_path: Path) -> None:
     commit(origin)
     with pytest.raises(LauncherError, match="must be a branch, a tag") as error:
         git.resolve(of(origin), "mian", tmp_path, threading.Event())
     assert error.value.code is Code.CODE_MISSING
 
 
-def test_it_is_the_commit_that_is_named(origin: Path, tmp_path: Path) -> None:
+def test_the_files_of_the_given_commit_are_checked_out(origin: Path, tmp_path: Path) -> None:
     old = commit(origin)
     (origin / "train.py").write_text("print('new')\n")
     (origin / "train.py").chmod(0o755)
@@ -75,7 +77,7 @@ def test_it_is_the_commit_that_is_named(origin: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ref", ["--upload-pack=x", "main", "0a", "0" * 40 + "\n"])
-def test_what_is_no_commit_id_does_not_reach_git(
+def test_a_ref_that_is_no_commit_id_does_not_reach_git_fetch(
     tmp_path: Path, ref: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
@@ -84,7 +86,7 @@ def test_what_is_no_commit_id_does_not_reach_git(
     assert error.value.code is Code.CODE_MISSING
 
 
-def test_what_a_server_says_beside_a_commit_is_no_commit(
+def test_the_stderr_of_git_ls_remote_is_not_read_for_commits(
     origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = "0a" * 20
@@ -98,7 +100,7 @@ def test_what_a_server_says_beside_a_commit_is_no_commit(
     assert git.resolve(of(origin), "main", tmp_path, threading.Event()) == found
 
 
-def test_an_address_is_no_option(tmp_path: Path) -> None:
+def test_a_url_that_looks_like_an_option_is_not_taken_for_one(tmp_path: Path) -> None:
     (tmp_path / "refs" / "heads").mkdir(parents=True)
     evil = Repository(f"--upload-pack=touch {tmp_path}/evil; false", None, 60)
     with pytest.raises(LauncherError, match="git ls-remote ended"):
@@ -118,7 +120,7 @@ def test_a_repository_of_another_owner_is_read(origin: Path, tmp_path: Path) -> 
     assert (tmp_path / "to" / "train.py").exists()
 
 
-def test_a_long_checkout_is_not_silent(
+def test_a_long_checkout_shows_its_progress(
     origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: dict[str, str] = {}
@@ -135,7 +137,9 @@ def test_a_long_checkout_is_not_silent(
     assert "Updating files: 100%" in said["checkout"]
 
 
-def test_what_the_repository_says_is_not_run(origin: Path, tmp_path: Path) -> None:
+def test_hooks_filters_and_submodules_of_the_repository_are_not_run(
+    origin: Path, tmp_path: Path
+) -> None:
     (origin / ".gitattributes").write_text("*.py filter=evil text eol=crlf\n")
     (origin / "hooks").mkdir()
     (origin / "hooks" / "post-checkout").write_text(f"#!/bin/sh\ntouch {tmp_path}/evil\n")
@@ -146,7 +150,9 @@ def test_what_the_repository_says_is_not_run(origin: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("what", ["unknown", "a tree"])
-def test_what_is_no_commit_is_named(origin: Path, tmp_path: Path, what: str) -> None:
+def test_an_id_that_is_no_commit_of_the_repository_is_named(
+    origin: Path, tmp_path: Path, what: str
+) -> None:
     ref = commit(origin)
     words = ["git", "-C", str(origin), "rev-parse", f"{ref}^{{tree}}"]
     tree = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
@@ -156,7 +162,7 @@ def test_what_is_no_commit_is_named(origin: Path, tmp_path: Path, what: str) -> 
     assert error.value.code is Code.CODE_MISSING
 
 
-def test_a_repository_that_is_not_there(tmp_path: Path) -> None:
+def test_a_repository_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(LauncherError, match="cannot be fetched: git fetch ended with 128") as error:
         fetch(of(tmp_path / "nothing"), "0" * 40, tmp_path / "to")
     assert error.value.code is Code.IO
@@ -199,7 +205,7 @@ def url(origin: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_a_server_without_single_commits_and_with_a_password(
+def test_a_server_with_a_password_that_serves_no_single_commits_works(
     origin: Path, tmp_path: Path, url: str
 ) -> None:
     old = commit(origin)

@@ -59,7 +59,7 @@ NAMES = [
         "*/*.csv",
     ],
 )
-def test_the_same_as_git(text: str, tmp_path: Path) -> None:
+def test_tfrunignore_leaves_out_the_names_that_gitignore_does(text: str, tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     (tmp_path / ".gitignore").write_text(text + "\n/.gitignore\n")
     for name in NAMES:
@@ -82,7 +82,7 @@ def kept(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [".git", "__pycache__", "a/b/__pycache__"])
-def test_some_names_are_never_taken(name: str) -> None:
+def test_git_folders_and_python_caches_are_never_taken(name: str) -> None:
     assert Ignored("!*\n!**/*\n")(name, True)
 
 

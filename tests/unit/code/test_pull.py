@@ -47,7 +47,7 @@ def fetch(source: Path, work: Path) -> Pulled:
     return deliver(NFS, source, work)
 
 
-def test_a_copy_is_the_same(source: Path, tmp_path: Path) -> None:
+def test_a_pulled_folder_equals_its_source(source: Path, tmp_path: Path) -> None:
     copy = fetch(source, tmp_path / "work").folder
     assert copy == tmp_path / "work" / "code"
     subprocess.run(["diff", "-r", "--no-dereference", source, copy], check=True)
@@ -104,7 +104,9 @@ def move_into_a_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [touch, add_git, add_cache])
-def test_the_digest_stays(source: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_times_git_folders_and_caches_do_not_change_the_digest(
+    source: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
     before = fetch(source, tmp_path / "a").digest
     change(source)
     after = fetch(source, tmp_path / "b")
@@ -125,7 +127,9 @@ def test_the_digest_stays(source: Path, tmp_path: Path, change: Callable[[Path],
         move_into_a_folder,
     ],
 )
-def test_the_digest_changes(source: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_bytes_names_modes_links_and_folders_change_the_digest(
+    source: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
     before = fetch(source, tmp_path / "a").digest
     change(source)
     assert fetch(source, tmp_path / "b").digest != before
@@ -166,7 +170,7 @@ def test_a_volume_of_the_image_that_is_silent_is_given_up(
 
 
 @pytest.mark.parametrize("what", ["nothing", "a file", "an empty folder", "only .git"])
-def test_without_code_the_source_is_named(tmp_path: Path, what: str) -> None:
+def test_a_source_that_holds_no_code_is_named(tmp_path: Path, what: str) -> None:
     origin = tmp_path / "origin"
     if what == "a file":
         origin.write_text("x")
@@ -179,7 +183,7 @@ def test_without_code_the_source_is_named(tmp_path: Path, what: str) -> None:
     assert error.value.code is Code.CODE_MISSING
 
 
-def test_a_mount_that_nobody_named_is_a_mistake(tmp_path: Path) -> None:
+def test_an_nfs_source_without_tfrun_source_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(LauncherError, match="TFRUN_SOURCE must say where") as error:
         deliver(NFS, None, tmp_path)
     assert error.value.code is Code.CONFIGURATION
@@ -210,7 +214,7 @@ except exits.LauncherError as error:
 
 
 @pytest.mark.parametrize("name", ["train.py", "lib"])
-def test_what_cannot_be_read_is_named(source: Path, name: str) -> None:
+def test_a_file_or_folder_that_cannot_be_read_is_named(source: Path, name: str) -> None:
     # Not below pytest's folder: each run of pytest that starts closes that to others.
     with tempfile.TemporaryDirectory() as text:
         here = Path(text)
@@ -259,7 +263,9 @@ def archived(folder: Path, file: Path) -> Source:
     return Source("archive", url=file.as_uri(), pin=sha256)
 
 
-def test_every_source_brings_the_same(plain: Path, tmp_path: Path) -> None:
+def test_every_source_brings_the_same_files_and_the_same_digest(
+    plain: Path, tmp_path: Path
+) -> None:
     texts = {
         str(path.relative_to(plain)): path.read_text()
         for path in plain.rglob("*")
@@ -281,7 +287,7 @@ def test_every_source_brings_the_same(plain: Path, tmp_path: Path) -> None:
     assert len(set(digests.values())) == 1, digests
 
 
-def test_what_was_fetched_is_not_fetched_again(plain: Path, tmp_path: Path) -> None:
+def test_an_archive_that_was_fetched_is_not_fetched_again(plain: Path, tmp_path: Path) -> None:
     source = archived(plain, tmp_path / "file")
     before = deliver(source, None, tmp_path / "work")
     (tmp_path / "file").unlink()
@@ -294,14 +300,16 @@ def test_what_was_fetched_is_not_fetched_again(plain: Path, tmp_path: Path) -> N
     assert len(list((tmp_path / "work" / "fetched").iterdir())) == 1
 
 
-def test_a_claim_without_the_folder_is_named(plain: Path, tmp_path: Path) -> None:
+def test_a_claim_that_lacks_the_folder_is_named(plain: Path, tmp_path: Path) -> None:
     source = Source("claim", "nothing/here", claim="code")
     with pytest.raises(LauncherError, match=r"code\.claim code:/nothing/here must be a") as error:
         deliver(source, plain, tmp_path)
     assert error.value.code is Code.CODE_MISSING
 
 
-def test_a_disk_that_takes_no_more_is_named(plain: Path, tmp_path: Path) -> None:
+def test_a_work_folder_that_cannot_be_made_is_named_for_every_fetched_source(
+    plain: Path, tmp_path: Path
+) -> None:
     (tmp_path / "work").write_text("a file")
     for source in (
         archived(plain, tmp_path / "f"),
@@ -313,7 +321,7 @@ def test_a_disk_that_takes_no_more_is_named(plain: Path, tmp_path: Path) -> None
         assert e.value.code is Code.IO
 
 
-def test_only_the_digest_that_is_asked_for_is_run(plain: Path, tmp_path: Path) -> None:
+def test_code_with_another_digest_than_code_digest_is_refused(plain: Path, tmp_path: Path) -> None:
     place = Place(plain, None, tmp_path / "work")
     digest = pull(Delivery(NFS, False, "", 60), place, "", "", threading.Event()).digest
     assert pull(Delivery(NFS, False, digest, 60), place, "", "", threading.Event()).digest == digest

@@ -71,7 +71,7 @@ def fails(code: Path, text: str, why: Code, words: str, python: str = sys.execut
     return "\n".join(error.value.last_lines)
 
 
-def test_it_is_installed_once_while_nothing_changes(code: Path) -> None:
+def test_requirements_are_installed_once_while_they_do_not_change(code: Path) -> None:
     for name in ("pip", "logging", "json"):  # no module of the code takes the place of pip's
         (code / f"{name}.py").write_text("raise SystemExit('not me')\n")
     first = install(code, "tiny==1.0\n")
@@ -99,13 +99,13 @@ def test_it_is_installed_once_while_nothing_changes(code: Path) -> None:
         ("tiny @ file:tiny.whl\n", True),
     ],
 )
-def test_other_files_of_the_code_count_where_they_are_named(text: str, all_counts: bool) -> None:
+def test_files_that_the_requirements_name_cause_a_new_install(text: str, all_counts: bool) -> None:
     names = {requirements._name(text, digest, "python") for digest in "ab"}
     assert (len(names) == 2) is all_counts
     assert requirements._name(text, "a", "python3.12") not in names
 
 
-def test_without_a_digest_files_of_the_code_are_installed_anew(code: Path) -> None:
+def test_code_without_a_digest_is_installed_again_where_files_are_named(code: Path) -> None:
     for text, anew in (("-r more.txt\n", True), ("tiny\n", False)):
         (code / "more.txt").write_text("tiny\n")
         wheel(code, "other")
@@ -114,7 +114,7 @@ def test_without_a_digest_files_of_the_code_are_installed_anew(code: Path) -> No
         assert (install(code, text, digest="") / "other.py").exists() is anew
 
 
-def test_hashes_are_insisted_on_where_there_is_one(code: Path) -> None:
+def test_pip_requires_all_hashes_where_one_is_given(code: Path) -> None:
     wrong = f"tiny==1.0 --hash=sha256:{'0' * 64}\n"
     said = fails(code, wrong, Code.IO, "pip could not install requirements.txt: exit code 1")
     assert "DO NOT MATCH THE HASHES" in said
@@ -130,7 +130,7 @@ def test_pips_last_lines_are_told(code: Path) -> None:
     assert "No matching distribution found for no-such-thing==1" in said
 
 
-def test_without_the_file_the_value_is_wrong(code: Path) -> None:
+def test_code_without_a_requirements_file_is_a_mistake(code: Path) -> None:
     with pytest.raises(LauncherError, match=r"must be false: the code has no requ") as error:
         requirements.install(code, "a", sys.executable, code.parent / "kept", threading.Event())
     assert error.value.code is Code.CODE_MISSING

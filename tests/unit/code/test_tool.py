@@ -23,20 +23,20 @@ def run(
     return tool.run(argv, os.environ, Path("/"), silence, cancelled or threading.Event())
 
 
-def test_its_code_and_last_lines_are_told() -> None:
+def test_the_exit_code_and_last_lines_of_a_tool_are_returned() -> None:
     done = run(r"printf 'a\r\rb\n\n'; echo c >&2; printf d; exit 3")
     assert done == tool.Finished(3, ("a", "b", "c", "d"))
     assert run("kill -9 $$").code == 137
     assert len(run("seq 100").last_lines) == tool.KEPT_LINES
 
 
-def test_one_that_is_not_there_is_named() -> None:
+def test_a_tool_that_the_image_lacks_is_named() -> None:
     with pytest.raises(LauncherError, match="the image must have no-such-tool") as error:
         tool.run(["no-such-tool"], {}, Path("/"), LONG, threading.Event())
     assert error.value.code is Code.CONFIGURATION
 
 
-def test_one_that_is_silent_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+def test_a_silent_tool_is_ended_with_all_its_processes(tmp_path: Path) -> None:
     begin = time.monotonic()
     with pytest.raises(LauncherError, match="nothing for 2 s") as error:
         run(f"sleep 1000 & echo $! > {tmp_path}/pid; sleep 1000", silence=2)
@@ -46,11 +46,11 @@ def test_one_that_is_silent_is_ended_with_all_that_it_started(tmp_path: Path) ->
     wait_until(lambda: not lives(pid), "its own child is gone")
 
 
-def test_one_that_speaks_is_not_silent() -> None:
+def test_a_tool_that_prints_is_not_ended() -> None:
     assert run("for i in $(seq 30); do echo $i; sleep 0.1; done", silence=2).code == 0
 
 
-def test_one_that_nobody_wants_is_ended() -> None:
+def test_a_cancelled_tool_is_ended() -> None:
     cancelled = threading.Event()
     threading.Timer(0.2, cancelled.set).start()
     with pytest.raises(LauncherError, match="nobody wants it"):

@@ -1,47 +1,15 @@
-"""How a run is, as a document and as lines."""
+"""How a run is, as the document that the controller answers with."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from launcher.controller.status import document
-from launcher.decisions import state as run_state
-from launcher.decisions import step
 from launcher.decisions.state import RunPhase, State
-from launcher.local import status
-from launcher.shared.exits import Code, LauncherError
-from launcher.shared.identity import Task
-from launcher.shared.protocol import ChildReport, Leader, Report
-from tests.unit.jobs import job
-
-PS, CHIEF, WORKER = Task("ps", 0), Task("worker", 0), Task("worker", 1)
-
-
-def seat(task: Task, child: ChildReport | None, ready: bool = True) -> Report:
-    return Report(task, "one", 1, "", "", None, child, ready)
-
-
-def state(child: ChildReport | None = None, **changes: Any) -> State:
-    """A run in which worker-1 has been heard 5 s ago."""
-    ready = changes.pop("ready", True)
-    return State(
-        **{
-            "job": job(),
-            "leader": Leader(1, "me"),
-            "phase": RunPhase.LEADING,
-            "seats": {WORKER: seat(WORKER, child, ready)},
-            "heard": {WORKER: 95.0},
-            "began_at": 40.0,
-            **changes,
-        }
-    )
-
-
-RUNNING = ChildReport(3, step=5, last_step=9)
+from launcher.shared.protocol import ChildReport
+from tests.unit.controller.states import RUNNING, WORKER, state
 
 
 @pytest.mark.parametrize(
@@ -59,12 +27,12 @@ RUNNING = ChildReport(3, step=5, last_step=9)
         (state(seats={}, heard={}), "not heard from"),
     ],
 )
-def test_a_task_is_told_by_what_it_does(found: State, said: str) -> None:
+def test_the_state_of_a_task_is_what_it_does(found: State, said: str) -> None:
     (_, _, task) = document(found, 100.0)["tasks"]
     assert (task["task"], task["state"]) == ("worker-1", said)
 
 
-def test_a_document_tells_all() -> None:
+def test_the_status_document_holds_every_field() -> None:
     found = document(
         state(RUNNING, generation=3, charges=(50.0,), cause="ps-0: exit code 1", moved_at=98.0),
         100.0,
@@ -92,139 +60,3 @@ def test_a_document_tells_all() -> None:
         "ago": 5,
     }
     assert json.loads(json.dumps(found)) == found
-
-
-def test_lines_are_for_a_person() -> None:
-    found = document(
-        state(RUNNING, generation=3, charges=(50.0,), cause="ps-0: exit code 1", moved_at=98.0),
-        100.0,
-    )
-    assert status.show(found) == [
-        "mnist: leading, generation 3, restarts 1 of 2, run 0123456789ab for 60 s, "
-        "progress 2 s ago",
-        "  the last cause of a restart: ps-0: exit code 1",
-        "  ps-0      not heard from",
-        "  worker-0  not heard from",
-        "  worker-1  running, step 5 of 9",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("ready", "said"), [(True, "waiting to join"), (False, "pulling the code")]
-)
-def test_a_task_that_the_run_will_grow_by_is_told(ready: bool, said: str) -> None:
-    small = job(replicas={"ps": 1, "worker": 1})
-    found = document(state(ready=ready, job=small, goal=job()), 100.0)
-    assert status.show(found)[3] == f"  worker-1  {said}"
-
-
-def test_lines_tell_of_a_failure_and_of_silence() -> None:
-    found = document(state(ChildReport(3, 42)), 200.0)
-    assert status.show(found)[3] == "  worker-1  failed, exit code 42, silent for 105 s"
-
-
-def test_an_end_is_one_line() -> None:
-    end = {"phase": "Failed", "reason": "worker-1 failed: exit code 42", "code": 42}
-    assert status.show({"end": end}) == ["Failed: worker-1 failed: exit code 42 (code 42)"]
-
-
-def test_a_run_that_nobody_leads_yet_is_told() -> None:
-    begun, _ = step.step(state(seats={}, heard={}), run_state.Tick(), 41.0)
-    assert status.show(document(begun, 41.0))[0].startswith("mnist: leading")
-
-
-# Through kubectl, for which a script stands.
-
-
-def kubectl(folder: Path, jobs: list[Any], pods: list[Any], inside: str = "") -> list[str]:
-    (folder / "jobs").write_text(json.dumps({"items": jobs}))
-    (folder / "pods").write_text(json.dumps({"items": pods}))
-    (folder / "inside").write_text(inside)
-    script = folder / "kubectl"
-    script.write_text(
-        f"""#!/bin/sh
-        cd {folder}
-        echo "$@" >> asked
-        case "$1 $2" in
-            "get job") cat jobs ;;
-            "get pod") cat pods ;;
-            "exec job/mnist-controller-2") cat inside; [ -s inside ] ;;
-            *) echo "no such thing" >&2; exit 1 ;;
-        esac
-        """
-    )
-    script.chmod(0o755)
-    return [str(script)]
-
-
-def controller(number: int, condition: str = "") -> dict[str, Any]:
-    command = ["python3", "-m", "launcher", "controller"]
-    container = {"command": command, "ports": [{"containerPort": 2220}]}
-    return {
-        "metadata": {
-            "name": f"mnist-controller-{number}",
-            "creationTimestamp": f"2026-01-0{number}T00:00:00Z",
-        },
-        "spec": {"template": {"spec": {"containers": [container]}}},
-        "status": {"conditions": [{"type": condition}]} if condition else {},
-    }
-
-
-def pod(day: int, message: str, code: int = 42) -> dict[str, Any]:
-    ended = {"terminated": {"message": message, "exitCode": code}}
-    return {
-        "metadata": {"creationTimestamp": f"2026-01-0{day}T00:00:00Z"},
-        "status": {"containerStatuses": [{"state": ended}]},
-    }
-
-
-def test_the_newest_controller_is_asked_in_its_own_pod(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    told = json.dumps(document(state(RUNNING), 100.0))
-    command = kubectl(tmp_path, [controller(1, "Complete"), controller(2)], [], told + "\n")
-    status.run("mnist", command, None, as_json=False, watch=False)
-    assert capfd.readouterr().out.splitlines()[-1] == "  worker-1  running, step 5 of 9"
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked[-1] == (
-        "exec job/mnist-controller-2 -- python3 -m launcher status --address 127.0.0.1:2220 --json"
-    )
-
-
-@pytest.mark.parametrize(
-    ("message", "said"),
-    [
-        ('{"phase": "Failed", "reason": "why", "code": 42}', "Failed: why (code 42)"),
-        ("what Python says", "Ended: what Python says (code 42)"),
-    ],
-)
-def test_an_end_is_read_where_kubernetes_keeps_it(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], message: str, said: str
-) -> None:
-    pods = [pod(1, '{"reason": "an older one"}'), pod(2, message)]
-    command = kubectl(tmp_path, [controller(2, "Failed")], pods)
-    status.run("mnist", command, None, as_json=False, watch=False)
-    assert capfd.readouterr().out.splitlines() == [said]
-
-
-def test_a_controller_that_is_not_there_yet_is_told(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    status.run("mnist", kubectl(tmp_path, [controller(2)], []), None, as_json=False, watch=False)
-    assert "Unknown: its controller has not started" in capfd.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("jobs", "command", "code", "words"),
-    [
-        ([], None, Code.CONFIGURATION, "there is no release mnist in this namespace"),
-        ([], ["no-such-kubectl"], Code.CONFIGURATION, "no-such-kubectl must be installed"),
-        ([], ["false"], Code.TRY_AGAIN, "false: "),
-    ],
-)
-def test_what_cannot_be_asked_is_named(
-    tmp_path: Path, jobs: list[Any], command: list[str] | None, code: Code, words: str
-) -> None:
-    with pytest.raises(LauncherError, match=words) as error:
-        status.run("mnist", command or kubectl(tmp_path, jobs, []), None, False, False)
-    assert error.value.code is code

@@ -36,7 +36,7 @@ def coded(*digests: str, **changes: object) -> Play:
     return play
 
 
-def test_tasks_that_have_the_same_code_start_and_it_is_told() -> None:
+def test_tasks_with_the_same_code_start_and_its_digest_is_told() -> None:
     play = coded("a1", "a1")
     assert play.running() == all_run(1)
     assert "generation 1: all tasks start, with code a1" in play.said
@@ -45,7 +45,7 @@ def test_tasks_that_have_the_same_code_start_and_it_is_told() -> None:
     assert play.said[-1] == "generation 2: worker-1 starts"
 
 
-def test_those_whose_code_differs_are_named_and_all_who_start_pull_it_again() -> None:
+def test_tasks_with_other_code_are_named_and_all_pull_it_again() -> None:
     play = coded("a1", "b2")
     assert play.running() == {}
     said = "the code of all tasks must be the same: worker-1 has b2, the rest a1"
@@ -70,7 +70,7 @@ def test_code_that_stays_different_ends_the_run_after_a_while() -> None:
 BRANCH = {"git": {"url": "https://e.com/a", "ref": "main"}}
 
 
-def test_what_a_branch_means_is_found_out_once() -> None:
+def test_a_branch_is_resolved_to_a_commit_once_for_the_run() -> None:
     play = Play(job(code=BRANCH))
     give(play, "a1", "a1")
     chief, worker = play.pod("worker-0"), play.pod("worker-1")
@@ -99,7 +99,7 @@ def evaluated(**changes: object) -> Play:
     return coded("a1", "a1", replicas={"ps": 1, "worker": 2, "evaluator": 1}, **changes)
 
 
-def test_an_evaluator_with_other_code_never_ends_the_run_and_holds_up_nobody() -> None:
+def test_an_evaluator_with_other_code_neither_ends_nor_delays_the_run() -> None:
     play = evaluated()
     play.pod("evaluator-0").digest = "a1"
     play.settle()
@@ -123,7 +123,7 @@ def test_an_evaluator_with_other_code_never_ends_the_run_and_holds_up_nobody() -
     assert "evaluator-0" in play.running()
 
 
-def test_what_the_run_began_with_is_its_code_also_where_all_start_again() -> None:
+def test_the_code_of_the_beginning_stays_when_all_tasks_start_again() -> None:
     play = coded("a1", "a1")
     for name in EVERYBODY:
         play.lose(name)
@@ -156,7 +156,7 @@ def test_a_new_controller_knows_the_code_that_runs() -> None:
     assert play.said[-1] == "generation 1: found running, and taken over, with code a1"
 
 
-def test_who_shall_join_and_cannot_pull_the_code_says_why_and_tries_again() -> None:
+def test_a_new_worker_whose_pull_fails_is_named_and_pulls_again() -> None:
     play = growing()
     grow(play, "worker", 3)
     new = play.pod("worker-2")
@@ -175,7 +175,7 @@ def test_who_shall_join_and_cannot_pull_the_code_says_why_and_tries_again() -> N
 
 
 @pytest.mark.parametrize("led_anew", [False, True])
-def test_code_never_changes_under_what_runs(led_anew: bool) -> None:
+def test_a_new_pod_with_edited_code_does_not_join_the_tasks_that_run(led_anew: bool) -> None:
     """The folder was edited; a pod that is made again finds what is there now."""
     play = coded("a1", "a1")
     play.lose("worker-1")
@@ -195,7 +195,7 @@ def test_code_never_changes_under_what_runs(led_anew: bool) -> None:
 
 
 @pytest.mark.parametrize("evaluators", [0, 1])
-def test_code_is_pulled_for_each_generation_of_all_where_that_is_asked_for(
+def test_refresh_on_generation_pulls_the_code_when_all_tasks_start_again(
     evaluators: int,
 ) -> None:
     code = {"folder": {"path": "/app"}, "refresh": "OnGeneration"}

@@ -51,7 +51,7 @@ def without_evaluator(play: Play, seconds: float) -> None:
         play.tick(seconds / 10)
 
 
-def test_the_end_waits_for_no_evaluator() -> None:
+def test_the_end_does_not_wait_for_a_silent_evaluator() -> None:
     play = started(replicas=EVALUATED)
     play.exit("worker-1", 2)
     without_evaluator(play, 10)
@@ -61,7 +61,7 @@ def test_the_end_waits_for_no_evaluator() -> None:
 
 @pytest.mark.parametrize("refresh", ["OnRequest", "OnGeneration"])
 @pytest.mark.parametrize("failed", [False, True])
-def test_a_new_start_of_all_waits_for_no_evaluator(refresh: str, failed: bool) -> None:
+def test_a_restart_of_all_tasks_does_not_wait_for_the_evaluator(refresh: str, failed: bool) -> None:
     code = {"image": {"path": "/x"}, "refresh": refresh}
     known = not failed and refresh == "OnRequest"  # it may go on with what it has
     play = started(replicas=EVALUATED, code=code)
@@ -77,7 +77,7 @@ def test_a_new_start_of_all_waits_for_no_evaluator(refresh: str, failed: bool) -
     assert play.running() == {**all_run(2), "evaluator-0": 1 if known else 3}
 
 
-def test_the_pause_of_an_evaluator_is_its_own() -> None:
+def test_the_backoff_of_an_evaluator_delays_no_other_task() -> None:
     play = started(replicas=EVALUATED)
     play.exit("evaluator-0", 1)
     for _ in range(2):
@@ -101,7 +101,7 @@ def test_an_evaluator_that_hangs_starts_again_alone_and_is_not_charged() -> None
 
 
 @pytest.mark.parametrize("missing", ["evaluator-0", "worker-2"])
-def test_what_is_lost_before_a_takeover_waits_for_no_evaluator(missing: str) -> None:
+def test_a_loss_before_a_takeover_is_mended_without_the_evaluator(missing: str) -> None:
     replicas = {"ps": 1, "worker": 3, "evaluator": 1}
     play = started(replicas=replicas)
     away = play.pods.pop(parse_task(missing))

@@ -18,7 +18,7 @@ from tests.unit.play import (
 )
 
 
-def test_the_budget_ends_the_run_with_the_programs_code(play: Play) -> None:
+def test_a_spent_restart_budget_ends_the_run_with_the_programs_code(play: Play) -> None:
     for generation in (1, 2, 3):
         assert play.end is None
         assert play.pod("worker-1").runs == generation
@@ -31,7 +31,7 @@ def test_the_budget_ends_the_run_with_the_programs_code(play: Play) -> None:
     assert play.running() == {}
 
 
-def test_the_budget_is_refilled() -> None:
+def test_the_restart_budget_is_refilled_with_time() -> None:
     play = started(restarts__refill=100)
     for _ in range(5):
         play.exit("worker-1", 1)
@@ -91,7 +91,7 @@ def test_a_server_that_was_killed_is_the_cause_though_its_programs_were_seen_to_
 
 @pytest.mark.parametrize("how", ["lost", "drained", "terminated"])
 @pytest.mark.parametrize("when", ["before", "after", "much later"])
-def test_a_peer_that_is_gone_explains_a_failure(play: Play, how: str, when: str) -> None:
+def test_a_failure_is_not_charged_where_a_peer_was_lost(play: Play, how: str, when: str) -> None:
     def be_gone() -> None:
         if how == "lost":
             play.lose("ps-0")
@@ -162,7 +162,7 @@ def test_a_server_that_is_told_to_end_serves_until_the_chief_has_saved(mode: str
     )
 
 
-def test_a_coordinators_worker_that_is_told_to_end_concerns_nobody_else() -> None:
+def test_a_coordinators_worker_that_is_told_to_end_stops_no_other_task() -> None:
     play = started(mode="coordinator")
     play.pod("worker-0").terminate()
     play.tell("worker-0")
@@ -170,7 +170,7 @@ def test_a_coordinators_worker_that_is_told_to_end_concerns_nobody_else() -> Non
     assert play.running()["chief-0"] == 1
 
 
-def test_who_is_killed_with_its_launcher_is_charged_until_the_budget_is_spent(play: Play) -> None:
+def test_a_task_killed_with_its_launcher_is_charged_until_the_budget_is_spent(play: Play) -> None:
     for _ in range(3):
         play.now += 1
         kill_container(play, "worker-1")
@@ -180,7 +180,7 @@ def test_who_is_killed_with_its_launcher_is_charged_until_the_budget_is_spent(pl
     assert (play.end.code, play.end.task) == (137, "worker-1")
 
 
-def test_who_is_killed_with_its_launcher_is_the_cause_of_what_failed_since(play: Play) -> None:
+def test_a_task_killed_with_its_launcher_is_the_cause_of_failures_heard_before(play: Play) -> None:
     play.now += 10
     play.exit("worker-0", 1)
     play.settle("ps-0")
@@ -216,7 +216,7 @@ def test_a_server_that_ends_with_0_has_failed_when_the_budget_is_spent() -> None
     assert (play.end.phase, play.end.code) == (Phase.FAILED, 1)
 
 
-def test_servers_start_while_the_one_program_that_there_is_stops() -> None:
+def test_a_coordinators_worker_restarts_while_the_chief_still_stops() -> None:
     """A coordinator that saves has no code to agree on, nor has that of the image a digest."""
     play = started(mode="coordinator")
     play.pod("chief-0").stops_with = None  # it saves
@@ -237,7 +237,7 @@ def test_a_child_that_is_terminated_again_and_again_is_charged(play: Play) -> No
     assert play.end.code == 143
 
 
-def test_losses_are_never_charged_however_many(play: Play) -> None:
+def test_lost_pods_are_never_charged(play: Play) -> None:
     for generation in range(2, 12):
         play.lose("worker-1")
         play.settle()
@@ -255,7 +255,7 @@ def test_a_failure_is_charged_once_however_often_it_is_told(play: Play) -> None:
     assert play.pod("worker-1").runs == 2
 
 
-def test_what_fails_while_all_stop_for_another_size_is_not_charged() -> None:
+def test_a_failure_while_all_tasks_stop_for_another_size_is_not_charged() -> None:
     size = {"mode": "all-reduce", "restarts__limit": 0}
     play = started(**size, replicas={"worker": 3})
     play.lead(job(**size, replicas={"worker": 2}), {"worker": 3})
@@ -267,7 +267,7 @@ def test_what_fails_while_all_stop_for_another_size_is_not_charged() -> None:
     assert play.running() == {"worker-0": 2, "worker-1": 2}
 
 
-def test_a_hang_is_charged_and_starts_everybody_again() -> None:
+def test_a_hang_is_charged_and_all_tasks_start_again() -> None:
     play = started(hangTimeout=60)
     play.see("worker-1", quiet=60)
     play.settle()
@@ -288,7 +288,7 @@ def test_code_that_is_missing_ends_the_run_before_it_starts() -> None:
 
 
 @pytest.mark.parametrize("made_again", [False, True])
-def test_a_passing_failure_to_prepare_is_tried_again(made_again: bool) -> None:
+def test_a_failure_to_prepare_that_may_pass_is_tried_again(made_again: bool) -> None:
     play = Play()
     play.pod("worker-1").can_pull = False
     for charged in (1, 2):
@@ -305,7 +305,7 @@ def test_a_passing_failure_to_prepare_is_tried_again(made_again: bool) -> None:
     assert play.running() == all_run(play.state.generation)
 
 
-def test_so_it_is_in_a_generation_in_which_it_failed_in_an_earlier_pod(play: Play) -> None:
+def test_a_pull_that_fails_in_two_pods_of_one_generation_fails_twice(play: Play) -> None:
     """What the simulator found: the second failure passed for the first."""
     play = started(mode="all-reduce")
     play.lose("worker-1")
@@ -324,7 +324,7 @@ def test_so_it_is_in_a_generation_in_which_it_failed_in_an_earlier_pod(play: Pla
     assert holds.generation > 2, "it pulls again only for another one"
 
 
-def test_a_finished_task_that_is_formed_anew_may_fail_to_prepare(play: Play) -> None:
+def test_a_finished_task_that_must_train_again_may_fail_to_prepare(play: Play) -> None:
     play = started(mode="all-reduce")
     play.exit("worker-1", 0)
     play.settle()
@@ -339,7 +339,7 @@ def test_a_finished_task_that_is_formed_anew_may_fail_to_prepare(play: Play) -> 
     assert play.running() == {"worker-0": 3, "worker-1": 3}
 
 
-def test_a_failure_is_told_from_its_loss_to_the_new_start(play: Play) -> None:
+def test_the_log_tells_a_failure_its_cause_and_the_new_start(play: Play) -> None:
     before = len(play.said)
     play.exit("worker-1", 1)
     play.settle()
@@ -350,7 +350,7 @@ def test_a_failure_is_told_from_its_loss_to_the_new_start(play: Play) -> None:
     ]
 
 
-def test_a_failure_settles_for_a_moment(play: Play) -> None:
+def test_failures_within_a_moment_are_judged_together(play: Play) -> None:
     """What fails together is judged together."""
     play.exit("worker-1", 1)
     play.tell("worker-1")
@@ -364,7 +364,7 @@ def test_a_failure_settles_for_a_moment(play: Play) -> None:
     assert len(play.state.charges) == 1
 
 
-def test_who_fails_again_soon_waits_longer_each_time() -> None:
+def test_a_task_that_fails_again_soon_waits_longer_each_time() -> None:
     play = started(restarts__limit=5)
     waits = []
     for generation in range(2, 6):
@@ -379,7 +379,7 @@ def test_who_fails_again_soon_waits_longer_each_time() -> None:
     assert waits == [0, 1, 2, 4]
 
 
-def test_a_budget_of_none_allows_no_restart() -> None:
+def test_a_restart_limit_of_0_allows_no_restart() -> None:
     play = started(restarts__limit=0)
     play.exit("worker-0", 1)
     play.settle()
@@ -387,7 +387,7 @@ def test_a_budget_of_none_allows_no_restart() -> None:
     assert play.end.code == 1
 
 
-def test_a_failure_whose_pod_goes_as_well_is_the_pods(play: Play) -> None:
+def test_a_failure_whose_pod_goes_as_well_is_not_charged(play: Play) -> None:
     play.exit("worker-1", 1)
     play.tell("worker-1")
     play.lose("worker-1")

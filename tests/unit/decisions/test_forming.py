@@ -13,7 +13,7 @@ from tests.unit.play import (
 )
 
 
-def test_nothing_starts_before_everybody_is_there() -> None:
+def test_no_task_starts_before_all_are_heard_from() -> None:
     play = Play()
     play.settle("worker-1")
     assert play.running() == {}
@@ -23,7 +23,7 @@ def test_nothing_starts_before_everybody_is_there() -> None:
     assert play.said[-1] == "generation 1: all tasks start"
 
 
-def test_nothing_starts_before_the_code_is_there() -> None:
+def test_no_task_starts_before_all_have_the_code() -> None:
     play = Play()
     play.pod("worker-1").can_pull = False
     play.settle()
@@ -33,7 +33,7 @@ def test_nothing_starts_before_the_code_is_there() -> None:
     assert play.running() == all_run(1)
 
 
-def test_who_is_missing_is_said_now_and_then() -> None:
+def test_missing_tasks_are_named_in_the_log_now_and_then() -> None:
     play = Play()
     play.tick(forming.SAY_SECONDS)
     everybody = "waiting for ps-0 (not heard from), worker-0 (not heard from), "
@@ -45,7 +45,7 @@ def test_who_is_missing_is_said_now_and_then() -> None:
     assert play.said[2:] == ["waiting for worker-1 (not heard from)"]
 
 
-def test_of_many_who_are_missing_ten_are_named() -> None:
+def test_ten_of_many_missing_tasks_are_named() -> None:
     play = Play(job(replicas={"ps": 1, "worker": 50}))
     play.tick(forming.SAY_SECONDS)
     assert play.said[-1].count("worker-") == 9
@@ -71,7 +71,7 @@ def test_the_chief_goes_first_until_its_session_is_up() -> None:
 
 
 @pytest.mark.parametrize("how", ["late", "very late", "done"])
-def test_nobody_waits_for_ever_for_a_chief_that_does_not_tell(how: str) -> None:
+def test_a_chief_that_does_not_tell_is_not_waited_for_for_ever(how: str) -> None:
     saves = how == "very late"
     play = Play(job(chiefFirst=True, checkpoints="/data/checkpoint" if saves else ""))
     play.settle()
@@ -135,7 +135,7 @@ def test_servers_stop_after_the_programs(play: Play) -> None:
     assert set(play.running().values()) == {2}
 
 
-def test_no_generation_starts_before_the_last_one_has_stopped(play: Play) -> None:
+def test_a_generation_starts_after_the_last_one_has_stopped(play: Play) -> None:
     play.exit("ps-0", 1)
     play.settle("worker-0")
     assert play.running() == {"worker-0": 1}
@@ -153,7 +153,7 @@ def test_no_generation_starts_before_the_last_one_has_stopped(play: Play) -> Non
         ("all-reduce", "worker-1", True),
     ],
 )
-def test_a_worker_that_finished_trains_again_where_all_must(
+def test_a_finished_worker_trains_again_only_where_all_tasks_must(
     mode: str, lost: str, again: bool
 ) -> None:
     play = started(mode=mode)

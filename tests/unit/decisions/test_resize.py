@@ -27,7 +27,7 @@ from tests.unit.play import (
         ({}, []),  # not ours to scale
     ],
 )
-def test_pods_are_made_at_the_beginning(
+def test_a_run_scales_its_statefulsets_at_the_beginning(
     replicas: dict[str, int], scaled: list[tuple[str, int]]
 ) -> None:
     play = Play(replicas=replicas)
@@ -47,7 +47,7 @@ def test_growth_lets_the_old_size_train_until_the_new_pods_are_there(play: Play)
     assert play.running() == {**all_run(2), "worker-2": 2}
 
 
-def test_who_waits_for_more_pods_leads_the_smaller_size_meanwhile() -> None:
+def test_the_smaller_size_is_led_while_new_pods_are_awaited() -> None:
     play = growing()
     play.tick(forming.SAY_SECONDS)
     assert "waiting for worker-2 (not heard from)" in play.said
@@ -64,7 +64,7 @@ def test_who_waits_for_more_pods_leads_the_smaller_size_meanwhile() -> None:
     assert play.running() == {**all_run(3), "worker-2": 3}
 
 
-def test_who_waits_for_more_pods_ends_well_without_them() -> None:
+def test_the_smaller_size_may_succeed_before_the_new_pods_come() -> None:
     play = growing()
     play.exit("worker-0", 0)
     play.exit("worker-1", 0)
@@ -73,7 +73,7 @@ def test_who_waits_for_more_pods_ends_well_without_them() -> None:
     assert play.end.reason == "all 2 workers ended with exit code 0"
 
 
-def test_another_controller_leads_the_smaller_size_too() -> None:
+def test_the_next_controller_also_leads_the_smaller_size_while_pods_are_awaited() -> None:
     """The last one had asked for the pods already, and they are still not there."""
     play = growing()
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 3})
@@ -88,7 +88,7 @@ def test_another_controller_leads_the_smaller_size_too() -> None:
     assert play.running() == {**all_run(3), "worker-2": 3}
 
 
-def test_pods_that_are_too_many_go_though_others_have_no_room() -> None:
+def test_surplus_pods_are_removed_while_other_pods_have_no_room() -> None:
     """The room that worker-2 needs may be that of worker-5."""
     play = started()
     play.lead(job(replicas={"ps": 1, "worker": 6}), {"ps": 1, "worker": 2})
@@ -107,7 +107,7 @@ def test_pods_that_are_too_many_go_though_others_have_no_room() -> None:
     assert play.running() == {**all_run(2), "worker-2": 2}
 
 
-def test_a_larger_size_waits_for_those_who_leave_to_stop() -> None:
+def test_a_larger_size_starts_after_the_leaving_tasks_have_stopped() -> None:
     """What the simulator found: a worker that had left trained on with servers that began anew."""
     names = {"maxReplicas": {"worker": 3}}
     play = started(**names, replicas={"ps": 1, "worker": 3})
@@ -122,7 +122,7 @@ def test_a_larger_size_waits_for_those_who_leave_to_stop() -> None:
     assert play.scaled == [("ps", 2), ("worker", 1)]
 
 
-def test_who_waits_for_more_pods_stops_nobody_for_a_pod_that_goes() -> None:
+def test_a_new_pod_that_is_no_longer_wanted_goes_and_stops_no_task() -> None:
     play = growing()
     play.lead(job(), {"ps": 1, "worker": 3})  # it was asked for two again
     play.now += takeover.LEAVING_SECONDS
@@ -174,7 +174,7 @@ def test_growth_leaves_the_evaluator_and_a_coordinators_servers_alone() -> None:
     }
 
 
-def test_shrinking_stops_everybody_before_pods_go() -> None:
+def test_shrinking_stops_all_tasks_before_pods_are_removed() -> None:
     play = started(replicas={"ps": 1, "worker": 3})
     play.lead(job(), {"ps": 1, "worker": 3})
     play.settle("worker-2")
@@ -197,7 +197,7 @@ def test_a_task_that_leaves_never_ends_the_run(code: int) -> None:
     assert play.scaled == [("ps", 1)]
 
 
-def test_a_pod_that_never_came_does_not_hold_up_a_smaller_size() -> None:
+def test_a_pod_that_never_started_does_not_delay_a_smaller_size() -> None:
     play = Play(job(replicas={"ps": 1, "worker": 3}))
     play.settle("worker-2")  # no node has room for it
     play.lead(job(), {"ps": 1, "worker": 3})
@@ -211,7 +211,7 @@ def test_a_pod_that_never_came_does_not_hold_up_a_smaller_size() -> None:
     assert play.scaled == [("worker", 2)]
 
 
-def test_a_scale_down_that_was_interrupted_is_done() -> None:
+def test_a_new_controller_completes_an_interrupted_scale_down() -> None:
     play = started(replicas={"ps": 1, "worker": 3})
     play.lead(job(), {"ps": 1, "worker": 3})
     play.settle()
@@ -222,7 +222,7 @@ def test_a_scale_down_that_was_interrupted_is_done() -> None:
     assert play.scaled == [("worker", 2)]
 
 
-def test_a_new_template_is_one_new_generation_of_new_pods(play: Play) -> None:
+def test_a_new_pod_template_leads_to_one_generation_of_new_pods(play: Play) -> None:
     for pod in play.pods.values():
         pod.be(revision="old")
     play.lead(job(), {"ps": 1, "worker": 2}, {"ps": "new", "worker": "new"})

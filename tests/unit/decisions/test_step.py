@@ -34,7 +34,7 @@ def test_a_deadline_ends_the_run(age: float) -> None:
     assert play.running() == {}
 
 
-def test_a_deadline_is_heard_of_even_where_not_all_have_been_adopted() -> None:
+def test_a_deadline_ends_the_run_before_all_tasks_are_adopted() -> None:
     play = started(deadline=100)
     play.lead(play.job)
     play.settle("worker-1")
@@ -44,21 +44,21 @@ def test_a_deadline_is_heard_of_even_where_not_all_have_been_adopted() -> None:
     assert play.running() == {}
 
 
-def test_no_code_ends_a_run_of_which_nobody_is_there() -> None:
+def test_missing_code_ends_a_run_whose_tasks_never_started() -> None:
     play = Play()
     play.step(run_state.NoCode("there is no app in /exports"))
     assert play.end
     assert (play.end.code, play.end.reason) == (66, "there is no app in /exports")
 
 
-def test_no_code_is_not_believed_where_somebody_has_started() -> None:
+def test_missing_code_does_not_end_a_run_of_which_a_task_was_heard() -> None:
     play = Play()
     play.tell("worker-0")
     play.step(run_state.NoCode("there is no app in /exports"))
     assert play.end is None
 
 
-def test_a_report_that_was_overtaken_is_ignored(play: Play) -> None:
+def test_an_older_report_that_comes_late_is_ignored(play: Play) -> None:
     old = play.pod("worker-1").report()
     play.exit("worker-1", 1)
     play.settle()
@@ -67,7 +67,7 @@ def test_a_report_that_was_overtaken_is_ignored(play: Play) -> None:
     assert play.state == before
 
 
-def test_strangers_change_nothing(play: Play) -> None:
+def test_a_task_that_is_not_of_the_run_changes_nothing(play: Play) -> None:
     stranger = Pod(Task("worker", 7), "stranger")
     before = play.state
     report = stranger.report()
@@ -78,7 +78,7 @@ def test_strangers_change_nothing(play: Play) -> None:
     assert told.action is Action.WAIT
 
 
-def test_a_stranger_that_trains_is_told_to_stop(play: Play) -> None:
+def test_a_task_that_is_not_of_the_run_is_told_to_stop(play: Play) -> None:
     play.pods[Task("worker", 7)] = Pod(Task("worker", 7), "stranger")
     stranger = play.pod("worker-7")
     held = play.pod("worker-0").state.directive
@@ -110,9 +110,7 @@ def test_the_same_events_give_the_same_decisions() -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_reports_count_whether_they_come_before_the_beginning_or_after(
-    play: Play, when: str
-) -> None:
+def test_reports_from_before_the_controllers_first_read_count(play: Play, when: str) -> None:
     play.state = run_state.State(play.job, Leader(0, "new"))
     if when == "before":
         play.tell(*EVERYBODY)

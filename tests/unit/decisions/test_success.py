@@ -31,7 +31,7 @@ def test_success_needs_every_worker(play: Play) -> None:
     assert all(pod.holds and pod.holds.action is Action.END for pod in play.pods.values())
 
 
-def test_success_may_need_the_chief_alone() -> None:
+def test_success_needs_the_chief_alone_where_the_values_say_so() -> None:
     play = started(success="Chief")
     play.exit("worker-1", 0)
     play.settle()
@@ -59,7 +59,7 @@ def test_a_finished_worker_whose_pod_is_made_again_does_not_train_again(mode: st
     assert play.pod("worker-0").started == []
 
 
-def test_nor_does_it_where_only_its_seat_tells_a_new_controller(play: Play) -> None:
+def test_a_finished_worker_does_not_train_again_under_a_new_controller(play: Play) -> None:
     play.exit("worker-0", 0)
     play.settle()
     play.lose("worker-0")

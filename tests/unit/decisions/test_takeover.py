@@ -47,7 +47,7 @@ def test_a_new_controller_takes_over_what_runs(play: Play) -> None:
     assert play.said[1:] == ["generation 2: found running, and taken over"]
 
 
-def test_what_failed_while_nobody_led_is_charged(play: Play) -> None:
+def test_a_failure_before_a_takeover_is_charged(play: Play) -> None:
     play.exit("worker-1", 1)
     play.lead(play.job)
     play.settle()
@@ -55,7 +55,7 @@ def test_what_failed_while_nobody_led_is_charged(play: Play) -> None:
     assert len(play.state.charges) == 1
 
 
-def test_a_charge_that_was_taken_back_stays_so_for_the_next_controller(play: Play) -> None:
+def test_the_next_controller_does_not_charge_what_was_taken_back(play: Play) -> None:
     """What the simulator found: a task that had not yet heard of it brought it back."""
     play = started(mode="coordinator")
     play.exit("chief-0", 1)
@@ -69,7 +69,7 @@ def test_a_charge_that_was_taken_back_stays_so_for_the_next_controller(play: Pla
     assert not play.state.charges
 
 
-def test_what_failed_for_want_of_what_was_lost_unheard_is_not_charged_after_a_takeover() -> None:
+def test_a_takeover_forgives_a_failure_caused_by_a_loss_that_was_heard_late() -> None:
     """What the simulator found: a silent ps had been ended before a worker failed."""
     play = started(hangTimeout=60, replicas={"ps": 2, "worker": 2})
     play.exit("ps-1", 143)
@@ -84,7 +84,7 @@ def test_what_failed_for_want_of_what_was_lost_unheard_is_not_charged_after_a_ta
     assert not play.state.charges
 
 
-def test_a_child_of_an_earlier_run_is_not_taken_for_one_of_this(play: Play) -> None:
+def test_a_child_of_an_earlier_run_is_not_taken_for_one_of_this_run(play: Play) -> None:
     """What the simulator found: only a new launcher knew of the last generation there had been."""
     for _ in range(2):
         play.exit("worker-1", 1)
@@ -118,7 +118,7 @@ def test_a_failed_run_is_not_remembered_as_one_that_succeeded(how: str) -> None:
     assert play.end.phase is first.phase is Phase.FAILED
 
 
-def test_what_finished_while_nobody_led_has_finished(play: Play) -> None:
+def test_workers_that_finish_before_a_takeover_stay_finished(play: Play) -> None:
     play.exit("worker-0", 0)
     play.exit("worker-1", 0)
     play.lead(play.job)
@@ -129,7 +129,7 @@ def test_what_finished_while_nobody_led_has_finished(play: Play) -> None:
 
 
 @pytest.mark.parametrize("mode", ["parameter-server", "coordinator", "all-reduce"])
-def test_what_failed_for_want_of_what_was_lost_while_nobody_led_is_not_charged(mode: str) -> None:
+def test_a_failure_caused_by_a_loss_before_a_takeover_is_not_charged(mode: str) -> None:
     play = started(mode=mode, restarts__limit=0)
     lost, failed = {
         "parameter-server": ("ps-0", "worker-0"),
@@ -154,7 +154,7 @@ def test_a_new_controller_in_the_middle_of_stopping_uses_no_generation_twice() -
     assert play.running() == {"worker-0": 3, "worker-1": 3}
 
 
-def test_other_arguments_are_a_new_generation_with_a_new_budget(play: Play) -> None:
+def test_changed_arguments_lead_to_a_new_generation_with_a_new_budget(play: Play) -> None:
     play.exit("worker-1", 1)
     play.settle()
     play.lead(job(program__args=["--steps", "6"]))
@@ -166,7 +166,7 @@ def test_other_arguments_are_a_new_generation_with_a_new_budget(play: Play) -> N
     assert holds.job == play.job.digest
 
 
-def test_other_policies_start_nothing_again(play: Play) -> None:
+def test_a_changed_policy_restarts_no_task(play: Play) -> None:
     play.lead(job(restarts__limit=7, cleanup="Keep"))
     play.settle()
     assert [pod.started for pod in play.pods.values()] == [[1]] * 3
@@ -185,7 +185,7 @@ def test_the_older_of_two_controllers_yields(play: Play) -> None:
     assert directive.directive(state, report) is None
 
 
-def test_where_nobody_gives_numbers_it_takes_one_above_all_others(play: Play) -> None:
+def test_a_controller_without_kubernetes_takes_a_number_above_all_others(play: Play) -> None:
     """A clock that is behind must not keep a controller from leading."""
     play.state = run_state.State(play.job, Leader(0, "new"))
     play.step(run_state.Begin(0, {}, {}))
@@ -212,7 +212,7 @@ def test_a_new_controller_tells_where_the_chief_is() -> None:
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_the_older_yields_also_where_it_has_not_led_yet(play: Play, early: bool) -> None:
+def test_the_older_controller_yields_also_before_it_leads(play: Play, early: bool) -> None:
     """Both adopt at once; the younger was done first, and a task knows it already."""
     report = play.pod("worker-0").report()
     assert report.holds
@@ -240,7 +240,7 @@ def test_a_generation_that_an_older_controller_used_meanwhile_is_not_used_again(
     assert not play.state.charges
 
 
-def test_a_finished_task_that_an_older_controller_misled_goes_not_back(play: Play) -> None:
+def test_a_finished_task_keeps_the_generation_that_an_older_controller_gave_it(play: Play) -> None:
     play.exit("worker-0", 0)
     play.settle()
     play.lose("worker-0")
@@ -271,7 +271,7 @@ def test_an_end_on_record_frees_pods_that_have_left_since(play: Play) -> None:
     assert play.scaled == [("ps", 1)]
 
 
-def test_the_end_is_told_once(play: Play) -> None:
+def test_each_task_is_told_the_end_once(play: Play) -> None:
     play.lead(play.job, end=End(Phase.SUCCEEDED, 0, "ended already"))
     play.settle()
     for pod in play.pods.values():
@@ -300,7 +300,7 @@ def test_a_run_whose_end_only_its_tasks_know_is_not_started_again(
     assert play.end.reason.startswith("ended already")
 
 
-def test_another_run_is_started_after_the_end(play: Play) -> None:
+def test_a_new_run_starts_after_the_end_of_the_last(play: Play) -> None:
     play.exit("worker-0", 0)
     play.exit("worker-1", 0)
     play.settle()

@@ -1,9 +1,8 @@
-"""A whole run on this machine, with tiny programs and a stand-in for TensorFlow."""
+"""`launcher local`: a run as processes of this machine, and what of it ends with what."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 from collections.abc import Mapping
@@ -14,9 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from launcher.local.values import _merge, _text, job_document, job_from, read_values
 from launcher.shared.cluster_spec import PORTS_PER_ROLE
-from launcher.shared.exits import Code, LauncherError
 from tests.unit.code.test_requirements import wheel
 from tests.unit.conftest import Start
 from tests.unit.processes import ROOT, Launcher, lives, wait_until
@@ -112,7 +109,7 @@ def test_a_run_that_is_stopped_leaves_nothing(local: Local, number: int, code: i
     gone(launcher, *mine)
 
 
-def test_who_asks_twice_waits_for_no_grace(local: Local) -> None:
+def test_a_second_signal_ends_a_local_run_without_its_grace(local: Local) -> None:
     launcher = local(sh(f"trap 'echo asked' TERM; echo ready; {LOOP}", grace=1000))
     launcher.wait_for("ready$")
     mine = started_by(launcher)
@@ -155,16 +152,13 @@ def test_a_killed_controller_ends_the_run(local: Local) -> None:
     gone(launcher, *mine)
 
 
-def test_a_program_that_is_not_there(local: Local) -> None:
+def test_a_program_that_does_not_exist_ends_the_run_with_127(local: Local) -> None:
     launcher = local({"program": {"command": ["no-such-program"]}})
     assert launcher.wait() == 127
     launcher.wait_for("'no-such-program' is not found")
 
 
-# Values.
-
-
-def test_every_mistake_in_the_values_at_once(local: Local) -> None:
+def test_every_mistake_in_the_values_is_told_at_once(local: Local) -> None:
     launcher = local(
         {
             "wroker": {"replicas": 2},
@@ -198,46 +192,20 @@ def test_every_mistake_in_the_values_at_once(local: Local) -> None:
     assert "started" not in str(launcher)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a: [", "must be a readable YAML file"),
-        ("- a\n- b\n", "must hold a mapping of values"),
-        ("program: train.py", 'program must be a mapping; got "train.py"'),
-        ("program: null", "program.command must be a list"),
-        ("mode: ring", "1 mistake in the values:\n  mode must be one of parameter-server"),
-        ("{mode: all-reduce, evaluator: {replicas: 2}}", "evaluator.replicas must be a whole"),
-        ("worker: null", "worker.replicas must be a whole number from 1 to 100000; got null"),
-        ("worker: {replicas: null}", "worker.replicas must be a whole number"),
-        ("3: 4", "3 must be left out: it is not a known key"),
-    ],
-)
-def test_values_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "values.yaml").write_text(text)
-    mistakes: list[str] = []
-    with pytest.raises(LauncherError, match=re.escape(words)) as error:
-        job_from(
-            job_document(read_values([tmp_path / "values.yaml"], mistakes), tmp_path, mistakes),
-            1,
-            mistakes,
-        )
-    assert error.value.code is Code.CONFIGURATION
-
-
-def test_a_file_that_is_not_there(start: Start) -> None:
+def test_a_values_file_that_does_not_exist_is_named(start: Start) -> None:
     launcher = start("local", "-f", "/no/such.yaml", env={})
     assert launcher.wait() == 78
     launcher.wait_for("/no/such.yaml must be a readable YAML file")
 
 
-def test_code_that_only_a_cluster_can_mount(start: Start, tmp_path: Path) -> None:
+def test_code_that_only_a_cluster_can_mount_is_refused(start: Start, tmp_path: Path) -> None:
     (tmp_path / "v.yaml").write_text("code: {nfs: {server: s, path: /p}}")
     launcher = start("local", "-f", str(tmp_path / "v.yaml"), env={})
     assert launcher.wait() == 78
     launcher.wait_for("--code must name the folder of the program: only a cluster mounts code.nfs")
 
 
-def test_sources_that_need_no_cluster(start: Start, tmp_path: Path) -> None:
+def test_code_inline_runs_without_a_cluster(start: Start, tmp_path: Path) -> None:
     program = {"command": ["python", "train.py"]}
     values = {"code": {"inline": {"train.py": "import lib.it", "lib/it.py": "print('here')"}}}
     (tmp_path / "v.yaml").write_text(yaml.safe_dump({**values, "program": program, **TINY}))
@@ -274,50 +242,12 @@ def test_requirements_and_the_digest_reach_the_program(
     launcher.wait_for(f"must have the digest that code.digest says, {digest}; it has")
 
 
-def test_the_example_of_sources_runs_as_it_is(start: Start) -> None:
+def test_the_code_example_runs_as_it_is(start: Start) -> None:
     values = ROOT / "examples" / "code" / "values.yaml"
     launcher = start("local", "-f", str(values), env={})
     assert launcher.wait() == 0, str(launcher)
     digest = launcher.wait_for(r"code (\w{32}) is in")[1]
     assert f"worker-1   | worker 1 has code {digest}" in launcher.lines
-
-
-@pytest.mark.parametrize(
-    ("code", "told"),
-    [
-        ({"archive": {"url": "https://e.com/a", "sha256": "a" * 64}}, "code.archive https://e"),
-        ({"git": {"url": "https://e.com/a", "ref": "a" * 40}}, "code.git https://e.com/a at aaaa"),
-        ({"image": {"path": "/app"}}, "code.image /app"),
-        ({"inline": {"a": "b"}, "requirements": True, "digest": "a" * 32}, "code.inline"),
-    ],
-)
-def test_a_source_of_theread_values(tmp_path: Path, code: dict[str, Any], told: str) -> None:
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
-    mistakes: list[str] = []
-    document = job_document(read_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
-    assert document["code"] == {**code, "timeout": 120, "refresh": "OnRequest"}
-    assert str(job_from(document, 1, mistakes).source).startswith(told)
-
-
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        ({}, "--code must name the folder of the program: only a cluster mounts"),
-        ({"claim": {"name": "c"}}, "only a cluster mounts code.nfs and code.claim"),
-        ({"git": {"url": "u"}}, "code.git.url must be an https, http, ssh or file address"),
-        ({"inline": {"a": "b"}, "image": {"path": "/a"}}, "code must be exactly one source"),
-        (
-            {"git": {"url": "https://e.com/a", "ref": "a" * 40}, "secret": "login"},
-            "--code must name the folder of the program: only a cluster has Secrets",
-        ),
-    ],
-)
-def test_a_source_that_is_wrong(tmp_path: Path, code: dict[str, Any], words: str) -> None:
-    (tmp_path / "values.yaml").write_text(yaml.safe_dump({"code": code}))
-    mistakes: list[str] = []
-    document = job_document(read_values([tmp_path / "values.yaml"], mistakes), None, mistakes)
-    with pytest.raises(LauncherError, match=re.escape(words)):
-        job_from(document, 1, mistakes)
 
 
 def test_ports_that_are_taken_are_named(local: Local) -> None:
@@ -329,51 +259,10 @@ def test_ports_that_are_taken_are_named(local: Local) -> None:
     launcher.wait_for(rf"ports must be free; taken are (\d+, )*{port}\b.*: name another --port")
 
 
-@pytest.mark.parametrize(
-    ("below", "above", "merged"),
-    [
-        ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
-        ({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}}, {"a": {"x": 1, "y": 3}}),
-        ({"a": {"x": 1, "y": 2}}, {"a": {"y": None}}, {"a": {"x": 1}}),
-        ({"a": {"x": 1}}, {"a": None}, {}),
-        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
-        ({"a": {"x": 1}}, {"a": 5}, {"a": {"x": 1}}),
-        ({"a": 5}, {"a": {"x": 1}}, {"a": {"x": 1}}),
-        ({"a": 1}, {"a": False}, {"a": False}),
-    ],
-)
-def test_values_are_merged_as_helm_does(
-    below: dict[str, Any], above: dict[str, Any], merged: dict[str, Any]
-) -> None:
-    assert _merge(below, above) == merged
-
-
-def test_the_later_file_wins(local: Local) -> None:
+def test_the_later_values_file_wins(local: Local) -> None:
     launcher = local(
         sh("echo $A $B", worker={"replicas": 1}), {"program": {"env": {"A": 1, "B": "x"}}},
         {"program": {"env": {"B": True, "A": None}}},
     )  # fmt: skip
     assert launcher.wait() == 0
     assert "worker-0   | true" in launcher.lines
-
-
-@pytest.mark.parametrize(
-    ("scalar", "text"),
-    [
-        (True, "true"),
-        (20, "20"),
-        (-1.5, "-1.5"),
-        (1.0, "1"),
-        (0.001, "0.001"),
-        (0.0, "0"),
-        (1e-05, "0.00001"),
-        (1e-07, "1e-7"),
-        (1.5e21, "1.5e+21"),
-        (1e6, "1000000"),
-        ("1e-5", "1e-5"),
-        (None, None),
-        (["a"], ["a"]),
-    ],
-)
-def test_scalars_are_written_as_the_chart_writes_them(scalar: Any, text: Any) -> None:
-    assert _text(scalar) == text

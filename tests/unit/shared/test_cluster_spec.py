@@ -40,7 +40,7 @@ def test_on_one_host_every_task_has_a_port() -> None:
     assert len(every) == len(set(every))
 
 
-def test_workers_that_may_join_are_listed() -> None:
+def test_workers_that_may_join_later_are_listed_from_the_start() -> None:
     few = job(replicas={"ps": 1, "worker": 1}, maxReplicas={"worker": 3})
     more = job(replicas={"ps": 1, "worker": 3}, maxReplicas={"worker": 3})
     spec = cluster_spec.spec(few, {})

@@ -49,7 +49,7 @@ def test_the_published_codes_do_not_change() -> None:
     }
 
 
-def test_a_message_tells_all() -> None:
+def test_a_termination_message_holds_every_field() -> None:
     end = End(Phase.FAILED, 3, "worker-1 failed", "worker-1", ("one", "two"))
     assert json.loads(end.message()) == {
         "phase": "Failed",
@@ -63,7 +63,9 @@ def test_a_message_tells_all() -> None:
 
 @pytest.mark.parametrize("character", ["x", "é", "日", "😀", '"', "\n", "\0", "\udcff"])
 @pytest.mark.parametrize("width", [80, 200, 500])
-def test_a_message_with_its_line_break_fits(character: str, width: int) -> None:
+def test_a_termination_message_with_its_line_break_fits_the_limit(
+    character: str, width: int
+) -> None:
     lines = tuple(f"{i} " + character * width for i in range(60))
     text = End(Phase.FAILED, 1, "because", "worker-0", lines).message()
     assert len(text.encode()) + 1 <= TERMINATION_MESSAGE_BYTES
@@ -77,13 +79,13 @@ def test_a_message_with_its_line_break_fits(character: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("size", range(4060, 4080))
-def test_no_byte_is_lost_at_the_limit(size: int) -> None:
+def test_a_message_near_the_limit_reaches_kubernetes_whole(size: int) -> None:
     line = End(Phase.FAILED, 1, "x" * (size - 60)).message() + "\n"
     assert json.loads(line.encode()[-TERMINATION_MESSAGE_BYTES:])["phase"] == "Failed"
 
 
 @pytest.mark.parametrize("character", ["x", "😀"])
-def test_a_long_reason_is_cut_by_as_little_as_it_takes(character: str) -> None:
+def test_a_long_reason_is_cut_by_as_little_as_needed(character: str) -> None:
     text = End(Phase.FAILED, 1, character * 9000, "worker-0", ("line",)).message()
     assert TERMINATION_MESSAGE_BYTES - 20 < len(text) < TERMINATION_MESSAGE_BYTES
     told = json.loads(text)
@@ -91,5 +93,5 @@ def test_a_long_reason_is_cut_by_as_little_as_it_takes(character: str) -> None:
     assert set(told["reason"]) == {character}
 
 
-def test_a_message_ends_whatever_it_is_given() -> None:
+def test_a_termination_message_is_made_of_a_much_too_long_task_name() -> None:
     assert json.loads(End(Phase.FAILED, 1, "", "x" * 9000).message())["code"] == 1

@@ -41,7 +41,7 @@ def test_a_task_has_a_name(name: str, task: Task) -> None:
         "controller",
     ],
 )
-def test_nothing_else_names_a_task(name: str) -> None:
+def test_a_text_that_is_no_tasks_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"must be a role and an ordinal like worker-0; got "):
         parse_task(name)
 
@@ -80,7 +80,9 @@ def test_a_pods_name_tells_the_task(pod: str, role: str | None, task: Task) -> N
         ("mnist", "boss", ["TFRUN_ROLE must be one of", "pod's name must end in -<ordinal>"]),
     ],
 )
-def test_every_mistake_is_named(pod: str, role: str | None, mistakes: list[str]) -> None:
+def test_every_mistake_in_a_tasks_identity_is_named(
+    pod: str, role: str | None, mistakes: list[str]
+) -> None:
     with pytest.raises(ValueError, match="must") as error:
         task_of_pod(pod, role)
     for mistake in mistakes:

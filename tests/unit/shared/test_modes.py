@@ -60,12 +60,14 @@ def test_a_loss_reaches_as_far_as_tensorflow_makes_it(mode: str, lost: str, reac
         ("all-reduce", RING + " evaluator-0", RING),
     ],
 )
-def test_who_runs_the_program_and_whose_end_counts(mode: str, programs: str, deciding: str) -> None:
+def test_each_mode_says_which_roles_run_the_program_and_decide_the_end(
+    mode: str, programs: str, deciding: str
+) -> None:
     of, tasks = MODES[mode], small(mode).tasks
     assert frozenset(filter(of.runs_program, tasks)) == named(programs)
     assert frozenset(filter(of.decides_success, tasks)) == named(deciding)
     assert of.chief in named(deciding)
 
 
-def test_every_mode_is_named_after_itself() -> None:
+def test_every_mode_is_listed_by_its_own_name() -> None:
     assert {name: mode.name for name, mode in MODES.items()} == {name: name for name in JOBS}

@@ -56,7 +56,7 @@ def test_a_directive_arrives_as_it_was_sent(action: Action) -> None:
     assert directive.holds() == Holds(Leader(4, "me"), action, 3, 1, *digests)
 
 
-def test_no_news_arrive_as_none() -> None:
+def test_an_answer_without_news_arrives_as_none() -> None:
     assert decode_directive(encode_directive(None)) is None
 
 
@@ -74,7 +74,7 @@ def test_a_report_is_never_longer_than_a_controller_takes(character: str) -> Non
     assert told.last_lines == lines[len(lines) - len(told.last_lines) :]
 
 
-def test_what_fits_is_not_cut() -> None:
+def test_a_report_that_fits_is_not_cut() -> None:
     lines = tuple(f"{i} " + "日" * 500 for i in range(20))
     report = replace(FULL, child=ChildReport(1, 1, False, 0.0, "reason", lines))
     assert decode_report(encode_report(report)) == report
@@ -95,7 +95,7 @@ def test_what_fits_is_not_cut() -> None:
         b'{"version": 1, "task": {}}',
     ],
 )
-def test_what_is_no_message_is_refused(text: bytes) -> None:
+def test_a_text_that_is_no_message_is_refused(text: bytes) -> None:
     with pytest.raises(LauncherError, match="the message is "):
         decode_report(text)
     if b"version" not in text:

@@ -23,7 +23,7 @@ print(events.get(), events.get(), flush=True)
 """
 
 
-def test_a_signal_that_another_thread_gets_is_an_event_all_the_same() -> None:
+def test_a_signal_delivered_to_another_thread_is_still_an_event() -> None:
     program = [sys.executable, "-c", PROGRAM]
     root = Path(__file__).parents[3]
     with subprocess.Popen(program, cwd=root, stdout=subprocess.PIPE, text=True) as process:

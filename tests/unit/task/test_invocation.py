@@ -34,7 +34,7 @@ def program(
     return invocation.program(directive(**changes), task, PULLED, READY, environ or {})
 
 
-def test_a_program_is_told_in_three_ways() -> None:
+def test_the_cluster_reaches_the_program_by_tf_config_variables_and_flags() -> None:
     told = program(program__flags=True)
     assert told.argv == (
         "python",
@@ -103,17 +103,17 @@ def test_the_launchers_own_variables_stay_with_it() -> None:
 @pytest.mark.parametrize(
     ("inherited", "path"), [({}, "/work/code"), ({"PYTHONPATH": "/a:/b"}, "/work/code:/a:/b")]
 )
-def test_the_code_comes_first_where_python_looks(inherited: dict[str, str], path: str) -> None:
+def test_the_code_folder_comes_first_in_pythonpath(inherited: dict[str, str], path: str) -> None:
     assert program(environ=inherited).env["PYTHONPATH"] == path
 
 
-def test_what_the_code_requires_comes_second() -> None:
+def test_installed_requirements_come_second_in_pythonpath() -> None:
     pulled = Pulled(CODE, "0a" * 16, Path("/work/requirements"))
     told = invocation.program(directive(), WORKER, pulled, READY, {"PYTHONPATH": "/a"})
     assert told.env["PYTHONPATH"] == "/work/code:/work/requirements:/a"
 
 
-def test_what_the_values_say_comes_before_what_is_inherited() -> None:
+def test_variables_of_the_values_replace_inherited_ones() -> None:
     told = program(environ={"LEVEL": "0", "PYTHONUNBUFFERED": ""})
     assert (told.env["LEVEL"], told.env["PYTHONUNBUFFERED"]) == ("1", "")
 
@@ -142,7 +142,7 @@ def test_gpus_are_hidden_from_parameter_servers_alone(
     assert "CUDA_VISIBLE_DEVICES" not in program(task).env
 
 
-def test_a_server_is_told_its_seat() -> None:
+def test_the_tensorflow_server_is_told_its_task_and_cluster() -> None:
     told = invocation.server(directive(), Task("ps", 0), {"TFRUN_CONTROLLER": "c:1", "A": "b"})
     assert json.loads(told.env["TF_CONFIG"])["task"] == {"type": "ps", "index": 0}
     assert (told.env["A"], told.env["LEVEL"]) == ("b", "1")
@@ -160,6 +160,6 @@ def test_a_server_is_told_its_seat() -> None:
         ("./train", sys.executable),
     ],
 )
-def test_a_server_runs_with_the_programs_python(command: str, python: str) -> None:
+def test_the_tensorflow_server_runs_with_the_programs_python(command: str, python: str) -> None:
     told = invocation.server(directive(program__command=[command]), Task("ps", 0), {})
     assert told.argv == (python, "-m", "launcher.task.tensorflow_server")

@@ -68,7 +68,7 @@ def sh(start: Start, variables: dict[str, str], script: str) -> Launcher:
         ("kill -TERM $$", 143, "killed by SIGTERM (exit code 143)"),
     ],
 )
-def test_the_programs_end_is_the_tasks(
+def test_a_task_without_a_controller_ends_with_its_programs_code(
     start: Start, variables: dict[str, str], tmp_path: Path, script: str, code: int, reason: str
 ) -> None:
     launcher = sh(start, variables, f"echo one; echo two >&2; {script}")
@@ -92,7 +92,7 @@ def test_the_programs_end_is_the_tasks(
         (".", 126, "cannot be run: Permission denied"),
     ],
 )
-def test_a_program_that_cannot_start(
+def test_a_program_that_cannot_start_is_named(
     start: Start, variables: dict[str, str], tmp_path: Path, program: str, code: int, words: str
 ) -> None:
     (tmp_path / "README").write_text("read me")
@@ -104,7 +104,7 @@ def test_a_program_that_cannot_start(
     assert message(tmp_path / "end.json")["code"] == code
 
 
-def test_every_mistake_in_the_environment_at_once(
+def test_every_mistake_in_the_environment_is_told_at_once(
     start: Start, variables: dict[str, str], tmp_path: Path
 ) -> None:
     wrong = {"TFRUN_POD_NAME": "mnist", "TFRUN_ROLE": "boss", "PS_REPLICAS": "0"}
@@ -118,7 +118,7 @@ def test_every_mistake_in_the_environment_at_once(
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["task", "--no-such-flag"], ["local"]])
-def test_a_wrong_command_line_is_64(start: Start, arguments: list[str]) -> None:
+def test_a_wrong_command_line_ends_with_64(start: Start, arguments: list[str]) -> None:
     launcher = start(*arguments, env={})
     assert launcher.wait() == 64
     launcher.wait_for("usage: launcher")
@@ -133,7 +133,9 @@ def test_a_parameter_server_that_is_away_is_named(start: Start, variables: dict[
     launcher.wait_for(rf"not reached within 1 s: 127\.0\.0\.1:{port} \(Connection refused\)")
 
 
-def test_a_host_that_is_no_name_is_named(start: Start, variables: dict[str, str]) -> None:
+def test_a_peer_address_that_is_no_host_name_is_named(
+    start: Start, variables: dict[str, str]
+) -> None:
     wrong = {"TFRUN_HOST": "a..{role}", "TFRUN_PEERS_TIMEOUT": "1"}
     launcher = start("task", "--", "true", env={**variables, **wrong})
     assert launcher.wait() == 69
@@ -150,7 +152,7 @@ print(json.dumps([sys.argv[1:], told, os.getcwd(), sys.path[1]]))
 """
 
 
-def test_the_program_is_told_who_it_is(
+def test_the_program_learns_its_task_from_arguments_and_environment(
     start: Start, variables: dict[str, str], tmp_path: Path, ps: str
 ) -> None:
     launcher = start(
@@ -189,7 +191,7 @@ def test_a_parameter_server_serves_until_it_is_stopped(
     assert launcher.wait() == 143
 
 
-def test_a_port_that_is_taken_is_the_servers_failure(
+def test_a_port_that_is_taken_fails_the_parameter_server(
     start: Start, variables: dict[str, str]
 ) -> None:
     launcher = start("task", "--", "true", env={**variables, "TFRUN_POD_NAME": "mnist-ps-0"})
@@ -227,7 +229,9 @@ def test_a_program_that_does_not_stop_is_killed_after_the_grace(
     launcher.wait_for("the child ended, as it was told to: killed by SIGKILL")
 
 
-def test_who_asks_twice_wants_it_now(start: Start, variables: dict[str, str]) -> None:
+def test_a_second_signal_kills_the_program_without_its_grace(
+    start: Start, variables: dict[str, str]
+) -> None:
     launcher = sh(start, variables, f"trap 'echo asked' TERM; echo ready; {LOOP}")
     launcher.wait_for("^ready")
     launcher.signal(signal.SIGTERM)
@@ -238,7 +242,9 @@ def test_who_asks_twice_wants_it_now(start: Start, variables: dict[str, str]) ->
     assert time.monotonic() - begin < 15.0  # of a grace of 30 s
 
 
-def test_signals_reach_the_whole_group(start: Start, variables: dict[str, str]) -> None:
+def test_a_signal_reaches_the_programs_whole_process_group(
+    start: Start, variables: dict[str, str]
+) -> None:
     grandchild = f"sh -c \"trap 'echo grandchild; exit' TERM; echo ready; {LOOP}\""
     launcher = sh(start, variables, f"trap 'wait; exit' TERM; {grandchild} & {LOOP}")
     launcher.wait_for("^ready")
@@ -248,7 +254,9 @@ def test_signals_reach_the_whole_group(start: Start, variables: dict[str, str]) 
 
 
 @pytest.mark.parametrize("name", ["HUP", "USR1", "USR2"])
-def test_other_signals_are_passed_on(start: Start, variables: dict[str, str], name: str) -> None:
+def test_signals_that_do_not_stop_are_passed_on_to_the_program(
+    start: Start, variables: dict[str, str], name: str
+) -> None:
     launcher = sh(start, variables, f"trap 'echo got {name}; exit 5' {name}; echo ready; {LOOP}")
     launcher.wait_for("^ready")
     launcher.signal(getattr(signal, f"SIG{name}"))
@@ -268,7 +276,7 @@ def test_a_task_that_waits_can_be_stopped(start: Start, variables: dict[str, str
 
 
 @pytest.mark.parametrize("end", ["exit 4", LOOP])
-def test_nothing_of_a_program_is_left(
+def test_no_process_of_a_program_is_left_after_its_end(
     start: Start, variables: dict[str, str], tmp_path: Path, end: str
 ) -> None:
     up = tmp_path / "up"
@@ -306,7 +314,7 @@ time.sleep(60)
 """
 
 
-def test_as_a_containers_first_process_it_buries_the_dead(
+def test_a_launcher_that_is_process_1_reaps_orphans(
     start: Start, variables: dict[str, str]
 ) -> None:
     prefix = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -337,7 +345,7 @@ assert ended.get(timeout=10).at <= gone
 """
 
 
-def test_an_end_has_the_time_of_the_exit_not_of_the_last_word() -> None:
+def test_an_end_has_the_time_of_the_exit_and_not_of_the_last_line() -> None:
     """Of several failures the first is blamed: one that takes longer to tell must not lose."""
     subprocess.run([sys.executable, "-c", SLOW_READER], cwd=ROOT, timeout=PATIENCE, check=True)
 
@@ -376,7 +384,7 @@ def test_long_lines_and_strange_bytes_pass_as_they_are(variables: dict[str, str]
 
 
 @pytest.mark.parametrize("closed", ["its reader is gone", "it was closed from the start"])
-def test_a_closed_output_stops_nothing(
+def test_a_closed_stdout_does_not_stop_the_program(
     variables: dict[str, str], tmp_path: Path, closed: str
 ) -> None:
     script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i + 1)); done; exit 9"
@@ -439,7 +447,9 @@ def test_older_and_newer_pythons_run_a_task(
     assert launcher.wait() == 6
 
 
-def test_no_descriptor_reaches_the_program(start: Start, variables: dict[str, str]) -> None:
+def test_no_file_descriptor_of_the_launcher_reaches_the_program(
+    start: Start, variables: dict[str, str]
+) -> None:
     launcher = sh(start, variables, "ls /proc/self/fd | wc -l")
     assert launcher.wait() == 0
     launcher.wait_for("^ *4$")  # the three, and the folder that ls reads

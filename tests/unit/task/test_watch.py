@@ -67,7 +67,7 @@ def test_a_program_may_say_that_it_is_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["new", "written again", "gone", "first"])
-def test_a_change_in_the_checkpoints_tells_that_it_is_up(tmp_path: Path, change: str) -> None:
+def test_a_new_checkpoint_tells_that_a_program_is_up(tmp_path: Path, change: str) -> None:
     folder = tmp_path / "checkpoints"
     if change != "first":
         folder.mkdir()
@@ -87,7 +87,7 @@ def test_a_change_in_the_checkpoints_tells_that_it_is_up(tmp_path: Path, change:
     assert watch.up()
 
 
-def test_what_others_write_beside_the_checkpoints_tells_nothing(tmp_path: Path) -> None:
+def test_files_beside_the_checkpoints_do_not_tell_that_it_is_up(tmp_path: Path) -> None:
     """A chief's summaries begin before its model is restored, and an evaluator has its own."""
     watch = Watch(tmp_path / "ready", tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "eval").mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_what_others_write_beside_the_checkpoints_tells_nothing(tmp_path: Path) 
     assert not watch.up()
 
 
-def test_quiet_is_without_a_line_or_where_steps_are_told_without_a_step(
+def test_a_program_is_quiet_without_lines_or_without_steps_once_it_told_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0

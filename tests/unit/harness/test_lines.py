@@ -17,7 +17,7 @@ def start(program: str, stdin: int = subprocess.DEVNULL) -> Lines:
     return Lines(subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE), PATIENCE)
 
 
-def test_any_bytes_are_read() -> None:
+def test_output_of_any_bytes_is_read_line_by_line() -> None:
     program = r"import sys; sys.stdout.buffer.write(b'one\n\xff two\nthree'); sys.exit(3)"
     with start(program) as said:
         assert said.wait_for("t").string == "\N{REPLACEMENT CHARACTER} two"
@@ -28,7 +28,7 @@ def test_any_bytes_are_read() -> None:
             said.wait_for("one", after=1)
 
 
-def test_what_is_not_said_in_time_is_an_error_and_the_process_ends_with_its_context() -> None:
+def test_a_line_that_does_not_come_in_time_is_an_error_and_the_process_is_killed() -> None:
     with start("import time; time.sleep(600)") as said:
         said.timeout = 0.1
         with pytest.raises(AssertionError, match="no line 'never'"):
@@ -38,7 +38,7 @@ def test_what_is_not_said_in_time_is_an_error_and_the_process_ends_with_its_cont
     assert said.process.poll() == -signal.SIGKILL
 
 
-def test_an_output_that_another_process_holds_open_is_not_taken_for_whole() -> None:
+def test_an_output_that_another_process_holds_open_is_an_error() -> None:
     program = "import subprocess; subprocess.Popen(['cat'])"
     with start(program, stdin=subprocess.PIPE) as said:
         said.process.wait(PATIENCE)

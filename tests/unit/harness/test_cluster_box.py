@@ -73,17 +73,17 @@ def test_versions_come_from_go_mod() -> None:
         binaries.module_version(go_mod, "x")
 
 
-def test_tools_say_their_version() -> None:
+def test_tools_are_stamped_with_their_version() -> None:
     assert "version.gitVersion=v1." in binaries.ldflags("kubernetes")
     assert "chartutil.k8sVersionMinor=3" in binaries.ldflags("helm3")
 
 
 def test_an_unknown_tool_is_answered_with_those_that_exist() -> None:
-    with pytest.raises(ClusterError, match=r"is called hlem; there are: .*helm, helm-docs"):
+    with pytest.raises(ClusterError, match=r"is called hlem; there are: .*helm, helm3"):
         binaries.tool("hlem")
 
 
-def test_what_is_built_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_tool_that_is_built_is_whole_or_missing(tmp_path: Path) -> None:
     target = tmp_path / "tool"
 
     def fail(temporary: Path) -> None:
@@ -101,7 +101,7 @@ def test_what_is_built_is_whole_or_not_there(tmp_path: Path) -> None:
     assert binaries.make_once(target, "making it", fail).read_text() == "whole"
 
 
-def test_missing_packages_are_named_to_who_may_not_install_them(
+def test_missing_packages_are_named_where_they_cannot_be_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
@@ -109,7 +109,7 @@ def test_missing_packages_are_named_to_who_may_not_install_them(
         packages.require({"/etc/passwd": "base", "/no/such/file": "that-one"})
 
 
-def test_a_context_of_ones_own_needs_an_export_and_all_that_is_missing_is_said() -> None:
+def test_a_context_of_your_own_needs_an_nfs_export_and_names_what_is_missing() -> None:
     with pytest.raises(ClusterError, match=r"(?s)production.*TFRUN_NFS .*TFRUN_NFS_FOLDER "):
         named("production", {})
     with pytest.raises(ClusterError, match=r"TFRUN_NFS must be .* got 'server'") as error:
@@ -154,7 +154,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_own_cache")
-def test_kind_starts_from_nothing() -> None:
+def test_kind_starts_a_cluster_where_there_is_none() -> None:
     runner = Recorder({"docker inspect": "172.18.0.9\n"})
     made = kind.up(Path("kind"), runner)
     assert made.nfs_server == "172.18.0.9"
@@ -172,7 +172,7 @@ def test_kind_starts_from_nothing() -> None:
 
 
 @pytest.mark.usefixtures("_own_cache")
-def test_kind_is_started_once() -> None:
+def test_a_kind_cluster_that_is_there_is_not_started_again() -> None:
     runner = Recorder({"get clusters": "other\ntfrun\n", "docker images": "1", "docker ps": "2"})
     kind.up(Path("kind"), runner)
     for command in ("kind create", "docker pull", "docker build", "docker run"):

@@ -46,7 +46,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_of_two_at_once_one_makes_it(tmp_path: Path) -> None:
+def test_two_makes_at_once_make_one_environment(tmp_path: Path) -> None:
     folder = tmp_path / "venv"
     with start(folder) as first:
         wait_for(folder / "half")
@@ -60,7 +60,7 @@ def test_of_two_at_once_one_makes_it(tmp_path: Path) -> None:
     assert (tmp_path / "made").read_text() == "x"
 
 
-def test_what_was_interrupted_is_begun_anew(tmp_path: Path) -> None:
+def test_an_interrupted_environment_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "venv"
     with start(folder) as first:
         wait_for(folder / "half")

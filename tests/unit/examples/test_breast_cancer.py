@@ -13,7 +13,7 @@ import pytest
 
 np = pytest.importorskip("numpy")  # the example's own need, not the launcher's
 
-PROGRAM = Path(__file__).parents[2] / "examples" / "breast-cancer" / "train.py"
+PROGRAM = Path(__file__).parents[3] / "examples" / "breast-cancer" / "train.py"
 CLUSTER = ["--ps_hosts=a:1", "--worker_hosts=b:1,c:1", "--checkpoint_dir=checkpoints"]
 TF_CONFIG = {
     "cluster": {"ps": ["a:1"], "worker": ["b:1", "c:1"]},
@@ -114,7 +114,9 @@ def test_a_ps_needs_no_files() -> None:
         ),
     ],
 )
-def test_a_mistake_is_told(capsys: pytest.CaptureFixture[str], argv: list[str], said: str) -> None:
+def test_a_wrong_flag_is_named(
+    capsys: pytest.CaptureFixture[str], argv: list[str], said: str
+) -> None:
     assert any(mistake.startswith(said) for mistake in refuse(capsys, *argv))
 
 
@@ -134,7 +136,7 @@ def test_a_broken_tf_config_is_told(capsys: pytest.CaptureFixture[str], tf_confi
     assert mistake.startswith("TF_CONFIG must be JSON with a cluster and a task; got ")
 
 
-def test_a_chief_job_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_of_a_chief_job_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = {"ps": ["a:1"], "worker": ["b:1"], "chief": ["c:1"]}
     config = {"cluster": jobs, "task": {"type": "chief", "index": 0}}
     assert refuse(capsys, tf_config=json.dumps(config)) == [
@@ -203,7 +205,9 @@ def test_batches_differ_between_epochs_and_workers() -> None:
         ([0.9, 0.4, 0.6, 0.1], 0.75, 0.5),
     ],
 )
-def test_figures(probabilities: list[float], auc: float, accuracy: float) -> None:
+def test_auc_and_accuracy_are_computed_from_probabilities(
+    probabilities: list[float], auc: float, accuracy: float
+) -> None:
     labels, values = np.array([1.0, 1.0, 0.0, 0.0]), np.array(probabilities)
     assert program.compute_auc(labels, values) == auc
     assert program.compute_accuracy(labels, values) == accuracy

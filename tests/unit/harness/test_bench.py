@@ -70,7 +70,7 @@ def test_the_proxy_keeps_what_it_passes_on_and_its_order() -> None:
         server.join()
 
 
-def test_the_table() -> None:
+def test_the_table_shows_both_sides_and_their_difference() -> None:
     rows = [Row("short", [0.010, 0.012], [0.020, 0.024]), Row("a longer run", [10.0], [9.5])]
     assert table(rows).splitlines() == [
         "              by hand   tfrun    extra  ratio  lowest..highest  rounds",
@@ -82,5 +82,5 @@ def test_the_table() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0004, "0 ms"), (0.9, "900 ms"), (-0.02, "-20 ms"), (1.5, "1.50 s")]
 )
-def test_durations(seconds: float, text: str) -> None:
+def test_durations_are_written_in_fitting_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -13,7 +13,7 @@ VALUES = "{mode: all-reduce, program: {command: [python, train.py]}, worker: {re
 HELD = 10  # seconds; less than a request may be held
 
 
-def test_all_are_stopped_at_the_same_moment(tmp_path: Path) -> None:
+def test_a_controller_and_its_tasks_that_are_stopped_together_end_at_once(tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()
     (code / "train.py").write_text(PROGRAM)

@@ -1,0 +1,59 @@
+"""Threads that work off tasks, for requests that mostly wait for the network."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Callable
+
+from launcher.code.stall import Patience
+
+
+class Pool:
+    """Tasks, which may put more tasks, and the threads that do them.
+
+    Each task has the name of what it reads. The first exception of a task ends all.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self.patience = patience
+        self.lock = threading.Lock()
+        self._tasks: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._reading: list[str] = []
+
+    def put(self, name: str, task: Callable[[], None]) -> None:
+        """Has a thread do a task."""
+        self.patience.add()
+        self._tasks.put((name, task))
+
+    def run(self, threads: int, label: str, silent: Callable[[float], str]) -> None:
+        """Returns when all tasks are done. `label` and `silent` are for Patience.wait."""
+        for _ in range(threads):
+            threading.Thread(target=self._work, daemon=True).start()
+        try:
+            self.patience.wait(label, silent)
+        finally:
+            for _ in range(threads):
+                self._tasks.put(None)
+
+    def reading(self) -> str:
+        """The first of the names that are being read."""
+        with self.lock:
+            return min(self._reading, default="")
+
+    def _work(self) -> None:
+        while True:
+            task = self._tasks.get()
+            if task is None or self.patience.over:
+                return
+            name, act = task
+            failure: Exception | None = None
+            with self.lock:
+                self._reading.append(name)
+            try:
+                act()
+            except Exception as error:  # a thread that dies silently would be waited for
+                failure = error
+            with self.lock:
+                self._reading.remove(name)
+            self.patience.done(failure)

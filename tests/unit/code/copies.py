@@ -1,0 +1,74 @@
+"""Copies of a folder: made again and again, watched at each read, and compared."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.code import copy as module
+from launcher.code.copy import Origin
+from launcher.shared.exits import Code, LauncherError
+
+PATIENCE = 60.0  # a bound for what should take no time
+
+
+class Copier:
+    """Copies into one place, again and again."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self.origin = Origin(source, "code.nfs s:/e", "s")
+        self.folder = folder / "work" / "code"
+        self.cancelled = threading.Event()
+
+    def __call__(self, timeout: float = PATIENCE) -> str:
+        return module.copy(self.origin, self.folder, timeout, self.cancelled)
+
+    def fails(self, code: Code, words: str, timeout: float = PATIENCE) -> None:
+        with pytest.raises(LauncherError, match=words) as error:
+            self(timeout)
+        assert error.value.code is code
+
+
+class Reads:
+    """Counts the bytes that are read of files, and may do something at a read."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.bytes = 0
+        self.act: Callable[[], object] = lambda: None
+        self.preadv = os.preadv
+        patch.setattr(os, "preadv", self)
+
+    def __call__(self, *arguments: Any) -> int:
+        self.act()
+        got = self.preadv(*arguments)
+        self.bytes += got
+        return got
+
+
+def same(a: Path, b: Path) -> None:
+    subprocess.run(["diff", "-r", "--no-dereference", a, b], check=True)
+
+
+def contents(folder: Path) -> dict[bytes, Any]:
+    """Every name with its kind, its execute bit and its bytes, by other means than the copy's."""
+    found: dict[bytes, Any] = {}
+    for at, folders, files in os.walk(os.fsencode(folder)):
+        for name in (*folders, *files):
+            path = os.path.join(at, name)
+            info = os.lstat(path)
+            below = os.path.relpath(path, os.fsencode(folder))
+            if stat.S_ISLNK(info.st_mode):
+                found[below] = os.readlink(path)
+            elif stat.S_ISDIR(info.st_mode):
+                found[below] = None
+            else:
+                with open(path, "rb") as file:
+                    found[below] = (bool(info.st_mode & stat.S_IXUSR), file.read())
+    return found

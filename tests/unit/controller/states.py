@@ -1,0 +1,35 @@
+"""States of a run, for tests of what is told of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher.decisions.state import RunPhase, State
+from launcher.shared.identity import Task
+from launcher.shared.protocol import ChildReport, Leader, Report
+from tests.unit.jobs import job
+
+PS, CHIEF, WORKER = Task("ps", 0), Task("worker", 0), Task("worker", 1)
+
+
+def seat(task: Task, child: ChildReport | None, ready: bool = True) -> Report:
+    return Report(task, "one", 1, "", "", None, child, ready)
+
+
+def state(child: ChildReport | None = None, **changes: Any) -> State:
+    """A run in which worker-1 has been heard 5 s ago."""
+    ready = changes.pop("ready", True)
+    return State(
+        **{
+            "job": job(),
+            "leader": Leader(1, "me"),
+            "phase": RunPhase.LEADING,
+            "seats": {WORKER: seat(WORKER, child, ready)},
+            "heard": {WORKER: 95.0},
+            "began_at": 40.0,
+            **changes,
+        }
+    )
+
+
+RUNNING = ChildReport(3, step=5, last_step=9)

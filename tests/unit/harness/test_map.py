@@ -1,0 +1,34 @@
+"""tests/README.md is the map of the tests."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[2]
+SECTIONS = re.split(r"^## ", (TESTS / "README.md").read_text(), flags=re.MULTILINE)[1:]
+NAMED = {
+    section.split("\n")[0]: sorted(re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE))
+    for section in SECTIONS
+}
+
+
+def files(folder: Path) -> list[str]:
+    """The sources in a folder; an empty __init__.py has nothing to tell."""
+    found = (file for file in folder.iterdir() if file.suffix in (".py", ".c"))
+    package = TESTS / "unit" / "stub" / "tensorflow"
+    return sorted(f.name for f in found if f.name != "__init__.py" or folder == package)
+
+
+FOLDERS = sorted({file.parent for file in TESTS.rglob("*.py")})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=[str(f.relative_to(TESTS)) for f in FOLDERS])
+def test_the_map_names_exactly_the_files_of_each_folder(folder: Path) -> None:
+    assert NAMED.get(str(folder.relative_to(TESTS.parent)), []) == files(folder)
+
+
+def test_the_map_names_no_folder_that_does_not_exist() -> None:
+    assert NAMED.keys() <= {str(folder.relative_to(TESTS.parent)) for folder in FOLDERS}

@@ -1,0 +1,83 @@
+"""When the tasks of a run start: with the same code, and the chief first."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.processes import message
+from tests.unit.runs.run import Run, child, programs
+
+
+def test_tasks_wait_until_all_have_the_same_code(run: Run, tmp_path: Path) -> None:
+    """Each task has a mount of its own here, as with caches of NFS that tell different tales."""
+    mounts = [tmp_path / "one", tmp_path / "two"]
+    for number, mount in enumerate(mounts):
+        mount.mkdir()
+        (mount / "program").write_text(str(number))
+    run.task("ps-0")
+    for number, mount in enumerate(mounts):
+        run.task(f"worker-{number}", TFRUN_SOURCE=str(mount))
+    controller = run.controller(
+        "cat program; echo $TFRUN_CODE_DIGEST", code={"nfs": {"server": "localhost", "path": "/x"}}
+    )
+    controller.wait_for("the code of all tasks must be the same: worker-1 has .* pull it again")
+    (mounts[1] / "program").write_text("0")
+    assert controller.wait() == 0
+    (digest,) = re.findall(r"all tasks start, with code ([0-9a-f]{32})", str(controller))
+    assert message(run.folder / "end.json")["lastLines"] == [f"0{digest}"]
+
+
+def test_all_tasks_run_the_commit_that_a_branch_meant_when_the_run_began(run: Run) -> None:
+    repository = run.folder / "repository"
+    repository.mkdir()
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+
+    def commit(text: str) -> None:
+        (repository / "program").write_text(text)
+        for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", text]):
+            subprocess.run([*git, *words], check=True)
+
+    commit("first")
+    tasks = run.tasks()
+    code = {"git": {"url": repository.as_uri(), "ref": "main"}}
+    controller = run.controller(f"cat program; echo; {run.until_go()}", code=code)
+    tasks[2].wait_for("^first")
+    commit("second")
+    tasks[2].signal(signal.SIGTERM)
+    tasks[2].wait()
+    again = run.task("worker-1", TFRUN_WORK=str(run.folder / "another"))
+    again.wait_for("^first")
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "sign", ["echo step 1", "touch $TFRUN_READY", "touch $CHECKPOINTS/model-1.index"]
+)
+def test_the_other_workers_start_when_the_chief_is_up(run: Run, sign: str) -> None:
+    tasks = run.tasks()
+    folder = run.folder / "checkpoints"
+    folder.mkdir()
+    (folder / "model-0.index").touch()
+    wait = f"while [ ! -e {run.folder}/up ]; do sleep 0.02; done"
+    script = f"[ $TASK_INDEX = 1 ] && exit; {wait}; {sign}; {run.until_go()}"
+    controller = run.controller(
+        script,
+        chiefFirst=True,
+        checkpoints=str(folder),
+        program__env={"CHECKPOINTS": str(folder)},
+    )
+    controller.wait_for("generation 1: all tasks start, worker-0 first")
+    child(tasks[1], 1)
+    time.sleep(0.5)
+    assert programs(tasks[2]) == 0
+    (run.folder / "up").touch()
+    child(tasks[2], 1)
+    (run.folder / "go").touch()
+    assert controller.wait() == 0

@@ -1,0 +1,17 @@
+"""What the launcher says of a document that is no job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launcher.shared.exits import Code, LauncherError
+from launcher.shared.job import job_of
+
+
+def refusal(changed: Any) -> str:
+    with pytest.raises(LauncherError) as error:
+        job_of(changed)
+    assert error.value.code is Code.CONFIGURATION
+    return error.value.reason
