@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Callable, TypeVar
 
 from launcher.controller import nfs_probe, status
@@ -20,9 +21,9 @@ from launcher.controller.environment import ControllerSettings
 from launcher.controller.http import RefusedError, Request, Server
 from launcher.controller.kubernetes import Kubernetes, StatefulSet, SupersededError
 from launcher.controller.progress import Progress
-from launcher.decisions import directive, step, takeover
+from launcher.decisions import directive, step
 from launcher.decisions import state as run_state
-from launcher.shared.exits import Code, End, LauncherError, Phase
+from launcher.shared.exits import Code, End, LauncherError, Phase, end_of, signalled
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.log import say
@@ -50,7 +51,7 @@ KEPT_FAREWELL_SECONDS = 10.0  # and its grace, for tasks that nobody else will t
 LONGEST_BACKOFF = 10.0
 # Codes after which the chart's Job starts the controller again: its own failure, and its death
 # by SIGKILL or SIGTERM. A run that ends with one of them must not be taken for that.
-RETRIED = frozenset({Code.BUG, 128 + signal.SIGKILL, 128 + signal.SIGTERM})
+RETRIED = frozenset({Code.BUG, signalled(signal.SIGKILL), signalled(signal.SIGTERM)})
 
 T = TypeVar("T")
 
@@ -103,7 +104,7 @@ class _Controller:
             return await leading
         except asyncio.CancelledError:
             reason = f"the controller was stopped by {signal.Signals(stopped_by).name}"
-            return End(Phase.STOPPED, 128 + stopped_by, reason)
+            return End(Phase.STOPPED, signalled(stopped_by), reason)
 
     async def _lead(self) -> End:
         host, port = self.settings.listen
@@ -144,7 +145,7 @@ class _Controller:
         except SupersededError:
             reason = "a younger controller leads this run"
             say(reason)
-            return End(Phase.STOPPED, 128 + signal.SIGTERM, reason)
+            return End(Phase.STOPPED, signalled(signal.SIGTERM), reason)
 
     async def _follow(self) -> End:
         """Leads, and returns how the run ended. Raises SupersededError where another one leads."""
@@ -175,7 +176,8 @@ class _Controller:
         replicas = {role: item.replicas for role, item in self.found.items()}
         revisions = {role: item.revision for role, item in self.found.items()}
         age = 0.0 if ended else await self._age(leader)
-        return run_state.Begin(leader.number, replicas, revisions, age, _end_of(ended))
+        end = replace(end_of(ended), found=True) if ended else None
+        return run_state.Begin(leader.number, replicas, revisions, age, end)
 
     def _on_record(self) -> Mapping[str, Any] | None:
         """How this run ended, where one of the StatefulSets has got to know it."""
@@ -246,10 +248,7 @@ class _Controller:
     async def _finish(self, end: End) -> None:
         record = self._on_record() or {
             "run": self.job.run,
-            "phase": end.phase.value,
-            "task": end.task,
-            "code": end.code,
-            "reason": end.reason,
+            **end.record(),
             "codeDigest": self.state.code,
         }
         say(_last_words(end, self.job.run))
@@ -383,22 +382,9 @@ def _told(state: run_state.State) -> tuple[object, ...]:
     )
 
 
-def _end_of(record: Mapping[str, Any] | None) -> End | None:
-    """The end that a record tells."""
-    if record is None:
-        return None
-    phase = Phase.SUCCEEDED if record.get("phase") == "Succeeded" else Phase.FAILED
-    code = record.get("code")
-    code = code if isinstance(code, int) and 0 <= code <= 255 else int(Code.BUG)
-    return End(
-        phase, code, f"{takeover.ALREADY}{record.get('reason', '')}", str(record.get("task", ""))
-    )
-
-
 def _last_words(end: End, run: str) -> str:
-    if end.reason.startswith(takeover.ALREADY):
-        reason = end.reason[len(takeover.ALREADY) :]
-        text = f"run {run} has ended already: {end.phase.value}: {reason}\n"
+    if end.found:
+        text = f"run {run} has ended already: {end.phase.value}: {end.reason}\n"
         return text + "to train again raise run.attempt"
     text = f"the run has {end.phase.value.lower()}: {end.reason}"
     if end.last_lines:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 from launcher.decisions.forming import form_with, names
 from launcher.decisions.state import Failure, Say, State, Step, ended, member, told_to_end
-from launcher.shared.exits import Code, End, Phase
+from launcher.shared.exits import Code, End, Phase, signalled
 from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Action, Report
 
@@ -18,7 +19,7 @@ EVALUATOR_BACKOFF = 10.0
 PERMANENT = frozenset({Code.USAGE, Code.CODE_MISSING, Code.CONFIGURATION})
 # Ended from outside: a drained node, a deleted pod. The program's fault only where a child ends so
 # again and again while its launcher is left alone.
-DRAINED = 128 + 15
+DRAINED = signalled(signal.SIGTERM)
 DRAINS = 2
 
 

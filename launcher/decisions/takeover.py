@@ -33,7 +33,6 @@ from launcher.shared.protocol import Action, Holds, Leader, Report
 
 # For a task that is no part of the run any more to report: longer than its longest silence.
 LEAVING_SECONDS = 40.0
-ALREADY = "ended already: "  # how the reason of an end begins that is found, not decided
 
 
 def adopt(state: State, now: float) -> Step:
@@ -198,8 +197,8 @@ def _remembered(state: State, now: float) -> End:
     seats = [state.seats[t] for t in needed if mode.decides_success(t) and t in state.seats]
     ended_well = any(_ended_with(0, seat) for seat in seats)
     if ended_well and not any(seat.child and seat.child.code for seat in seats):
-        return End(Phase.SUCCEEDED, Code.OK, f"{ALREADY}its workers ended with exit code 0")
+        return End(Phase.SUCCEEDED, Code.OK, "its workers ended with exit code 0", found=True)
     if failed:
         root = min(failed, key=lambda f: (-f.generation, f.code == DRAINED, f.at))
-        return End(Phase.FAILED, root.code, f"{ALREADY}{root.reason}", str(root.task))
-    return End(Phase.FAILED, Code.TRY_AGAIN, "ended already; no task remembers how")
+        return End(Phase.FAILED, root.code, root.reason, str(root.task), found=True)
+    return End(Phase.FAILED, Code.TRY_AGAIN, "no task remembers how", found=True)

@@ -19,7 +19,7 @@ from typing import Callable, Optional, Union
 
 from launcher.code.pull import Place, Pulled, pull
 from launcher.shared import cluster_spec, signals
-from launcher.shared.exits import Code, End, LauncherError, Phase, describe
+from launcher.shared.exits import Code, End, LauncherError, Phase, describe, signalled
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.log import say
@@ -249,7 +249,7 @@ class _Story:
             return None
         if self.leaving:
             reason = f"stopped by {signal.Signals(self.leaving).name}"
-            return End(Phase.STOPPED, 128 + self.leaving, reason, task)
+            return End(Phase.STOPPED, signalled(self.leaving), reason, task)
         if self.settings.controller is None and latest and latest.code is not None:
             phase = Phase.FAILED if latest.code else Phase.SUCCEEDED
             return End(phase, latest.code, latest.reason, task, latest.last_lines)

@@ -586,7 +586,7 @@ class Simulation:
         self.follow(controller)
 
     def finish(self, controller: Controller, end: End) -> None:
-        self.log("the end is recorded: {} {} {}", end.phase.value, end.code, end.reason)
+        self.log("the end is recorded: {} {} {}", end.phase.value, end.code, end.words)
         run = controller.job.run
         if self.records.get(run) != end:
             self.check_end(controller, end)
@@ -1003,7 +1003,7 @@ class Simulation:
         job = controller.job
         run = job.run
         self.check_charge(controller)
-        if end.reason.startswith("ended already"):
+        if end.found:
             if run not in self.ended:
                 raise Violation("end", f"it has not: {end}")
             if end.phase is not self.records[run].phase:
@@ -1202,15 +1202,21 @@ def shrink(schedule: Schedule, rule: str) -> Schedule:
 def tell(schedule: Schedule) -> str:
     """The history of a schedule, for a person."""
     simulation = Simulation(schedule, tell=True)
-    end: object
     try:
-        end = simulation.run()
+        end = _end(simulation.run())
     except Exception as error:
         end = f"{type(error).__name__}: {error}"
     assert simulation.history is not None
     faults = [f"  {fault}" for fault in schedule.faults]
     head = [f"seed {schedule.seed}: {schedule.wish}", *faults]
-    return "\n".join([*head, *simulation.history, str(end)])
+    return "\n".join([*head, *simulation.history, end])
+
+
+def _end(end: End) -> str:
+    return (
+        f"End(phase={end.phase!r}, code={end.code!r}, reason={end.words!r}, task={end.task!r}, "
+        f"last_lines={end.last_lines!r})"
+    )
 
 
 def explain(seed: int) -> str:
