@@ -78,7 +78,7 @@ class _Controller:
             Kubernetes(settings.kubernetes, self.job.release) if settings.kubernetes else None
         )
         self.id = os.urandom(8).hex()
-        self.state = run_state.State(self.job, Leader(0, self.id))
+        self.state = run_state.State(self.job, self.job, Leader(0, self.id))
         self.found: dict[str, StatefulSet] = {}
         self.progress = Progress()
         self.effects: asyncio.Queue[run_state.Effect] = asyncio.Queue()
@@ -173,11 +173,11 @@ class _Controller:
                 break
             leader = Leader(newest.number + 1, self.id)  # a clock is wrong
         ended = self._on_record()
-        replicas = {role: item.replicas for role, item in self.found.items()}
+        pods = {role: item.replicas for role, item in self.found.items()}
         revisions = {role: item.revision for role, item in self.found.items()}
         age = 0.0 if ended else await self._age(leader)
         end = replace(end_of(ended), found=True) if ended else None
-        return run_state.Begin(leader.number, replicas, revisions, age, end)
+        return run_state.Begin(leader.number, pods, revisions, age, end)
 
     def _on_record(self) -> Mapping[str, Any] | None:
         """How this run ended, where one of the StatefulSets has got to know it."""
@@ -198,8 +198,7 @@ class _Controller:
 
     async def _tick(self) -> None:
         while True:
-            state = self.state
-            busy = state.forming or state.held or state.failures
+            busy = self.state.forming or self.state.chief_due_at is not None
             await asyncio.sleep(BUSY_TICK_SECONDS if busy else TICK_SECONDS)
             self._step(run_state.Tick())
 
@@ -209,7 +208,7 @@ class _Controller:
         said, missing_since = "", None
         while source.kind == "nfs":
             await asyncio.sleep(DIAGNOSE_SECONDS)
-            if self.state.seats:
+            if run_state.reports(self.state):
                 return
             found = await asyncio.get_running_loop().run_in_executor(
                 None, nfs_probe.diagnose, source.server, source.path
@@ -249,7 +248,7 @@ class _Controller:
         record = self._on_record() or {
             "run": self.job.run,
             **end.record(),
-            "codeDigest": self.state.code,
+            "codeDigest": self.state.digest or "",
         }
         say(_last_words(end, self.job.run))
         gone = await self._record(record)
@@ -277,7 +276,7 @@ class _Controller:
     async def _farewell(self, gone: bool) -> None:
         """Gives the tasks the time to hear of the end, and to stop."""
         seconds = FAREWELL_SECONDS if gone else KEPT_FAREWELL_SECONDS + self.job.grace
-        tasks = set(self.state.seats if gone else self.state.job.tasks)
+        tasks = set(run_state.reports(self.state) if gone else self.state.job.tasks)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.farewell >= tasks:
             await asyncio.sleep(0.02)
@@ -371,12 +370,8 @@ def _told(state: run_state.State) -> tuple[object, ...]:
         state.leader,
         state.generation,
         len(state.charges),
-        run_state.runs,
-        state.forming,
-        state.held,
-        state.done,
-        state.stopping,
-        state.pulls,
+        {task: seat.orders for task, seat in state.seats.items()},
+        directive.programs_stop(state),
         state.commit,
         state.hosts,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.decisions.state import RunPhase, State, member
+from launcher.decisions.state import RunPhase, State, latest_generation, member, runs
 from launcher.shared.protocol import Action, Directive, Report
 
 
@@ -18,7 +18,8 @@ def directive(state: State, report: Report) -> Directive | None:
 
 def _wanted(state: State, report: Report) -> Directive | None:
     task, mode = report.task, state.job.mode
-    action, generation = Action.WAIT, state.generation
+    orders = state.seat(task).orders
+    action, generation = Action.WAIT, latest_generation(state)
     if state.phase is RunPhase.ENDED:
         holds = report.holds
         if holds and holds.action is Action.END and holds.run == state.job.run:
@@ -26,23 +27,23 @@ def _wanted(state: State, report: Report) -> Directive | None:
         action = Action.END
         if holds:
             generation = max(generation, holds.generation)  # of which this one may not know
-    elif task in state.forming or task not in state.runs:
+    elif orders.forming or orders.generation is None:
         holds = report.holds
         serving = not mode.runs_program(task) and holds and holds.action is Action.RUN
-        if serving and state.stopping:
+        if serving and programs_stop(state):
             return None  # it keeps the variables until every program could save them
         if holds and not member(state, task):
             generation = max(generation, holds.generation)  # it only has to stop
-    elif task not in state.done:
-        generation = state.runs[task]
-        action = Action.WAIT if task in state.held else Action.RUN
+    elif not orders.done:
+        generation = orders.generation
+        action = Action.WAIT if orders.waits_for_chief else Action.RUN
     else:
         # It must not train again. What an older controller told it since is no going back.
-        generation = state.runs[task]
+        generation = orders.generation
         later = report.holds.generation if report.holds else 0
         if mode.seats and mode.decides_success(task):
             action, generation = Action.SERVE, max(generation, later)
-        elif report.incarnation == state.members[task] and later <= generation:
+        elif report.incarnation == orders.incarnation and later <= generation:
             action = Action.RUN  # and has
         else:
             generation = max(generation, later)
@@ -52,7 +53,20 @@ def _wanted(state: State, report: Report) -> Directive | None:
         generation,
         len(state.charges),
         state.job,
-        state.pulls.get(task, 0),
-        state.commit,
+        orders.pull,
+        state.commit or "",
         state.hosts,
+    )
+
+
+def programs_stop(state: State) -> bool:
+    """Whether a program that shall stop still runs."""
+    decides_success = state.job.mode.decides_success
+    return any(
+        (seat.orders.forming or seat.orders.generation is None)
+        and (report := seat.report)
+        and decides_success(task)
+        and runs(report)
+        and not report.serving
+        for task, seat in state.seats.items()
     )

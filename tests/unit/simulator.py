@@ -322,8 +322,8 @@ class Simulation:
         lines = [
             f"{c.serial} ({c.state.phase.value} generation {c.state.generation} forming "
             f"{sorted(map(str, c.state.forming))} runs "
-            f"{ {str(t): g for t, g in c.state.runs.items()} } "
-            f"done {sorted(map(str, c.state.done))} "
+            f"{ {str(t): s.orders.generation for t, s in c.state.seats.items()} } "
+            f"done {sorted(str(t) for t, s in c.state.seats.items() if s.orders.done)} "
             f"lacks { {str(t): forming.lacks(c.state, t) for t in c.state.forming} })"
             for c in self.controllers
             if c.alive
@@ -474,9 +474,10 @@ class Simulation:
                 state = controller.state
                 # An older one, which may write no more, tells nobody.
                 leads = controller.alive and controller.number == self.claims
-                done = leads and task in state.done
+                orders = state.seat(task).orders
+                done = leads and orders.done
                 done = done and controller.job.program_digest == program
-                knows |= done and state.runs.get(task) == generation
+                knows |= done and orders.generation == generation
             if not knows:
                 self.finished.discard((program, task, generation))
 
@@ -485,7 +486,7 @@ class Simulation:
     def start_controller(self, serial: int) -> None:
         if serial != self.newest:
             return
-        state = run_state.State(self.job, Leader(0, f"{self.random():.6f}"))
+        state = run_state.State(self.job, self.job, Leader(0, f"{self.random():.6f}"))
         controller = Controller(serial, self.job, self.wish, self.random() * 1e6, state)
         controller.waiting, controller.effects, controller.farewell = {}, [], set()
         self.controllers.append(controller)
@@ -983,12 +984,12 @@ class Simulation:
         if len(state.charges) <= self.caused[run]:
             return
         for task in controller.job.tasks:
-            pod, seat = self.pods.get(task), state.seats.get(task)
-            if not pod or not seat or not pod.alive or pod.going or not pod.reachable:
+            pod, heard = self.pods.get(task), state.seat(task).report
+            if not pod or not heard or not pod.alive or pod.going or not pod.reachable:
                 return
-            if seat.incarnation != pod.incarnation:
+            if heard.incarnation != pod.incarnation:
                 return
-            if pod.child and (not seat.child or seat.child.code != pod.child.code):
+            if pod.child and (not heard.child or heard.child.code != pod.child.code):
                 return
         raise Violation(
             "budget", f"{len(state.charges)} are charged, the program failed {self.caused[run]}"

@@ -11,7 +11,7 @@ import pytest
 from launcher.controller.status import document
 from launcher.decisions import state as run_state
 from launcher.decisions import step
-from launcher.decisions.state import RunPhase, State
+from launcher.decisions.state import Orders, RunPhase, Seat, State
 from launcher.local import status
 from launcher.shared.exits import Code, LauncherError
 from launcher.shared.identity import Task
@@ -27,14 +27,16 @@ def seat(task: Task, child: ChildReport | None, ready: bool = True) -> Report:
 
 def state(child: ChildReport | None = None, **changes: Any) -> State:
     """A run in which worker-1 has been heard 5 s ago."""
-    ready = changes.pop("ready", True)
+    report = seat(WORKER, child, changes.pop("ready", True))
+    orders = changes.pop("orders", Orders())
+    wanted = job()
     return State(
         **{
-            "job": job(),
+            "job": wanted,
+            "wanted": wanted,
             "leader": Leader(1, "me"),
             "phase": RunPhase.LEADING,
-            "seats": {WORKER: seat(WORKER, child, ready)},
-            "heard": {WORKER: 95.0},
+            "seats": {WORKER: Seat(report, 95.0, orders=orders)},
             "began_at": 40.0,
             **changes,
         }
@@ -48,15 +50,15 @@ RUNNING = ChildReport(3, step=5, last_step=9)
     ("found", "said"),
     [
         (state(RUNNING), "running"),
-        (state(RUNNING, forming=frozenset({WORKER})), "stopping"),
-        (state(None, forming=frozenset({WORKER})), "waiting to start"),
-        (state(None, forming=frozenset({WORKER}), ready=False), "pulling the code"),
-        (state(None, held=frozenset({WORKER})), "waiting for the chief"),
-        (state(ChildReport(3, 0), done=frozenset({WORKER})), "done"),
+        (state(RUNNING, orders=Orders(forming=True)), "stopping"),
+        (state(None, orders=Orders(forming=True)), "waiting to start"),
+        (state(None, orders=Orders(forming=True), ready=False), "pulling the code"),
+        (state(None, orders=Orders(waits_for_chief=True)), "waiting for the chief"),
+        (state(ChildReport(3, 0), orders=Orders(done=True)), "done"),
         (state(ChildReport(3, 1)), "failed"),
         (state(ChildReport(3, 143, stopped=True)), "starting"),
         (state(ChildReport(3, 143, stopped=True), phase=RunPhase.ENDED), "ended"),
-        (state(seats={}, heard={}), "not heard from"),
+        (state(seats={}), "not heard from"),
     ],
 )
 def test_a_task_is_told_by_what_it_does(found: State, said: str) -> None:
@@ -114,7 +116,7 @@ def test_lines_are_for_a_person() -> None:
 )
 def test_a_task_that_the_run_will_grow_by_is_told(ready: bool, said: str) -> None:
     small = job(replicas={"ps": 1, "worker": 1})
-    found = document(state(ready=ready, job=small, goal=job()), 100.0)
+    found = document(state(ready=ready, job=small), 100.0)
     assert status.show(found)[3] == f"  worker-1  {said}"
 
 
@@ -129,7 +131,7 @@ def test_an_end_is_one_line() -> None:
 
 
 def test_a_run_that_nobody_leads_yet_is_told() -> None:
-    begun, _ = step.step(state(seats={}, heard={}), run_state.Tick(), 41.0)
+    begun, _ = step.step(state(seats={}), run_state.Tick(), 41.0)
     assert status.show(document(begun, 41.0))[0].startswith("mnist: leading")
 
 

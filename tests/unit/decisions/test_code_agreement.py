@@ -151,7 +151,7 @@ def test_a_new_controller_knows_the_code_that_runs() -> None:
     play = coded("a1", "a1")
     play.lead(play.job)
     talk(play)
-    assert play.state.code == "a1"
+    assert play.state.digest == "a1"
     assert play.said[-1] == "generation 1: found running, and taken over, with code a1"
 
 
@@ -217,4 +217,4 @@ def test_code_is_pulled_for_each_generation_of_all_where_that_is_asked_for(
         pod.code = "b2"  # what there is to pull now
     play.settle()
     assert play.end is None
-    assert play.state.code == "b2"
+    assert play.state.digest == "b2"

@@ -85,6 +85,7 @@ def test_the_pause_of_an_evaluator_is_its_own() -> None:
     for _ in range(2):
         play.tell("evaluator-0")
         play.tick(failures.SETTLE_SECONDS)
+    assert play.state.not_before is not None
     assert play.state.not_before > play.now
     play.lose("worker-1")
     for _ in range(5):

@@ -309,7 +309,7 @@ def test_a_passing_failure_to_prepare_is_tried_again(made_again: bool) -> None:
             play.pod("worker-1").ready = False
     play.pod("worker-1").ready = True
     play.settle()
-    assert play.running() == all_run(play.state.generation)
+    assert play.running() == all_run(play.generation)
 
 
 def test_so_it_is_in_a_generation_in_which_it_failed_in_an_earlier_pod(play: Play) -> None:

@@ -110,7 +110,7 @@ def test_the_same_events_give_the_same_decisions() -> None:
 def test_reports_count_whether_they_come_before_the_beginning_or_after(
     play: Play, when: str
 ) -> None:
-    play.state = run_state.State(play.job, Leader(0, "new"))
+    play.state = run_state.State(play.job, play.job, Leader(0, "new"))
     if when == "before":
         play.tell(*EVERYBODY)
     play.step(run_state.Begin(1, {"ps": 1, "worker": 2}, {}))

@@ -25,7 +25,7 @@ from tests.unit.play import (
 
 
 def test_nothing_is_decided_before_the_record_of_the_end_is_read(play: Play) -> None:
-    play.state = run_state.State(play.job, Leader(0, "new"))
+    play.state = run_state.State(play.job, play.job, Leader(0, "new"))
     play.exit("worker-0", 0)
     play.exit("worker-1", 1)
     play.lose("worker-0")
@@ -190,7 +190,7 @@ def test_the_older_of_two_controllers_yields(play: Play) -> None:
 
 def test_where_nobody_gives_numbers_it_takes_one_above_all_others(play: Play) -> None:
     """A clock that is behind must not keep a controller from leading."""
-    play.state = run_state.State(play.job, Leader(0, "new"))
+    play.state = run_state.State(play.job, play.job, Leader(0, "new"))
     play.step(run_state.Begin(0, {}, {}))
     play.settle()
     assert play.state.leader == Leader(2, "new")
@@ -224,7 +224,7 @@ def test_the_older_yields_also_where_it_has_not_led_yet(play: Play, early: bool)
         run_state.Begin(2, {}, {}),
         run_state.Heard(replace(report, holds=younger)),
     ]
-    state = run_state.State(play.job, Leader(0, "older"))
+    state = run_state.State(play.job, play.job, Leader(0, "older"))
     for event in reversed(events) if early else events:
         state, _ = step(state, event, play.now)
     assert state.phase is RunPhase.YIELDED
@@ -255,7 +255,7 @@ def test_a_finished_task_that_an_older_controller_misled_goes_not_back(play: Pla
     assert pod.holds.generation == 3
     assert pod.holds.action is Action.SERVE
     assert pod.started == []
-    assert play.state.generation >= 3, "no generation is used twice"
+    assert play.generation >= 3, "no generation is used twice"
 
 
 def test_an_end_on_record_is_told_to_tasks_that_are_still_there(play: Play) -> None:
