@@ -79,6 +79,7 @@ class _Controller:
         )
         self.id = os.urandom(8).hex()
         self.state = run_state.State(self.job, self.job, Leader(0, self.id))
+        self.instructions = directive.instructions(self.state)
         self.found: dict[str, StatefulSet] = {}
         self.progress = Progress()
         self.effects: asyncio.Queue[run_state.Effect] = asyncio.Queue()
@@ -232,8 +233,11 @@ class _Controller:
         self.state, effects = step.step(before, event, time.monotonic())
         for effect in effects:
             self.effects.put_nowait(effect)
-        after = self.state
-        if _told(before) != _told(after):
+        if self.state is before:
+            return
+        instructions = directive.instructions(self.state)
+        if instructions != self.instructions:
+            self.instructions = instructions
             self.encoded.clear()
             self._wake()
 
@@ -355,26 +359,11 @@ class _Controller:
         return wanted
 
     def _directive(self, report: Report) -> Directive | None:
-        wanted = directive.directive(self.state, report)
+        wanted = directive.directive(self.instructions, report)
         # What tasks have heard cannot be taken back: the end is told when it is on record.
         if wanted and wanted.action is Action.END and not self.told:
             return None
         return wanted
-
-
-def _told(state: run_state.State) -> tuple[object, ...]:
-    """What directives depend on."""
-    return (
-        state.phase,
-        state.job.digest,
-        state.leader,
-        state.generation,
-        len(state.charges),
-        {task: seat.orders for task, seat in state.seats.items()},
-        directive.programs_stop(state),
-        state.commit,
-        state.hosts,
-    )
 
 
 def _last_words(end: End, run: str) -> str:

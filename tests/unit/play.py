@@ -158,12 +158,16 @@ class Play:
             pod = self.pod(name)
             report = pod.report()
             self.step(run_state.Heard(report))
-            told = directive.directive(self.state, report)
+            told = self.directive(report)
             if told and pod.follow(told):
                 if pod.must_stop():
                     pod.end(143, stopped=True)
                 if pod.may_start():
                     pod.start()
+
+    def directive(self, report: Report) -> Directive | None:
+        """What a task that reports this is answered."""
+        return directive.directive(directive.instructions(self.state), report)
 
     def settle(self, *silent: str) -> None:
         """All but the silent tasks talk until nothing is new; a loop that never ends is a bug."""

@@ -619,7 +619,7 @@ class Simulation:
         self.outcome, self.outcome_at = end, self.now
 
     def directive(self, controller: Controller, report: Report) -> Directive | None:
-        wanted = directive.directive(controller.state, report)
+        wanted = directive.directive(directive.instructions(controller.state), report)
         if wanted and wanted.action is Action.END and not controller.recorded:
             return None
         return wanted

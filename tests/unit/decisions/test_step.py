@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.decisions import directive
 from launcher.decisions import state as run_state
 from launcher.decisions.state import RunPhase
 from launcher.shared.exits import Code, Phase
@@ -72,7 +71,7 @@ def test_strangers_change_nothing(play: Play) -> None:
     report = stranger.report()
     play.step(run_state.Heard(report))
     assert play.state == before
-    told = directive.directive(play.state, report)
+    told = play.directive(report)
     assert told
     assert told.action is Action.WAIT
 

@@ -33,7 +33,7 @@ def test_nothing_is_decided_before_the_record_of_the_end_is_read(play: Play) -> 
         play.tell(*EVERYBODY)
         play.tick(100)
     assert play.state.phase is RunPhase.STARTING
-    assert all(directive.directive(play.state, pod.report()) is None for pod in play.pods.values())
+    assert all(play.directive(pod.report()) is None for pod in play.pods.values())
 
 
 def test_a_new_controller_takes_over_what_runs(play: Play) -> None:
@@ -185,7 +185,7 @@ def test_the_older_of_two_controllers_yields(play: Play) -> None:
     report = play.pod("worker-0").report()
     state, _ = step(older, run_state.Heard(report), play.now)
     assert state.phase is RunPhase.YIELDED
-    assert directive.directive(state, report) is None
+    assert directive.directive(directive.instructions(state), report) is None
 
 
 def test_where_nobody_gives_numbers_it_takes_one_above_all_others(play: Play) -> None:
@@ -276,7 +276,7 @@ def test_the_end_is_told_once(play: Play) -> None:
     play.lead(play.job, end=End(Phase.SUCCEEDED, 0, "ended already"))
     play.settle()
     for pod in play.pods.values():
-        assert directive.directive(play.state, pod.report()) is None
+        assert play.directive(pod.report()) is None
 
 
 @pytest.mark.parametrize(
