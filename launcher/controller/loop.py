@@ -1,4 +1,4 @@
-"""The run's controller: HTTP, clock and Kubernetes calls around `decide`.
+"""The run's controller: HTTP, clock and Kubernetes calls around the decisions.
 
 One event loop, so that decisions are taken one after the other.
 """

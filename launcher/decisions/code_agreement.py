@@ -32,7 +32,7 @@ def agree(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
     What the run began with is its code to the end, unless each generation is to pull anew.
     """
     found = digests(state)
-    if not found:  # servers start, while the one program there is is being stopped
+    if not found:  # only servers start: the one program is still being stopped
         return start(state, now, later)
     alone = frozenset(task for task in found if task.role == EVALUATOR)
     workers = [digest for task, digest in found.items() if task not in alone]
@@ -49,7 +49,7 @@ def agree(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
     everybody = frozenset(state.job.tasks)
     if state.job.delivery.refresh and not state.forming >= everybody:
         return form_with(state, everybody), (Say(f"{text}; all tasks pull it again"),)
-    # Among those that start for the first time nobody knows whose is the newest.
+    # Before the first start it is unknown whose code is the newest.
     again = others if state.digest else sorted(found)
     return _disagree(state, now, text, again, others[0] if not alone.issuperset(others) else None)
 

@@ -126,5 +126,5 @@ def _part(told: Instructions, report: Report) -> tuple[Action, int] | None:
     if mode.seats and mode.decides_success(task):
         return Action.SERVE, generation
     if report.incarnation == orders.incarnation and later <= orders.generation:
-        return Action.RUN, generation  # and has
+        return Action.RUN, generation  # it holds that already, and its child has ended
     return Action.WAIT, generation

@@ -24,13 +24,13 @@ from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Action, ChildReport, Report
 
 SETTLE_SECONDS = 0.5  # what is lost so soon after a failure may have caused it
-LATE_SECONDS = 5.0  # that a report may be old when it is heard
+LATE_SECONDS = 5.0  # how old a report may be when it is heard
 LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
 # The launcher's own ends that another try cannot mend.
 PERMANENT = frozenset({Code.USAGE, Code.CODE_MISSING, Code.CONFIGURATION})
-# Ended from outside: a drained node, a deleted pod. The program's fault only where a child ends so
-# again and again while its launcher is left alone.
+# How a child ends from outside: its node is drained, its pod deleted. It is the program's fault
+# only where a child ends like that more than DRAINS times while its launcher lives on.
 DRAINED = signalled(signal.SIGTERM)
 DRAINS = 2
 
@@ -91,7 +91,7 @@ def _child_runs(state: State, report: Report, child: ChildReport, now: float) ->
         )
         return _fail(state, failure, now, everybody=task.role != EVALUATOR)
     if told_to_end(state, report):
-        # It serves on until the chief has saved.
+        # The server goes on until the chief has saved.
         reason = "its pod was told to end"
         failure = Failure(task, child.generation, DRAINED, reason, now, Blame.OUTSIDE)
         return _fail(state, failure, now)
@@ -113,14 +113,14 @@ def _child_ended(
         if orders.generation is None or orders.done:
             return state, ()
         if orders.forming and not _should_run(report):
-            return state, ()  # as it was told to
+            return state, ()  # it stopped as it was told to
         blame, reason = Blame.OUTSIDE, "it was stopped from outside"
     elif exit_code == 0 and state.job.mode.runs_program(task):
         return (state if orders.forming else with_orders(state, [task], done=True)), ()
     elif (
         orders.forming and state.settled_at is None and child.generation < latest_generation(state)
     ):
-        return state, ()  # others had stopped already, and no failure made them
+        return state, ()  # all stop for another reason, and it failed because others had stopped
     else:
         blame, reason = Blame.PROGRAM, child.reason
         if exit_code == DRAINED:
@@ -156,7 +156,8 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
         return state, ()
     tasks = state.job.tasks
     if failure.blame is not Blame.PROGRAM and task.role != EVALUATOR:
-        # Whatever failed since then may have failed for want of it; but never its own last failure.
+        # What failed since then may have failed for want of this task, so it is not charged. The
+        # last failure of this task itself stays charged.
         outside = failure.blame is Blame.OUTSIDE
         since = failure.at - LATE_SECONDS if outside else failure.at
         state = replace(state, charges=tuple(at for at in state.charges if at <= since))
@@ -211,8 +212,9 @@ def judge(state: State, now: float) -> Step:
 def _by_cause(state: State) -> list[Failure]:
     """All that failed, the root cause first.
 
-    The evaluator only looks on: it explains nothing, and never ends the run. A server fails for
-    want of no program; which of the two was seen first is chance, for both go in milliseconds.
+    The evaluator only looks on: it explains nothing, and never ends the run. A server needs no
+    program, so a lost server explains a program that failed, whichever was seen first: both end
+    within milliseconds.
     """
     runs_program = state.job.mode.runs_program
     return sorted(

@@ -124,14 +124,20 @@ class Blame(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """A child that was lost, `at` this time or, where its launcher went, after it."""
+    """A child that was lost."""
 
     task: Task
+    # Whose child it was.
     generation: int
+    # As a shell tells it; DEADLINE for a child that hangs.
     exit_code: int
+    # For people.
     reason: str
+    # When the child ended, in seconds on the controller's clock; where it was lost from outside or
+    # with its launcher, it ended at some time after this one.
     at: float
     blame: Blame
+    # What the child wrote last.
     last_lines: tuple[str, ...] = ()
 
 
@@ -139,7 +145,7 @@ class Failure:
 class Orders:
     """What was decided of one task: all of a task that its directives depend on."""
 
-    # Whose child the task shall run, also while it is being formed anew; None before its first.
+    # The generation whose child the task runs, or ran until it is formed anew; None before any.
     generation: int | None = None
     # The life of the launcher that was to run that child; None with the generation.
     incarnation: str | None = None
@@ -174,7 +180,7 @@ class Seat:
 class Disagreement:
     """The tasks that are formed have different code."""
 
-    since: float  # when it was seen first
+    since: float  # when it was seen first, in seconds on the controller's clock
     pulls: int = 0  # how often tasks have pulled the code again for it
 
 
@@ -190,7 +196,7 @@ class State:
     phase: RunPhase = RunPhase.STARTING
     # The latest generation. Generations count from 1; None before any.
     generation: int | None = None
-    # How many pods exist or are being made, by role. A role that is missing is scaled by nobody.
+    # How many pods exist or are being made, by role; empty where nobody can scale them.
     pods: Mapping[str, int] = field(default_factory=dict)
     # The newest template of pods, by role; a role is missing where nobody tells.
     revisions: Mapping[str, str] = field(default_factory=dict)
@@ -200,16 +206,17 @@ class State:
     hosts: Mapping[Task, str] = field(default_factory=dict)
     # When those that wait for the chief start without it; None while nobody waits.
     chief_due_at: float | None = None
-    # When the failures are judged: what follows from the first has shown by then. None: none.
+    # When the failures are judged, for what follows from the first has shown by then; None: none.
     settled_at: float | None = None
     # When the tasks that are formed may start at the earliest; None: at once.
     not_before: float | None = None
-    # When failures were charged to the restart budget.
+    # When failures were charged to the restart budget, as far as it has not forgotten them.
     charges: tuple[float, ...] = ()
     # The digest of the code that the run began with; None until the first generation starts.
     digest: str | None = None
     # The commit that a branch means, as the chief found out; None until then.
     commit: str | None = None
+    # None while the tasks that are formed have the same code.
     disagreement: Disagreement | None = None
     # Why tasks had to start again at last, for people; None before any failure.
     cause: str | None = None

@@ -41,31 +41,39 @@ LEAVING_SECONDS = 40.0
 
 def adopt(state: State, now: float) -> Step:
     """Rebuilds the run from what the tasks hold, once all have reported: LEADING, or ENDED."""
-    if not all_heard(state, state.job.tasks):
-        smaller = _heard_size(state) if _waited(state.adopts_since, now) else None
-        if not smaller:
-            return state, ()
-        # The last controller had asked for more pods, and there is no room for them yet.
-        state = replace(state, job=smaller)
-    if not all_heard(state, leaving(state)):
-        # One of them may still run the last generation's child, or may never have started.
-        if state.complete_at is None:
-            return replace(state, complete_at=now), ()
-        if not _waited(state.complete_at, now):
-            return state, ()
+    state, complete = _hear_out(state, now)
+    if not complete:
+        return state, ()
     holdings = _holdings(state)
     state = _numbered(state, holdings)
     run = state.job.run
     if any(holds.action is Action.END and holds.run == run for holds in holdings.values()):
         return ended(state, _remembered(state))
     if awaits_pods(state) and not _trains_on(state, holdings):
-        # All wait for the whole size.
+        # All tasks have to start, so they start at the size that is wanted.
         state = replace(state, job=state.wanted)
         if not all_heard(state, state.job.tasks):
             return state, ()
     running = _found_running(state, holdings)
     anew = _anew(state, holdings, running)
     return _set_going(_rebuilt(state, holdings, running, anew, now), holdings, anew)
+
+
+def _hear_out(state: State, now: float) -> tuple[State, bool]:
+    """Whether the tasks that matter have reported, and the run at the size that they make up."""
+    if not all_heard(state, state.job.tasks):
+        smaller = _heard_size(state) if _waited(state.adopts_since, now) else None
+        if not smaller:
+            return state, False
+        # The last controller had asked for more pods, and there is no room for them yet.
+        state = replace(state, job=smaller)
+    if not all_heard(state, leaving(state)):
+        # One of them may still run the last generation's child, or may never have started.
+        if state.complete_at is None:
+            return replace(state, complete_at=now), False
+        if not _waited(state.complete_at, now):
+            return state, False
+    return state, True
 
 
 def _waited(since: float | None, now: float) -> bool:
@@ -103,7 +111,7 @@ def _numbered(state: State, holdings: Mapping[Task, Holds]) -> State:
 
 
 def _trains_on(state: State, holdings: Mapping[Task, Holds]) -> bool:
-    """Whether a program goes on at the size that trains, or nothing lacks but the evaluator."""
+    """Whether a program goes on at the size that trains, or only the evaluator is missing."""
     tasks = frozenset(state.job.tasks)
     if all(task in tasks or task.role == EVALUATOR for task in state.wanted.tasks):
         return True
@@ -233,8 +241,8 @@ def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
     """Whether what a task holds is still what is wanted of it."""
     if holds.program != job.program_digest:
         return False
-    # Where only the chief starts again for other counts, servers keep an older ClusterSpec. The
-    # evaluator is in none.
+    # Where only the chief starts again for other counts, servers keep an older ClusterSpec; the
+    # evaluator is in no ClusterSpec.
     servers_keep = job.mode.resize is Reach.WITH_CHIEF and not job.mode.runs_program(task)
     keeps = servers_keep or task.role == EVALUATOR
     return holds.cluster == job.cluster_digest or keeps
@@ -265,7 +273,7 @@ def _ended_with(code: int, child: ChildReport | None) -> bool:
 
 
 def _remembered(state: State) -> End:
-    """How a run that has ended did, as its tasks still know it: no record of it was kept."""
+    """How a run ended, as its tasks remember it: no record of it was kept."""
     mode = state.job.mode
     heard = reports(state)
     needed = [mode.chief] if state.job.success == "Chief" else state.job.tasks
@@ -279,7 +287,7 @@ def _remembered(state: State) -> End:
         if (child := report.child) and child.code and not child.stopped
     ]
     if failed:
-        # The first failure of the newest generation, and rather one that nobody drained.
+        # The first failure of the newest generation; one from outside only if there is no other.
         task, root = min(
             failed, key=lambda each: (-each[1].generation, each[1].code == DRAINED, -each[1].ago)
         )
