@@ -1,4 +1,4 @@
-"""The run's controller: HTTP, clock and Kubernetes calls around `decide`.
+"""The run's controller: HTTP, clock and Kubernetes calls around the decisions.
 
 One event loop, so that decisions are taken one after the other.
 """
@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Callable, TypeVar
 
 from launcher.controller import nfs_probe, status
@@ -20,9 +21,9 @@ from launcher.controller.environment import ControllerSettings
 from launcher.controller.http import RefusedError, Request, Server
 from launcher.controller.kubernetes import Kubernetes, StatefulSet, SupersededError
 from launcher.controller.progress import Progress
-from launcher.decisions import directive, step, takeover
+from launcher.decisions import directive, step
 from launcher.decisions import state as run_state
-from launcher.shared.exits import Code, End, LauncherError, Phase
+from launcher.shared.exits import Code, End, LauncherError, Phase, end_of, signalled
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.log import say
@@ -50,7 +51,7 @@ KEPT_FAREWELL_SECONDS = 10.0  # and its grace, for tasks that nobody else will t
 LONGEST_BACKOFF = 10.0
 # Codes after which the chart's Job starts the controller again: its own failure, and its death
 # by SIGKILL or SIGTERM. A run that ends with one of them must not be taken for that.
-RETRIED = frozenset({Code.BUG, 128 + signal.SIGKILL, 128 + signal.SIGTERM})
+RETRIED = frozenset({Code.BUG, signalled(signal.SIGKILL), signalled(signal.SIGTERM)})
 
 T = TypeVar("T")
 
@@ -77,7 +78,8 @@ class _Controller:
             Kubernetes(settings.kubernetes, self.job.release) if settings.kubernetes else None
         )
         self.id = os.urandom(8).hex()
-        self.state = run_state.State(self.job, Leader(0, self.id))
+        self.state = run_state.State(self.job, self.job, Leader(0, self.id))
+        self.instructions = directive.instructions(self.state)
         self.found: dict[str, StatefulSet] = {}
         self.progress = Progress()
         self.effects: asyncio.Queue[run_state.Effect] = asyncio.Queue()
@@ -103,7 +105,7 @@ class _Controller:
             return await leading
         except asyncio.CancelledError:
             reason = f"the controller was stopped by {signal.Signals(stopped_by).name}"
-            return End(Phase.STOPPED, 128 + stopped_by, reason)
+            return End(Phase.STOPPED, signalled(stopped_by), reason)
 
     async def _lead(self) -> End:
         host, port = self.settings.listen
@@ -144,7 +146,7 @@ class _Controller:
         except SupersededError:
             reason = "a younger controller leads this run"
             say(reason)
-            return End(Phase.STOPPED, 128 + signal.SIGTERM, reason)
+            return End(Phase.STOPPED, signalled(signal.SIGTERM), reason)
 
     async def _follow(self) -> End:
         """Leads, and returns how the run ended. Raises SupersededError where another one leads."""
@@ -172,10 +174,11 @@ class _Controller:
                 break
             leader = Leader(newest.number + 1, self.id)  # a clock is wrong
         ended = self._on_record()
-        replicas = {role: item.replicas for role, item in self.found.items()}
+        pods = {role: item.replicas for role, item in self.found.items()}
         revisions = {role: item.revision for role, item in self.found.items()}
         age = 0.0 if ended else await self._age(leader)
-        return run_state.Begin(leader.number, replicas, revisions, age, _end_of(ended))
+        end = replace(end_of(ended), found=True) if ended else None
+        return run_state.Begin(leader.number, pods, revisions, age, end)
 
     def _on_record(self) -> Mapping[str, Any] | None:
         """How this run ended, where one of the StatefulSets has got to know it."""
@@ -196,8 +199,7 @@ class _Controller:
 
     async def _tick(self) -> None:
         while True:
-            state = self.state
-            busy = state.forming or state.held or state.failures
+            busy = self.state.forming or self.state.chief_due_at is not None
             await asyncio.sleep(BUSY_TICK_SECONDS if busy else TICK_SECONDS)
             self._step(run_state.Tick())
 
@@ -207,7 +209,7 @@ class _Controller:
         said, missing_since = "", None
         while source.kind == "nfs":
             await asyncio.sleep(DIAGNOSE_SECONDS)
-            if self.state.seats:
+            if run_state.reports(self.state):
                 return
             found = await asyncio.get_running_loop().run_in_executor(
                 None, nfs_probe.diagnose, source.server, source.path
@@ -231,8 +233,11 @@ class _Controller:
         self.state, effects = step.step(before, event, time.monotonic())
         for effect in effects:
             self.effects.put_nowait(effect)
-        after = self.state
-        if _told(before) != _told(after):
+        if self.state is before:
+            return
+        instructions = directive.instructions(self.state)
+        if instructions != self.instructions:
+            self.instructions = instructions
             self.encoded.clear()
             self._wake()
 
@@ -246,11 +251,8 @@ class _Controller:
     async def _finish(self, end: End) -> None:
         record = self._on_record() or {
             "run": self.job.run,
-            "phase": end.phase.value,
-            "task": end.task,
-            "code": end.code,
-            "reason": end.reason,
-            "codeDigest": self.state.code,
+            **end.record(),
+            "codeDigest": self.state.digest or "",
         }
         say(_last_words(end, self.job.run))
         gone = await self._record(record)
@@ -278,7 +280,7 @@ class _Controller:
     async def _farewell(self, gone: bool) -> None:
         """Gives the tasks the time to hear of the end, and to stop."""
         seconds = FAREWELL_SECONDS if gone else KEPT_FAREWELL_SECONDS + self.job.grace
-        tasks = set(self.state.seats if gone else self.state.job.tasks)
+        tasks = set(run_state.reports(self.state) if gone else self.state.job.tasks)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.farewell >= tasks:
             await asyncio.sleep(0.02)
@@ -357,48 +359,16 @@ class _Controller:
         return wanted
 
     def _directive(self, report: Report) -> Directive | None:
-        wanted = directive.directive(self.state, report)
+        wanted = directive.directive(self.instructions, report)
         # What tasks have heard cannot be taken back: the end is told when it is on record.
         if wanted and wanted.action is Action.END and not self.told:
             return None
         return wanted
 
 
-def _told(state: run_state.State) -> tuple[object, ...]:
-    """What directives depend on."""
-    return (
-        state.phase,
-        state.job.digest,
-        state.leader,
-        state.generation,
-        len(state.charges),
-        run_state.runs,
-        state.forming,
-        state.held,
-        state.done,
-        state.stopping,
-        state.pulls,
-        state.commit,
-        state.hosts,
-    )
-
-
-def _end_of(record: Mapping[str, Any] | None) -> End | None:
-    """The end that a record tells."""
-    if record is None:
-        return None
-    phase = Phase.SUCCEEDED if record.get("phase") == "Succeeded" else Phase.FAILED
-    code = record.get("code")
-    code = code if isinstance(code, int) and 0 <= code <= 255 else int(Code.BUG)
-    return End(
-        phase, code, f"{takeover.ALREADY}{record.get('reason', '')}", str(record.get("task", ""))
-    )
-
-
 def _last_words(end: End, run: str) -> str:
-    if end.reason.startswith(takeover.ALREADY):
-        reason = end.reason[len(takeover.ALREADY) :]
-        text = f"run {run} has ended already: {end.phase.value}: {reason}\n"
+    if end.found:
+        text = f"run {run} has ended already: {end.phase.value}: {end.reason}\n"
         return text + "to train again raise run.attempt"
     text = f"the run has {end.phase.value.lower()}: {end.reason}"
     if end.last_lines:

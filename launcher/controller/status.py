@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.decisions.state import RunPhase, State
+from launcher.decisions.state import RunPhase, State, latest_generation, member
 from launcher.shared.identity import Task
 
 PATH = "/v1/status"
@@ -16,26 +16,25 @@ def document(state: State, now: float) -> dict[str, Any]:
     `ago` are seconds since a task was last heard, `progressAgo` those since the chief made a step.
     """
     job = state.job
-    asked = state.goal or job
     return {
         "release": job.release,
         "run": job.run,
         "mode": job.mode.name,
         "phase": state.phase.value,
-        "generation": state.generation,
+        "generation": latest_generation(state),
         "restarts": len(state.charges),
         "restartLimit": job.restarts.limit,
-        "cause": state.cause,
-        "codeDigest": state.code,
-        "seconds": 0 if state.phase is RunPhase.STARTING else round(now - state.began_at),
-        "progressAgo": round(now - state.moved_at) if state.moved_at else None,
-        "tasks": [_task(state, task, now) for task in asked.tasks],
+        "cause": state.cause or "",
+        "codeDigest": state.digest or "",
+        "seconds": 0 if state.began_at is None else round(now - state.began_at),
+        "progressAgo": None if state.moved_at is None else round(now - state.moved_at),
+        "tasks": [_task(state, task, now) for task in state.wanted.tasks],
     }
 
 
 def _task(state: State, task: Task, now: float) -> dict[str, Any]:
-    seat = state.seats.get(task)
-    child = seat.child if seat else None
+    seat = state.seat(task)
+    child = seat.report.child if seat.report else None
     return {
         "task": str(task),
         "state": _state(state, task),
@@ -43,23 +42,24 @@ def _task(state: State, task: Task, now: float) -> dict[str, Any]:
         "step": child.step if child else None,
         "lastStep": child.last_step if child else None,
         "code": child.code if child else None,
-        "ago": round(now - state.heard[task]) if task in state.heard else None,
+        "ago": None if seat.heard_at is None else round(now - seat.heard_at),
     }
 
 
 def _state(state: State, task: Task) -> str:
-    seat = state.seats.get(task)
-    if not seat:
+    seat = state.seat(task)
+    report, orders = seat.report, seat.orders
+    if not report:
         return "not heard from"
-    if task not in state.job.tasks:
-        return "waiting to join" if seat.ready else "pulling the code"
-    if task in state.done:
+    if not member(state, task):
+        return "waiting to join" if report.ready else "pulling the code"
+    if orders.done:
         return "done"
-    child = seat.child
+    child = report.child
     runs = child is not None and child.code is None
-    if task in state.forming:
-        return "stopping" if runs else "waiting to start" if seat.ready else "pulling the code"
-    if task in state.held:
+    if orders.forming:
+        return "stopping" if runs else "waiting to start" if report.ready else "pulling the code"
+    if orders.waits_for_chief:
         return "waiting for the chief"
     if runs:
         return "running"

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from launcher.decisions.forming import asked_again, first_of, form_with, names, start
-from launcher.decisions.state import Say, State, Step, codes, ended
+from launcher.decisions.forming import first_of, form_with, names, start
+from launcher.decisions.state import (
+    Disagreement,
+    Say,
+    State,
+    Step,
+    digests,
+    ended,
+    pull_again,
+)
 from launcher.shared.exits import Code, End, Phase
 from launcher.shared.identity import Task
 from launcher.shared.modes import EVALUATOR
@@ -23,38 +31,44 @@ def agree(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
 
     What the run began with is its code to the end, unless each generation is to pull anew.
     """
-    found = codes(state)
-    if not found:  # servers start, while the one program there is is being stopped
+    found = digests(state)
+    if not found:  # only servers start: the one program is still being stopped
         return start(state, now, later)
     alone = frozenset(task for task in found if task.role == EVALUATOR)
     workers = [digest for task, digest in found.items() if task not in alone]
-    most = state.code or Counter(workers or found.values()).most_common(1)[0][0]
+    most = state.digest or Counter(workers or found.values()).most_common(1)[0][0]
     others = sorted(task for task, digest in found.items() if digest != most)
     if not others:
         return start(state, now, later)
-    named = first_of([f"{task} has {found[task]}" for task in others], " have others")
-    known = "the run began with" if state.code else "the rest"
-    text = f"the code of all tasks must be the same: {named}, {known} {most}"
     if alone.issuperset(others) and not alone.issuperset(state.forming):
         # The evaluator only looks on: nobody waits for it.
         return start(state, now, later=later | alone & state.forming)
-    since = state.differ_since or now
+    named = first_of([f"{task} has {found[task]}" for task in others], " have others")
+    known = "the run began with" if state.digest else "the rest"
+    text = f"the code of all tasks must be the same: {named}, {known} {most}"
     everybody = frozenset(state.job.tasks)
     if state.job.delivery.refresh and not state.forming >= everybody:
         return form_with(state, everybody), (Say(f"{text}; all tasks pull it again"),)
-    over = state.differ_pulls >= AGREE_PULLS and now - since >= AGREE_SECONDS
-    if over and not alone.issuperset(others):
-        reason = f"{text}; pulling it again for {now - since:.0f} s has not helped. "
+    # Before the first start it is unknown whose code is the newest.
+    again = others if state.digest else sorted(found)
+    return _disagree(state, now, text, again, others[0] if not alone.issuperset(others) else None)
+
+
+def _disagree(state: State, now: float, text: str, again: list[Task], culprit: Task | None) -> Step:
+    """Has tasks pull the code again after a pause; where that does not help, the run ends.
+
+    It does not end where only the evaluator differs: there is no culprit then.
+    """
+    before = state.disagreement or Disagreement(now)
+    seconds = now - before.since
+    if culprit and before.pulls >= AGREE_PULLS and seconds >= AGREE_SECONDS:
+        reason = f"{text}; pulling it again for {seconds:.0f} s has not helped. "
         reason += f"{state.job.source} was changed after the run had begun: raise run.attempt"
-        return ended(state, End(Phase.FAILED, Code.CODE_MISSING, reason, str(others[0])))
-    # Among those that start for the first time nobody knows whose is the newest.
-    again = others if state.code else sorted(found)
-    pause = min(LONGEST_PULL_PAUSE, 1.0 + (now - since))
+        return ended(state, End(Phase.FAILED, Code.CODE_MISSING, reason, str(culprit)))
     state = replace(
-        asked_again(state, again),
-        differ_since=since,
-        differ_pulls=state.differ_pulls + 1,
-        not_before=now + pause,
+        pull_again(state, again),
+        disagreement=replace(before, pulls=before.pulls + 1),
+        not_before=now + min(LONGEST_PULL_PAUSE, 1.0 + seconds),
     )
     return state, (Say(f"{text}; {names(again, state.job.tasks, 'pull')} it again"),)
 
@@ -64,19 +78,20 @@ def resolved(state: State, chief: Report) -> State:
     holds = chief.holds
     if state.commit or not chief.ready or not holds or holds.run != state.job.run:
         return state
-    if holds.pull != state.pulls.get(chief.task, 0):
+    if not chief.commit or holds.pull != state.seat(chief.task).orders.pull:
         return state
     return replace(state, commit=chief.commit)
 
 
-def known_code(state: State) -> str:
+def known_digest(state: State) -> str | None:
     """The digest of the code that the run began with, as those know it who took part."""
-    digests = Counter(
+    found = Counter(
         digest
-        for task, digest in codes(state).items()
+        for task, digest in digests(state).items()
         if task.role != EVALUATOR
-        and (holds := state.seats[task].holds)
+        and (report := state.seat(task).report)
+        and (holds := report.holds)
         and holds.run == state.job.run
         and holds.generation
     )
-    return digests.most_common(1)[0][0] if digests else ""
+    return (found.most_common(1)[0][0] or None) if found else None

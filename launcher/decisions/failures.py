@@ -2,87 +2,142 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
-from launcher.decisions.forming import form_with, names
-from launcher.decisions.state import Failure, Say, State, Step, ended, member, told_to_end
-from launcher.shared.exits import Code, End, Phase
+from launcher.decisions.forming import chief_awaited_no_more, form_with, names
+from launcher.decisions.state import (
+    Blame,
+    Failure,
+    Say,
+    State,
+    Step,
+    ended,
+    latest_generation,
+    member,
+    told_to_end,
+    with_orders,
+    with_seat,
+)
+from launcher.shared.exits import Code, End, Phase, signalled
 from launcher.shared.modes import EVALUATOR
-from launcher.shared.protocol import Action, Report
+from launcher.shared.protocol import Action, ChildReport, Report
 
 SETTLE_SECONDS = 0.5  # what is lost so soon after a failure may have caused it
-LATE_SECONDS = 5.0  # that a report may be old when it is heard
+LATE_SECONDS = 5.0  # how old a report may be when it is heard
 LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
 # The launcher's own ends that another try cannot mend.
 PERMANENT = frozenset({Code.USAGE, Code.CODE_MISSING, Code.CONFIGURATION})
-# Ended from outside: a drained node, a deleted pod. The program's fault only where a child ends so
-# again and again while its launcher is left alone.
-DRAINED = 128 + 15
+# How a child ends from outside: its node is drained, its pod deleted. It is the program's fault
+# only where a child ends like that more than DRAINS times while its launcher lives on.
+DRAINED = signalled(signal.SIGTERM)
 DRAINS = 2
 
 
+# What a report tells.
+
+
 def notice(state: State, report: Report, lost_after: float, now: float) -> Step:
-    """What a report says of the task's child: nothing new, done, or lost."""
+    """What a report says of the task's child: nothing new, done, or lost.
+
+    What is lost from outside was lost after `lost_after`, when the task was last heard before.
+    """
     task, child = report.task, report.child
-    if state.members.get(task, report.incarnation) != report.incarnation:
-        finished = task in state.done
-        if task not in state.runs or (finished and task not in state.forming):
+    orders = state.seat(task).orders
+    if orders.incarnation not in (None, report.incarnation):
+        if orders.done and not orders.forming:
             return state, ()
-        state = replace(state, members={**state.members, task: report.incarnation})
-        if not finished:
-            generation = state.runs[task]
-            code, reason, free = DRAINED, "its pod or its launcher was started again", True
-            if not report.holds and child and child.code and child.generation == generation:
-                # A new launcher knows: its last one was killed with it, not told to end.
-                code, reason, free = child.code, child.reason, False
-                state = replace(state, dealt={**state.dealt, task: generation})
-            lost = Failure(task, generation, code, reason, lost_after, lost=True, free=free)
-            return _fail(state, lost, now)
+        state = with_orders(state, [task], incarnation=report.incarnation)
+        if not orders.done:
+            return _launcher_lost(state, report, lost_after, now)
     if not child or not member(state, task):
         return state, ()
-    if child.up and task == state.job.mode.chief and child.generation == state.runs.get(task):
-        state = replace(state, held=frozenset())
+    if child.up and task == state.job.mode.chief and child.generation == orders.generation:
+        state = chief_awaited_no_more(state)
     if child.code is None:
-        if child.hung and task not in state.forming and child.generation == state.runs.get(task):
-            reason = f"no progress for {state.job.hang_timeout:g} s"
-            hang = Failure(
-                task, child.generation, Code.DEADLINE, reason, now, last_lines=child.last_lines
-            )
-            return _fail(state, hang, now, everybody=task.role != EVALUATOR)
-        if told_to_end(state, report) and task not in state.forming and task in state.runs:
-            # It serves on until the chief has saved.
-            reason = "its pod was told to end"
-            lost = Failure(task, child.generation, DRAINED, reason, now, lost=True, free=True)
-            return _fail(state, lost, now)
+        return _child_runs(state, report, child, now)
+    if child.generation < state.seat(task).news_from:
         return state, ()
-    if child.generation <= state.dealt.get(task, 0):
-        return state, ()
-    state = replace(state, dealt={**state.dealt, task: child.generation})
-    if child.stopped:
-        if task not in state.runs or task in state.done:
-            return state, ()
-        if task in state.forming and not _should_run(report):
-            return state, ()  # as it was told to
-        drained, free, reason = True, True, "it was stopped from outside"
-    elif child.code == 0 and state.job.mode.runs_program(task):
-        if task in state.forming:
-            return state, ()
-        return replace(state, done=state.done | {task}), ()
-    elif task in state.forming and not state.failures and child.generation < state.generation:
-        return state, ()  # others had stopped already, and no failure made them
+    state = with_seat(state, task, news_from=child.generation + 1)
+    return _child_ended(state, report, child, child.code, lost_after, now)
+
+
+def _launcher_lost(state: State, report: Report, lost_after: float, now: float) -> Step:
+    """The launcher that was to run the task's child is gone, and the child with it."""
+    task, child = report.task, report.child
+    generation = state.seat(task).orders.generation
+    assert generation is not None  # the lost launcher was to run it
+    if not report.holds and child and child.code and child.generation == generation:
+        # The new launcher found it noted: nobody had told that child to end.
+        state = with_seat(state, task, news_from=generation + 1)
+        blame, exit_code, reason = Blame.WITH_LAUNCHER, child.code, child.reason
     else:
-        drained, reason = child.code == DRAINED, child.reason
-        if drained:
-            drains = (*_lately(state, state.drains.get(task, ()), now), now)
-            state = replace(state, drains={**state.drains, task: drains})
-            drained = len(drains) <= DRAINS
-        free = drained
-    at = lost_after if drained else now - child.ago
-    failure = Failure(
-        task, child.generation, child.code, reason, at, drained, free, child.last_lines
-    )
+        blame, exit_code = Blame.OUTSIDE, DRAINED
+        reason = "its pod or its launcher was started again"
+    return _fail(state, Failure(task, generation, exit_code, reason, lost_after, blame), now)
+
+
+def _child_runs(state: State, report: Report, child: ChildReport, now: float) -> Step:
+    """A child that hangs is a failure; a server whose pod is told to end is lost."""
+    task = report.task
+    orders = state.seat(task).orders
+    if orders.forming or orders.generation is None:
+        return state, ()
+    if child.hung and child.generation == orders.generation:
+        reason = f"no progress for {state.job.hang_timeout:g} s"
+        failure = Failure(
+            task, child.generation, Code.DEADLINE, reason, now, Blame.PROGRAM, child.last_lines
+        )
+        return _fail(state, failure, now, everybody=task.role != EVALUATOR)
+    if told_to_end(state, report):
+        # The server goes on until the chief has saved.
+        reason = "its pod was told to end"
+        failure = Failure(task, child.generation, DRAINED, reason, now, Blame.OUTSIDE)
+        return _fail(state, failure, now)
+    return state, ()
+
+
+def _child_ended(
+    state: State,
+    report: Report,
+    child: ChildReport,
+    exit_code: int,
+    lost_after: float,
+    now: float,
+) -> Step:
+    """A child has ended: well, as it was told to, or as a failure."""
+    task = report.task
+    orders = state.seat(task).orders
+    if child.stopped:
+        if orders.generation is None or orders.done:
+            return state, ()
+        if orders.forming and not _should_run(report):
+            return state, ()  # it stopped as it was told to
+        blame, reason = Blame.OUTSIDE, "it was stopped from outside"
+    elif exit_code == 0 and state.job.mode.runs_program(task):
+        return (state if orders.forming else with_orders(state, [task], done=True)), ()
+    elif (
+        orders.forming and state.settled_at is None and child.generation < latest_generation(state)
+    ):
+        return state, ()  # all stop for another reason, and it failed because others had stopped
+    else:
+        blame, reason = Blame.PROGRAM, child.reason
+        if exit_code == DRAINED:
+            state, blame = _drained(state, report, now)
+    at = lost_after if blame is Blame.OUTSIDE else now - child.ago
+    failure = Failure(task, child.generation, exit_code, reason, at, blame, child.last_lines)
     return _fail(state, failure, now)
+
+
+def _drained(state: State, report: Report, now: float) -> tuple[State, Blame]:
+    """Whose fault it is that a child ended as if from outside: the program's, if that goes on."""
+    drains = (*_lately(state, state.seat(report.task).drains, now), now)
+    outside = len(drains) <= DRAINS
+    return (
+        with_seat(state, report.task, drains=drains),
+        Blame.OUTSIDE if outside else Blame.PROGRAM,
+    )
 
 
 def _should_run(report: Report) -> bool:
@@ -95,110 +150,127 @@ def _should_run(report: Report) -> bool:
 
 def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -> Step:
     """Notes a failure, and has everybody whom it reaches formed anew."""
-    known = state.failures.get(failure.task)
-    if known and (known.lost or not failure.lost):
+    task = failure.task
+    known = state.seat(task).failure
+    if known and (known.blame is not Blame.PROGRAM or failure.blame is Blame.PROGRAM):
         return state, ()
     tasks = state.job.tasks
-    if failure.lost and failure.task.role != EVALUATOR:
-        # Whatever failed since then may have failed for want of it; but never its own last failure.
-        since = failure.at - LATE_SECONDS if failure.free else failure.at
+    if failure.blame is not Blame.PROGRAM and task.role != EVALUATOR:
+        # What failed since then may have failed for want of this task, so it is not charged. The
+        # last failure of this task itself stays charged.
+        outside = failure.blame is Blame.OUTSIDE
+        since = failure.at - LATE_SECONDS if outside else failure.at
         state = replace(state, charges=tuple(at for at in state.charges if at <= since))
-    reached = state.job.mode.reached([failure.task], tasks)
+    reached = state.job.mode.reached([task], tasks)
     if everybody:
         reached |= state.job.mode.reached(tasks, tasks)
-    state = replace(
-        state,
-        failures={**state.failures, failure.task: failure},
-        settled_at=now + SETTLE_SECONDS if not state.failures else state.settled_at,
-    )
+    if state.settled_at is None:
+        state = replace(state, settled_at=now + SETTLE_SECONDS)
+    state = with_seat(state, task, failure=failure)
     who = names(reached, tasks, "stop")
-    text = f"generation {failure.generation}: lost {failure.task}: {failure.reason}; {who}"
-    if failure.task.role != EVALUATOR and all(t.role == EVALUATOR for t in state.forming):
-        state = replace(state, not_before=now)  # the evaluator's pause is its own
+    text = f"generation {failure.generation}: lost {task}: {failure.reason}; {who}"
+    if task.role != EVALUATOR and all(t.role == EVALUATOR for t in state.forming):
+        state = replace(state, not_before=None)  # the evaluator's pause is its own
     return form_with(state, reached | state.forming), (Say(text),)
+
+
+# What the run comes to.
 
 
 def success(state: State) -> End | None:
     """The good end of the run, once all have ended well for whom it waits."""
     mode = state.job.mode
-    workers = [task for task in state.job.tasks if mode.decides_success(task)]
-    if state.job.success == "Chief":
-        workers = [mode.chief]
-    if not state.done.issuperset(workers):
+    chief_decides = state.job.success == "Chief"
+    deciding = [mode.chief] if chief_decides else filter(mode.decides_success, state.job.tasks)
+    if not all(state.seat(task).orders.done for task in deciding):
         return None
-    chief = state.seats.get(mode.chief)
-    lines = chief.child.last_lines if chief and chief.child else ()
-    who = str(workers[0]) if len(workers) == 1 else f"all {len(workers)} workers"
+    count = 1 if chief_decides else sum(map(mode.decides_success, state.job.tasks))
+    report = state.seat(mode.chief).report
+    lines = report.child.last_lines if report and report.child else ()
+    who = str(mode.chief) if count == 1 else f"all {count} workers"
     reason = f"{who} ended with exit code 0"
     return End(Phase.SUCCEEDED, Code.OK, reason, str(mode.chief), lines)
 
 
 def judge(state: State, now: float) -> Step:
     """Finds the root cause of what failed; ends the run with it, or lets it go on."""
-    # The evaluator only looks on: it explains nothing, and never ends the run. A server fails for
-    # want of no program; which of the two was seen first is chance, for both go in milliseconds.
-    runs_program = state.job.mode.runs_program
-    failures = sorted(
-        state.failures.values(),
-        key=lambda f: (
-            f.task.role == EVALUATOR,
-            not f.free,
-            not f.lost,
-            runs_program(f.task),
-            f.at,
-        ),
-    )
+    failures = _by_cause(state)
     root = failures[0]
     if root.task.role == EVALUATOR:
         state = replace(state, not_before=now + EVALUATOR_BACKOFF)
-    elif not root.free:
-        charges = _lately(state, state.charges, now)
-        state = replace(state, charges=(*charges, now))
+    elif root.blame is not Blame.OUTSIDE:
+        state = replace(state, charges=(*_lately(state, state.charges, now), now))
         why = _final(state, root)
-        everybody = frozenset(task for task in state.job.tasks if task.role != EVALUATOR)
-        if why and not state.forming >= everybody:
-            # Only once all have been heard from: one that is gone would explain it.
-            state = replace(state, charges=charges)
-            return form_with(state, everybody), (Say(f"{root.task}: {why}; all tasks stop"),)
         if why:
-            reason = f"{root.task} failed: {root.reason}, {why}"
-            return ended(
-                # A server that ends with 0 has failed all the same.
-                state,
-                End(Phase.FAILED, root.code or 1, reason, str(root.task), root.last_lines),
-            )
+            return _give_up(state, root, why)
         backoff = min(LONGEST_BACKOFF, 2.0 ** (len(state.charges) - 2))
-        state = replace(state, not_before=now + backoff if len(state.charges) > 1 else now)
+        state = replace(state, not_before=now + backoff if len(state.charges) > 1 else None)
     text = _explain(state, failures, now)
-    children = [state.seats[task].child for task in state.forming]
-    if any(child and child.generation == state.generation for child in children):
-        # Some could not even prepare for this generation: all prepare for another.
-        state = replace(state, generation=state.generation + 1)
-    cause = f"{root.task}: {root.reason}"
-    return replace(state, failures={}, cause=cause), (Say(text),)
+    return _try_again(state, root), (Say(text),)
 
 
-def _final(state: State, root: Failure) -> str:
-    """Why a failure ends the run, or nothing."""
+def _by_cause(state: State) -> list[Failure]:
+    """All that failed, the root cause first.
+
+    The evaluator only looks on: it explains nothing, and never ends the run. A server needs no
+    program, so a lost server explains a program that failed, whichever was seen first: both end
+    within milliseconds.
+    """
+    runs_program = state.job.mode.runs_program
+    return sorted(
+        (failure for task in state.job.tasks if (failure := state.seat(task).failure)),
+        key=lambda f: (f.task.role == EVALUATOR, f.blame, runs_program(f.task), f.at),
+    )
+
+
+def _final(state: State, root: Failure) -> str | None:
+    """Why a failure ends the run; None where it does not."""
     restarts = state.job.restarts
-    if root.code in PERMANENT or root.code in restarts.permanent_codes:
+    if root.exit_code in PERMANENT or root.exit_code in restarts.permanent_codes:
         return "which another try cannot mend"
     if len(state.charges) > restarts.limit:
         return f"and the restart budget of {restarts.limit} is spent"
-    return ""
+    return None
+
+
+def _give_up(state: State, root: Failure, why: str) -> Step:
+    """Ends the run, but only once all have been heard from: one that is gone would explain it."""
+    everybody = frozenset(task for task in state.job.tasks if task.role != EVALUATOR)
+    if not state.forming >= everybody:
+        state = replace(state, charges=state.charges[:-1])  # it is judged once more
+        return form_with(state, everybody), (Say(f"{root.task}: {why}; all tasks stop"),)
+    reason = f"{root.task} failed: {root.reason}, {why}"
+    # A server that ends with 0 has failed all the same.
+    end = End(Phase.FAILED, root.exit_code or 1, reason, str(root.task), root.last_lines)
+    return ended(state, end)
+
+
+def _try_again(state: State, root: Failure) -> State:
+    """All that failed is dealt with, and those that are formed may start."""
+    reports = [state.seat(task).report for task in state.forming]
+    children = [report.child for report in reports if report]
+    if any(child and child.generation == state.generation for child in children):
+        # Some could not even prepare for this generation: all prepare for another.
+        state = replace(state, generation=latest_generation(state) + 1)
+    seats = {
+        task: replace(seat, failure=None) if seat.failure else seat
+        for task, seat in state.seats.items()
+    }
+    return replace(state, seats=seats, settled_at=None, cause=f"{root.task}: {root.reason}")
 
 
 def _explain(state: State, failures: list[Failure], now: float) -> str:
     root = failures[0]
     text = f"the cause: {root.task}: {root.reason}; "
-    if root.free or root.task.role == EVALUATOR:
+    if root.blame is Blame.OUTSIDE or root.task.role == EVALUATOR:
         text += "not charged to the restart budget"
     else:
         text += f"restart {len(state.charges)} of {state.job.restarts.limit}"
     collateral = ", ".join(f"{f.task} ({f.reason})" for f in failures[1:])
     text += f"; followed by {collateral}" if collateral else ""
-    wait = state.not_before - now
-    return text + (f"; next try in {wait:.0f} s" if wait > 0 and not root.free else "")
+    wait = 0.0 if state.not_before is None else state.not_before - now
+    backs_off = wait > 0 and root.blame is not Blame.OUTSIDE
+    return text + (f"; next try in {wait:.0f} s" if backs_off else "")
 
 
 def _lately(state: State, times: tuple[float, ...], now: float) -> tuple[float, ...]:

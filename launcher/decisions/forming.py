@@ -9,20 +9,26 @@ from launcher.decisions.state import (
     RunPhase,
     Say,
     Scale,
+    Seat,
     State,
     Step,
-    asked,
-    codes,
+    awaits_pods,
     current,
+    digests,
+    forget_reports,
+    latest_generation,
     leaving,
     member,
+    pull_again,
+    reports,
     runs,
     told_to_end,
+    with_orders,
 )
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR, Reach
-from launcher.shared.protocol import Action, Report
+from launcher.shared.protocol import Action
 
 SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
@@ -34,89 +40,84 @@ SAVING_CHIEF_SECONDS = 120.0
 
 def form_with(state: State, tasks: Iterable[Task]) -> State:
     """Has tasks formed anew, together with those that are being formed."""
-    if state.forming >= frozenset(tasks):
+    before, tasks = state.forming, frozenset(tasks)
+    if before >= tasks:
         return state
-    generation = state.generation if state.forming else state.generation + 1
-    job, before = state.job, state.forming
-    state = replace(
-        state,
-        generation=generation,
-        forming=before | frozenset(tasks),
-        differ_since=0.0,
-        differ_pulls=0,
-    )
+    generation = latest_generation(state) if before else latest_generation(state) + 1
+    state = with_orders(state, tasks - before, forming=True)
+    state = replace(state, generation=generation, disagreement=None)
+    job = state.job
     programs = [task for task in job.tasks if job.mode.decides_success(task)]
-    if job.delivery.refresh and state.forming.issuperset(programs) > before.issuperset(programs):
+    all_form = state.forming.issuperset(programs) and not before.issuperset(programs)
+    if job.delivery.refresh and all_form:
+        # The new generation has new code, and the evaluator looks on with the same.
         alone = [task for task in job.tasks if task.role == EVALUATOR]
-        state = replace(asked_again(state, [*programs, *alone]), commit="", code="")
-        state = replace(state, forming=state.forming | frozenset(alone))
+        state = pull_again(state, [*programs, *alone])
+        state = replace(with_orders(state, alone, forming=True), commit=None, digest=None)
     return state
 
 
-def asked_again(state: State, tasks: Iterable[Task]) -> State:
-    """Has tasks pull the code once more."""
-    pulls = {**state.pulls, **{task: state.pulls.get(task, 0) + 1 for task in tasks}}
-    return replace(state, pulls=pulls)
-
-
-def lacks(state: State, task: Task) -> str:
-    """What a task still lacks to start, or nothing."""
-    seat = state.seats.get(task)
-    is_member = member(state, task)
-    if not seat:
-        return "not heard from" if is_member else ""
-    if runs(seat):
+def lacks(state: State, task: Task) -> str | None:
+    """What a task still lacks to start; None where nothing."""
+    seat = state.seat(task)
+    report, is_member = seat.report, member(state, task)
+    if not report:
+        return "not heard from" if is_member else None
+    if runs(report):
         return "its child has not stopped"
     if not is_member:
-        return ""
-    holds, pull = seat.holds, state.pulls.get(task, 0)
-    wanted = (state.leader, Action.WAIT, state.generation, state.job.digest, pull)
-    held = holds and (holds.leader, holds.action, holds.generation, holds.job, holds.pull)
-    if held != wanted:
+        return None
+    holds = report.holds
+    asked = (state.leader, Action.WAIT, state.generation, state.job.digest, seat.orders.pull)
+    told = holds and (holds.leader, holds.action, holds.generation, holds.job, holds.pull)
+    if told != asked:
         return "has not answered"
-    if told_to_end(state, seat):
+    if told_to_end(state, report):
         return "its pod is ending"
-    if task in state.failures:
-        return ""
-    if not current(state, task):
+    if seat.failure:
+        return None
+    if not current(state, report):
         return "its pod is being replaced"
-    return "" if seat.ready else "pulls the code"
+    return None if report.ready else "pulls the code"
 
 
 def awaited(state: State) -> dict[Task, str]:
     """What the tasks lack without which the run cannot grow."""
     lacking = {}
-    for task in asked(state).tasks:
-        seat = state.seats.get(task)
-        if not seat:
+    for task in state.wanted.tasks:
+        report = state.seat(task).report
+        if not report:
             lacking[task] = "not heard from"
-        elif not member(state, task) and not seat.ready:
-            failed = seat.child if _pull_failed(state, seat) else None
+        elif not member(state, task) and not report.ready:
+            failed = report.child if _pull_failed(state, task) else None
             lacking[task] = failed.reason if failed else "pulls the code"
     return lacking
 
 
-def _pull_failed(state: State, seat: Report | None) -> bool:
+def _pull_failed(state: State, task: Task) -> bool:
     """Whether a task that is to join has told that it could not pull the code."""
-    if not seat or seat.ready or not seat.child or not seat.holds:
+    seat = state.seat(task)
+    report = seat.report
+    if member(state, task) or not report or report.ready or not report.child or not report.holds:
         return False
-    pull = state.pulls.get(seat.task, 0)
-    return not member(state, seat.task) and bool(seat.child.code) and seat.holds.pull == pull
+    return bool(report.child.code) and report.holds.pull == seat.orders.pull
 
 
 def say_missing(state: State, now: float) -> Step:
     """Names now and then whom the run waits for, and why; a pull that failed is tried again."""
-    if now - state.said_at < SAY_SECONDS:
+    if state.said_at is not None and now - state.said_at < SAY_SECONDS:
         return state, ()
+    lacking: dict[Task, str]
     if state.phase is RunPhase.ADOPTING:
-        lacking = {task: "not heard from" for task in state.job.tasks if task not in state.seats}
+        heard = reports(state)
+        lacking = {task: "not heard from" for task in state.job.tasks if task not in heard}
     else:
         tasks = sorted({*state.forming, *(leaving(state) if state.forming else ())})
         lacking = {task: what for task in tasks if (what := lacks(state, task))}
-        if state.goal and not lacking:
+        if awaits_pods(state) and not lacking:
             lacking = awaited(state)
-            again = [task for task in lacking if _pull_failed(state, state.seats.get(task))]
-            state = asked_again(state, again) if again else state
+            again = [task for task in lacking if _pull_failed(state, task)]
+            state = pull_again(state, again) if again else state
     if not lacking:
         return state, ()
     named = first_of([f"{task} ({what})" for task, what in lacking.items()])
@@ -128,36 +129,60 @@ def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
 
     Those that start later are formed once more.
     """
-    job, generation = state.job, state.generation
+    job, generation = state.job, latest_generation(state)
     tasks = state.forming & frozenset(job.tasks) - later
-    held = state.held
-    if job.chief_first and job.mode.chief_first and job.mode.chief in tasks:
-        programs = {task for task in tasks if job.mode.decides_success(task)}
-        held |= programs - {job.mode.chief}
-    members = {task: state.seats[task].incarnation for task in tasks}
+    state = with_orders(state, state.forming - later, forming=False)
+    state = replace(state, seats={**state.seats, **_started(state, tasks)})
     state = replace(
-        state,
-        runs={**state.runs, **dict.fromkeys(tasks, generation)},
-        members={**state.members, **members},
-        # An end of an earlier child that is still being reported has been dealt with.
-        dealt={**state.dealt, **dict.fromkeys(tasks, generation - 1)},
-        done=state.done - tasks,
+        _awaiting_chief(state, tasks, now),
         hosts=hosts(state),
         generation=generation + 1 if later else generation,
-        forming=later,
-        differ_since=0.0,
-        differ_pulls=0,
-        held=held,
-        held_until=now + chief_seconds(job) if job.mode.chief in tasks else state.held_until,
+        disagreement=None,
     )
-    state, scaling = _let_go(state)
     text = f"generation {generation}: {names(tasks, job.tasks, 'start')}"
-    text += f", {job.mode.chief} first" if held & tasks else ""
-    code = next((digest for task, digest in codes(state).items() if task in tasks), "")
-    if code and not state.code:
-        state = replace(state, code=code)
-        text += f", with code {code}"
+    if any(state.seat(task).orders.waits_for_chief for task in tasks):
+        text += f", {job.mode.chief} first"
+    state, scaling = _let_go(state)
+    digest = next((digest for task, digest in digests(state).items() if task in tasks), None)
+    if digest and not state.digest:
+        state = replace(state, digest=digest)
+        text += f", with code {digest}"
     return state, (*scaling, Say(text))
+
+
+def _started(state: State, tasks: Iterable[Task]) -> dict[Task, Seat]:
+    """The seats of tasks that start in the latest generation."""
+    generation = latest_generation(state)
+    seats = {}
+    for task in tasks:
+        seat = state.seats[task]
+        assert seat.report
+        incarnation = seat.report.incarnation
+        orders = replace(seat.orders, generation=generation, incarnation=incarnation, done=False)
+        # An end of an earlier child that is still being reported has been dealt with.
+        seats[task] = replace(seat, orders=orders, news_from=generation)
+    return seats
+
+
+def _awaiting_chief(state: State, tasks: frozenset[Task], now: float) -> State:
+    """Programs that start with the chief wait for its session, where the mode has it so."""
+    job = state.job
+    chief = job.mode.chief
+    if chief not in tasks:
+        return state
+    if job.chief_first and job.mode.chief_first:
+        programs = [task for task in tasks if job.mode.decides_success(task) and task != chief]
+        state = with_orders(state, programs, waits_for_chief=True)
+    waits = any(seat.orders.waits_for_chief for seat in state.seats.values())
+    return replace(state, chief_due_at=now + chief_seconds(job) if waits else None)
+
+
+def chief_awaited_no_more(state: State) -> State:
+    """Those that wait for the chief start."""
+    if state.chief_due_at is None:
+        return state
+    waiting = [task for task, seat in state.seats.items() if seat.orders.waits_for_chief]
+    return replace(with_orders(state, waiting, waits_for_chief=False), chief_due_at=None)
 
 
 def without_leaving(state: State) -> Step:
@@ -166,16 +191,14 @@ def without_leaving(state: State) -> Step:
     Those that wait for more pods start again soon: theirs go when they have stopped.
     """
     gone = leaving(state)
-    if not gone or (state.goal and any(lacks(state, task) for task in gone)):
+    if not gone or (awaits_pods(state) and any(lacks(state, task) for task in gone)):
         return state, ()
     return _let_go(state)
 
 
 def _let_go(state: State) -> Step:
     """The pods of those who leave go, and nobody asks for them any more."""
-    gone = set(leaving(state))
-    seats = {task: seat for task, seat in state.seats.items() if task not in gone}
-    return scale(replace(state, seats=seats), down=True)
+    return scale(forget_reports(state, leaving(state)), down=True)
 
 
 def chief_seconds(job: Job) -> float:
@@ -187,10 +210,11 @@ def hosts(state: State) -> dict[Task, str]:
     """Where the chief is, and those whose loss starts others again, by IP address."""
     mode = state.job.mode
     return {
-        task: state.seats[task].address
+        task: report.address
         for task in state.job.tasks
         if (task == mode.chief or mode.losses.get(task.role, Reach.ITSELF) is not Reach.ITSELF)
-        and state.seats[task].address
+        and (report := state.seat(task).report)
+        and report.address
     }
 
 
@@ -198,12 +222,12 @@ def scale(state: State, down: bool, up: bool = True) -> Step:
     """Pods are made before they are needed, and go when nothing of theirs runs any more."""
     effects = tuple(
         Scale(role, wanted)
-        for role, wanted in asked(state).replicas.items()
-        if (up and state.replicas.get(role, wanted) < wanted)
-        or (down and state.replicas.get(role, wanted) > wanted)
+        for role, wanted in state.wanted.replicas.items()
+        if (up and state.pods.get(role, wanted) < wanted)
+        or (down and state.pods.get(role, wanted) > wanted)
     )
-    replicas = {**state.replicas, **{effect.role: effect.replicas for effect in effects}}
-    return replace(state, replicas=replicas), effects
+    pods = {**state.pods, **{effect.role: effect.replicas for effect in effects}}
+    return replace(state, pods=pods), effects
 
 
 def names(tasks: Iterable[Task], everybody: Iterable[Task], verb: str) -> str:

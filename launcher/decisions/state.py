@@ -1,15 +1,16 @@
 """What is known of a run, what happens to it, and what shall be done. Pure.
 
-`State` is all that the decisions depend on. Events come in, effects go out: see `decide`. The
+`State` is all that the decisions depend on. Events come in and effects go out: see `step`. The
 functions are the questions about a State that more than one decision asks.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Union
+from typing import Any, Union
 
 from launcher.shared.exits import End
 from launcher.shared.identity import Task
@@ -18,7 +19,24 @@ from launcher.shared.protocol import Leader, Report
 
 
 class RunPhase(enum.Enum):
-    """What the controller does."""
+    """The phase of a run, as one controller sees it.
+
+    A controller begins in STARTING, goes on to ADOPTING and to LEADING, and stays in ENDED or in
+    YIELDED when it comes there; all events after that change nothing.
+
+    * STARTING: the controller does not know yet which pods there are. It keeps what tasks report
+      and tells them nothing, so that they go on as they are. The event Begin leads to ADOPTING, or
+      to ENDED where the end is on record already.
+    * ADOPTING: the controller waits until all tasks have reported what they hold, for it keeps no
+      memory of its own. Tasks that hold a directive go on with it. When all have reported, the run
+      is rebuilt from what they hold: LEADING. Where a task was told the end of this run: ENDED.
+    * LEADING: tasks run. Those that were lost are formed anew, together with those that cannot go
+      on without them. When the last program that the run needs has ended well, when a failure is
+      final, or when the time is over: ENDED.
+    * ENDED: nothing may run any more, and every task is told so.
+    * YIELDED: a task follows a younger controller, so this one tells nobody anything any more.
+      That is found in every phase but ENDED.
+    """
 
     STARTING = "starting"
     ADOPTING = "adopting"
@@ -32,13 +50,13 @@ class Begin:
     """The controller knows the cluster.
 
     `number` is this controller's as a Leader, greater than that of all before it; 0 where nobody
-    gives numbers, and it takes one above all that the tasks know. `replicas` are the pods that
-    exist or are being made, `revisions` the newest templates of pods, by role; `age` is how many
-    seconds ago the run began, `end` how it ended, if that is on record.
+    gives numbers, and it takes one above all that the tasks know. `pods` counts those that exist
+    or are being made, `revisions` names the newest template of pods, both by role; `age` is how
+    many seconds ago the run began, `end` how it ended, if that is on record.
     """
 
     number: int
-    replicas: Mapping[str, int]
+    pods: Mapping[str, int]
     revisions: Mapping[str, str]
     age: float = 0.0
     end: End | None = None
@@ -91,82 +109,143 @@ class Finish:
 Effect = Union[Scale, Say, Finish]
 
 
+class Blame(enum.IntEnum):
+    """Whose fault a failure is. The smaller ones explain the greater ones."""
+
+    # The child was ended from outside, or its pod went. Nothing of that is the program's fault, and
+    # what failed since then may have failed for want of it.
+    OUTSIDE = 0
+    # The child was killed together with its launcher. Nobody can tell that from a program that
+    # takes too much memory, so it is charged; but it explains what failed since then as well.
+    WITH_LAUNCHER = 1
+    # The child ended or hung while its launcher lived: the program did that, and it is charged.
+    PROGRAM = 2
+
+
 @dataclass(frozen=True)
 class Failure:
-    """A child that was lost, `at` this time or, where its launcher went, after it.
-
-    `lost` says that its launcher went too, or that it was ended from outside; `free` that nothing
-    of that is the program's fault.
-    """
+    """A child that was lost."""
 
     task: Task
+    # Whose child it was.
     generation: int
-    code: int
+    # As a shell tells it; DEADLINE for a child that hangs.
+    exit_code: int
+    # For people.
     reason: str
+    # When the child ended, in seconds on the controller's clock; where it was lost from outside or
+    # with its launcher, it ended at some time after this one.
     at: float
-    lost: bool = False
-    free: bool = False
+    blame: Blame
+    # What the child wrote last.
     last_lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
+class Orders:
+    """What was decided of one task: all of a task that its directives depend on."""
+
+    # The generation whose child the task runs, or ran until it is formed anew; None before any.
+    generation: int | None = None
+    # The life of the launcher that was to run that child; None with the generation.
+    incarnation: str | None = None
+    # The task shall start with the run's generation, and runs nothing until all can start.
+    forming: bool = False
+    # The task starts its child when the chief's session is up.
+    waits_for_chief: bool = False
+    # The program of that generation has ended well; a task that is formed anew is done until then.
+    done: bool = False
+    # How often the task was asked to pull the code once more.
+    pull: int = 0
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What is known of one task, and what was decided of it."""
+
+    # The latest report; None before the first, and when the task has left the run.
+    report: Report | None = None
+    # When any report came, in seconds on the controller's clock.
+    heard_at: float | None = None
+    # The first generation whose child's end is news: the ends of those before were dealt with.
+    news_from: int = 1
+    # When children of the task ended as if from outside; the times that the restart budget keeps.
+    drains: tuple[float, ...] = ()
+    # Why the task is formed anew, until the cause of all that failed has been found.
+    failure: Failure | None = None
+    orders: Orders = field(default_factory=Orders)
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """The tasks that are formed have different code."""
+
+    since: float  # when it was seen first, in seconds on the controller's clock
+    pulls: int = 0  # how often tasks have pulled the code again for it
+
+
+@dataclass(frozen=True)
 class State:
-    """Everything the decisions depend on.
+    """All that the decisions depend on. Times are seconds on the controller's clock."""
 
-    `seats` holds each task's latest report and `heard` its time. `runs` tells the generation
-    whose child a task shall run, `members` the launcher that was to run it; `forming` are the
-    tasks that shall start with `generation`, `stopping` those whose program has yet to stop, and
-    `held` those that wait for the chief.
-    `hosts` are the addresses of the chief, and of those without whom others cannot go on.
-    `goal` is what `job` becomes when the pods that it needs more are there: until then the smaller
-    one trains on.
-    `pulls` counts how often each task was asked to pull the code again, `code` is the digest that
-    they agreed on; they have not since `differ_since` in spite of `differ_pulls`, if that is not 0.
-    `commit` is what a branch was found to mean by the chief.
-    `cause` is why tasks had to start again at last, `moved_at` when the chief was last seen to make
-    a step, or to start.
-    `dealt` is the latest generation whose child's end was dealt with, `drains` are the times at
-    which a child was ended as if from outside. `charges` are the times of the failures that the
-    restart budget paid for.
-    """
-
+    # The run at the size that trains now.
     job: Job
+    # What a person asked for: the same object, unless pods for a larger size are still awaited.
+    wanted: Job
     leader: Leader
     phase: RunPhase = RunPhase.STARTING
-    generation: int = 0
-    replicas: Mapping[str, int] = field(default_factory=dict)
+    # The latest generation. Generations count from 1; None before any.
+    generation: int | None = None
+    # How many pods exist or are being made, by role; empty where nobody can scale them.
+    pods: Mapping[str, int] = field(default_factory=dict)
+    # The newest template of pods, by role; a role is missing where nobody tells.
     revisions: Mapping[str, str] = field(default_factory=dict)
-    seats: Mapping[Task, Report] = field(default_factory=dict)
-    heard: Mapping[Task, float] = field(default_factory=dict)
-    runs: Mapping[Task, int] = field(default_factory=dict)
-    members: Mapping[Task, str] = field(default_factory=dict)
-    dealt: Mapping[Task, int] = field(default_factory=dict)
-    drains: Mapping[Task, tuple[float, ...]] = field(default_factory=dict)
-    forming: frozenset[Task] = frozenset()
-    stopping: frozenset[Task] = frozenset()
-    held: frozenset[Task] = frozenset()
-    held_until: float = 0.0
-    failures: Mapping[Task, Failure] = field(default_factory=dict)
-    settled_at: float = 0.0
-    not_before: float = 0.0
-    charges: tuple[float, ...] = ()
-    done: frozenset[Task] = frozenset()
+    # Every task that was heard of, or of which something was decided.
+    seats: Mapping[Task, Seat] = field(default_factory=dict)
+    # IP addresses at the last start: of the chief, and of those without whom others cannot go on.
     hosts: Mapping[Task, str] = field(default_factory=dict)
-    goal: Job | None = None
-    pulls: Mapping[Task, int] = field(default_factory=dict)
-    code: str = ""
-    commit: str = ""
-    differ_since: float = 0.0
-    differ_pulls: int = 0
-    cause: str = ""
-    moved_at: float = 0.0
-    began_at: float = 0.0
-    said_at: float = 0.0
-    adopts_since: float = 0.0
-    complete_at: float | None = None  # when a controller that adopts had heard the run's tasks
+    # When those that wait for the chief start without it; None while nobody waits.
+    chief_due_at: float | None = None
+    # When the failures are judged, for what follows from the first has shown by then; None: none.
+    settled_at: float | None = None
+    # When the tasks that are formed may start at the earliest; None: at once.
+    not_before: float | None = None
+    # When failures were charged to the restart budget, as far as it has not forgotten them.
+    charges: tuple[float, ...] = ()
+    # The digest of the code that the run began with; None until the first generation starts.
+    digest: str | None = None
+    # The commit that a branch means, as the chief found out; None until then.
+    commit: str | None = None
+    # None while the tasks that are formed have the same code.
+    disagreement: Disagreement | None = None
+    # Why tasks had to start again at last, for people; None before any failure.
+    cause: str | None = None
+    # When the chief was last seen to make a step, or to start.
+    moved_at: float | None = None
+    # When the run began; None in STARTING.
+    began_at: float | None = None
+    # When a line about who is missing was last said.
+    said_at: float | None = None
+    # When this controller began to adopt.
+    adopts_since: float | None = None
+    # When it had heard all tasks of the run, and still waited for those that leave.
+    complete_at: float | None = None
+
+    def seat(self, task: Task) -> Seat:
+        """What is known of a task; an empty seat where nothing is."""
+        return self.seats.get(task, NOTHING_KNOWN)
+
+    @functools.cached_property
+    def forming(self) -> frozenset[Task]:
+        """The tasks that are formed, asked of one State many times."""
+        return frozenset(task for task, seat in self.seats.items() if seat.orders.forming)
 
 
+NOTHING_KNOWN = Seat()
 Step = tuple[State, tuple[Effect, ...]]
+
+
+# Changes.
 
 
 def ended(state: State, end: End) -> Step:
@@ -174,9 +253,56 @@ def ended(state: State, end: End) -> Step:
     return replace(state, phase=RunPhase.ENDED), (Finish(end),)
 
 
-def asked(state: State) -> Job:
-    """What a person asked for; it may be larger than what trains."""
-    return state.goal or state.job
+def with_seat(state: State, task: Task, **changes: Any) -> State:
+    """The state with changes to what is known of one task."""
+    return replace(state, seats={**state.seats, task: replace(state.seat(task), **changes)})
+
+
+def with_orders(state: State, tasks: Iterable[Task], **changes: Any) -> State:
+    """The state with the same changes to the orders of some tasks."""
+    seats = dict(state.seats)
+    for task in tasks:
+        seat = state.seat(task)
+        seats[task] = replace(seat, orders=replace(seat.orders, **changes))
+    return replace(state, seats=seats)
+
+
+def pull_again(state: State, tasks: Iterable[Task]) -> State:
+    """Has tasks pull the code once more."""
+    seats = dict(state.seats)
+    for task in tasks:
+        seat = state.seat(task)
+        seats[task] = replace(seat, orders=replace(seat.orders, pull=seat.orders.pull + 1))
+    return replace(state, seats=seats)
+
+
+def forget_reports(state: State, tasks: Iterable[Task]) -> State:
+    """What tasks reported that are no part of the run any more is forgotten."""
+    gone = {task: replace(seat, report=None) for task in tasks if (seat := state.seats.get(task))}
+    return replace(state, seats={**state.seats, **gone})
+
+
+# Questions.
+
+
+def latest_generation(state: State) -> int:
+    """The number of the latest generation; before any it is 0, as in directives and reports."""
+    return state.generation or 0
+
+
+def awaits_pods(state: State) -> bool:
+    """Whether the run shall grow when pods are there for it."""
+    return state.wanted is not state.job
+
+
+def reports(state: State) -> dict[Task, Report]:
+    """The latest reports of all tasks that were heard."""
+    return {task: seat.report for task, seat in state.seats.items() if seat.report}
+
+
+def all_heard(state: State, tasks: Iterable[Task]) -> bool:
+    """Whether each of these tasks has reported."""
+    return all(state.seat(task).report for task in tasks)
 
 
 def member(state: State, task: Task) -> bool:
@@ -188,25 +314,26 @@ def leaving(state: State) -> list[Task]:
     """The tasks that have a pod and are no part of the run any more."""
     return [
         Task(role, index)
-        for role, there in state.replicas.items()
-        for index in range(asked(state).replicas.get(role, 0), there)
+        for role, pods in state.pods.items()
+        for index in range(state.wanted.replicas.get(role, 0), pods)
     ]
 
 
-def current(state: State, task: Task) -> bool:
+def current(state: State, report: Report) -> bool:
     """Whether a task's pod is of the newest template."""
-    revision = state.revisions.get(task.role, "")
-    return not revision or state.seats[task].revision in ("", revision)
+    revision = state.revisions.get(report.task.role)
+    return not revision or report.revision in ("", revision)
 
 
-def runs(seat: Report) -> bool:
+def runs(report: Report) -> bool:
     """Whether a child of the task runs."""
-    return seat.serving or (seat.child is not None and seat.child.code is None)
+    return report.serving or (report.child is not None and report.child.code is None)
 
 
-def told_to_end(state: State, seat: Report) -> bool:
+def told_to_end(state: State, report: Report) -> bool:
     """Whether a server's pod was told to end: all others that hold something are ready."""
-    return seat.holds is not None and not seat.ready and not state.job.mode.runs_program(seat.task)
+    serves = not state.job.mode.runs_program(report.task)
+    return serves and report.holds is not None and not report.ready
 
 
 def newest(report: Report) -> int:
@@ -215,10 +342,8 @@ def newest(report: Report) -> int:
     return max(holds.generation if holds else 0, child.generation if child else 0)
 
 
-def codes(state: State) -> dict[Task, str]:
+def digests(state: State) -> dict[Task, str]:
     """The digests of the code by the tasks that run it, and that are about to."""
-    return {
-        task: seat.code
-        for task in state.job.tasks
-        if state.job.mode.runs_program(task) and (seat := state.seats.get(task)) and seat.ready
-    }
+    runs_program = state.job.mode.runs_program
+    heard = ((task, state.seat(task).report) for task in filter(runs_program, state.job.tasks))
+    return {task: report.code for task, report in heard if report and report.ready}

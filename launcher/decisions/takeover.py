@@ -1,7 +1,7 @@
 """Taking over: what goes on of that which runs, by a new controller or at a larger size. Pure.
 
-A controller keeps nothing of its own. Tasks remember what they hold and how their children ended,
-and from that the run is built again; `decide` goes on from there.
+A controller keeps no memory of its own. Tasks remember what they hold and how their children
+ended, and from that the run is built again; `step` goes on from there.
 """
 
 from __future__ import annotations
@@ -9,144 +9,91 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from launcher.decisions.code_agreement import known_code, resolved
+from launcher.decisions.code_agreement import known_digest, resolved
 from launcher.decisions.failures import DRAINED
 from launcher.decisions.forming import form_with, hosts, names, without_leaving
 from launcher.decisions.state import (
-    Effect,
-    Failure,
+    Orders,
     RunPhase,
     Say,
     State,
     Step,
-    asked,
+    all_heard,
+    awaits_pods,
     current,
     ended,
     leaving,
     newest,
+    reports,
 )
 from launcher.shared.exits import Code, End, Phase
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR, Reach
-from launcher.shared.protocol import Action, Holds, Leader, Report
+from launcher.shared.protocol import Action, ChildReport, Holds, Leader, Report
 
 # For a task that is no part of the run any more to report: longer than its longest silence.
 LEAVING_SECONDS = 40.0
-ALREADY = "ended already: "  # how the reason of an end begins that is found, not decided
+
+
+# By a new controller.
 
 
 def adopt(state: State, now: float) -> Step:
     """Rebuilds the run from what the tasks hold, once all have reported: LEADING, or ENDED."""
-    before, job, tasks = state, state.job, state.job.tasks
-    if not all(task in state.seats for task in tasks):
-        there = _heard_size(state)
-        if not there or now - state.adopts_since < LEAVING_SECONDS:
+    state, complete = _hear_out(state, now)
+    if not complete:
+        return state, ()
+    holdings = _holdings(state)
+    state = _numbered(state, holdings)
+    run = state.job.run
+    if any(holds.action is Action.END and holds.run == run for holds in holdings.values()):
+        return ended(state, _remembered(state))
+    if awaits_pods(state) and not _trains_on(state, holdings):
+        # All tasks have to start, so they start at the size that is wanted.
+        state = replace(state, job=state.wanted)
+        if not all_heard(state, state.job.tasks):
             return state, ()
+    running = _found_running(state, holdings)
+    anew = _anew(state, holdings, running)
+    return _set_going(_rebuilt(state, holdings, running, anew, now), holdings, anew)
+
+
+def _hear_out(state: State, now: float) -> tuple[State, bool]:
+    """Whether the tasks that matter have reported, and the run at the size that they make up."""
+    if not all_heard(state, state.job.tasks):
+        smaller = _heard_size(state) if _waited(state.adopts_since, now) else None
+        if not smaller:
+            return state, False
         # The last controller had asked for more pods, and there is no room for them yet.
-        return adopt(replace(state, job=there, goal=asked(state)), now)
-    if not all(task in state.seats for task in leaving(state)):
+        state = replace(state, job=smaller)
+    if not all_heard(state, leaving(state)):
         # One of them may still run the last generation's child, or may never have started.
         if state.complete_at is None:
-            return replace(state, complete_at=now), ()
-        if now - state.complete_at < LEAVING_SECONDS:
-            return state, ()
-    held = _holdings(state)
-    if not state.leader.number:
-        number = max((holds.leader.number for holds in held.values()), default=0)
-        state = before = replace(state, leader=Leader(number + 1, state.leader.id))
-    if any(holds.action is Action.END and holds.run == job.run for holds in held.values()):
-        return ended(state, _remembered(state, now))
-    generation = max(newest(seat) for seat in state.seats.values())
-    mine = [holds for holds in held.values() if holds.run == job.run]
-    goes_on = {
-        task: held[task] for task in tasks if task in held and _goes_on(job, task, held[task])
-    }
-    # Charges are taken back as well, in the newest generation: the least there knows best.
-    known = [h for h in held.values() if h.program == job.program_digest]
-    latest = max((holds.generation for holds in known), default=0)
-    charged = min((h.charged for h in known if h.generation == latest), default=0)
-    needed = {*(task for task in tasks if task.role != EVALUATOR), *leaving(state)}
-    begun = {task for task, holds in held.items() if holds.generation}
-    if any(task not in begun or _ended_with(DRAINED, state.seats[task]) for task in needed):
-        charged = 0  # one that was lost may be what some of it was charged for
-    running = {
-        task: holds.generation
-        for task, holds in goes_on.items()
-        if holds.action in (Action.RUN, Action.SERVE)
-    }
-    state = replace(
-        state,
-        phase=RunPhase.LEADING,
-        generation=generation,
-        charges=(now,) * charged,
-        pulls={task: holds.pull for task, holds in held.items()},
-        commit=max(((h.generation, h.pull, h.commit) for h in mine), default=(0, 0, ""))[2],
-        code=known_code(state),
-        runs=running,
-        members={task: state.seats[task].incarnation for task in running},
-        hosts=hosts(state),
-        done=frozenset(
-            task
-            for task in running
-            if held[task].action is Action.SERVE or _ended_with(0, state.seats[task])
-        ),
-    )
-    if job.mode.chief in state.seats:
-        state = resolved(state, state.seats[job.mode.chief])
-    anew = _anew(state, held, running)
-    if state.goal and not any(job.mode.runs_program(task) for task in set(running) - anew):
-        lacking = [task for task in state.goal.tasks if task not in tasks]
-        if any(task.role != EVALUATOR for task in lacking):
-            # Nothing would train on: all wait for the whole size.
-            whole = replace(before, job=state.goal, goal=None)
-            heard = all(task in state.seats for task in lacking)
-            return adopt(whole, now) if heard else (whole, ())
-    # What failed of those that start anyway may have failed for the same reason.
-    dealt = {task: generation if task in anew else running[task] - 1 for task in tasks}
-    state = replace(state, dealt=dealt)
-    effects: tuple[Effect, ...] = ()
-    if anew:
-        state = form_with(state, anew)
-        stop = any(holds.action in (Action.RUN, Action.SERVE) for holds in held.values())
-        text = f"{names(anew, tasks, 'stop')}: " if stop else ""
-        effects = (Say(f"{text}generation {state.generation} forms"),)
-    else:
-        state, effects = without_leaving(state)
-        text = f"generation {generation}: found running, and taken over"
-        text += f", with code {state.code}" if state.code else ""
-        effects = (*effects, Say(text))
-    return state, effects
+            return replace(state, complete_at=now), False
+        if not _waited(state.complete_at, now):
+            return state, False
+    return state, True
 
 
-def grow(state: State) -> Step:
-    """The pods for a larger size are there: it takes the place of the smaller one."""
-    assert state.goal
-    state = replace(state, job=state.goal, goal=None)
-    held = _holdings(state)
-    running = {
-        task: generation
-        for task, generation in state.runs.items()
-        if task in held and _goes_on(state.job, task, held[task])
-    }
-    anew = _anew(state, held, running)
-    state = form_with(state, anew | state.forming)
-    text = f"{names(anew, state.job.tasks, 'stop')}: " if anew & state.runs.keys() else ""
-    return state, (Say(f"{text}generation {state.generation} forms"),)
+def _waited(since: float | None, now: float) -> bool:
+    """Whether a task that may have left had the time to report."""
+    return since is not None and now - since >= LEAVING_SECONDS
 
 
 def _heard_size(state: State) -> Job | None:
     """The run at the size that was heard of, if that is what trains."""
     job = state.job
-    heard = {
-        role: next(i for i in range(count + 1) if i == count or Task(role, i) not in state.seats)
+    heard = reports(state)
+    counts = {
+        role: next(i for i in range(count + 1) if i == count or Task(role, i) not in heard)
         for role, count in job.replicas.items()
     }
-    if not all(count for role, count in heard.items() if role != EVALUATOR):
+    if not all(count for role, count in counts.items() if role != EVALUATOR):
         return None
-    smaller = job.resized(heard)
+    smaller = job.resized(counts)
     trains = any(
-        (holds := state.seats[task].holds)
+        (holds := heard[task].holds)
         and holds.action is Action.RUN
         and _goes_on(smaller, task, holds)
         for task in smaller.tasks
@@ -155,51 +102,194 @@ def _heard_size(state: State) -> Job | None:
     return smaller if trains else None
 
 
+def _numbered(state: State, holdings: Mapping[Task, Holds]) -> State:
+    """A leader that was given no number takes one above all that the tasks know."""
+    if state.leader.number:
+        return state
+    number = max((holds.leader.number for holds in holdings.values()), default=0)
+    return replace(state, leader=Leader(number + 1, state.leader.id))
+
+
+def _trains_on(state: State, holdings: Mapping[Task, Holds]) -> bool:
+    """Whether a program goes on at the size that trains, or only the evaluator is missing."""
+    tasks = frozenset(state.job.tasks)
+    if all(task in tasks or task.role == EVALUATOR for task in state.wanted.tasks):
+        return True
+    running = _found_running(state, holdings)
+    kept = running.keys() - _anew(state, holdings, running)
+    return any(state.job.mode.runs_program(task) for task in kept)
+
+
+def _found_running(state: State, holdings: Mapping[Task, Holds]) -> dict[Task, int]:
+    """The generations of the tasks whose children go on, or went on to their end."""
+    return {
+        task: holds.generation
+        for task in state.job.tasks
+        if (holds := holdings.get(task))
+        and holds.action in (Action.RUN, Action.SERVE)
+        and _goes_on(state.job, task, holds)
+    }
+
+
+def _rebuilt(
+    state: State,
+    holdings: Mapping[Task, Holds],
+    running: Mapping[Task, int],
+    anew: frozenset[Task],
+    now: float,
+) -> State:
+    """The run as its tasks hold it, led by this controller."""
+    heard = reports(state)
+    generation = max(newest(report) for report in heard.values())
+    seats = {
+        task: replace(
+            state.seats[task],
+            orders=_orders_found(report, running.get(task)),
+            # What failed of those that start anyway may have failed for the same reason.
+            news_from=generation + 1 if task in anew else running.get(task, 1),
+        )
+        for task, report in heard.items()
+    }
+    mine = [holds for holds in holdings.values() if holds.run == state.job.run]
+    commits = [(holds.generation, holds.pull, holds.commit) for holds in mine]
+    state = replace(
+        state,
+        phase=RunPhase.LEADING,
+        generation=generation or None,
+        charges=(now,) * _charged(state, holdings),
+        seats={**state.seats, **seats},
+        hosts=hosts(state),
+        commit=(max(commits)[2] or None) if commits else None,
+        digest=known_digest(state),
+    )
+    chief = heard.get(state.job.mode.chief)
+    return resolved(state, chief) if chief else state
+
+
+def _orders_found(report: Report, generation: int | None) -> Orders:
+    """What the last controller had decided of a task; without a generation it has to start."""
+    holds = report.holds
+    pull = holds.pull if holds else 0
+    if generation is None:
+        return Orders(pull=pull)
+    served = holds is not None and holds.action is Action.SERVE
+    done = served or _ended_with(0, report.child)
+    return Orders(generation, report.incarnation, done=done, pull=pull)
+
+
+def _charged(state: State, holdings: Mapping[Task, Holds]) -> int:
+    """How many failures the restart budget has paid for.
+
+    Charges are taken back as well, in the newest generation: the least there knows best.
+    """
+    for task in {*(t for t in state.job.tasks if t.role != EVALUATOR), *leaving(state)}:
+        report, holds = state.seat(task).report, holdings.get(task)
+        begun = holds is not None and holds.generation > 0
+        if not begun or not report or _ended_with(DRAINED, report.child):
+            return 0  # one that was lost may be what some of it was charged for
+    digest = state.job.program_digest
+    known = [holds for holds in holdings.values() if holds.program == digest]
+    latest = max((holds.generation for holds in known), default=0)
+    return min((holds.charged for holds in known if holds.generation == latest), default=0)
+
+
+def _set_going(state: State, holdings: Mapping[Task, Holds], anew: frozenset[Task]) -> Step:
+    """Has those formed that cannot go on; where all go on, pods that are too many go."""
+    if anew:
+        state = form_with(state, anew)
+        stop = any(holds.action in (Action.RUN, Action.SERVE) for holds in holdings.values())
+        text = f"{names(anew, state.job.tasks, 'stop')}: " if stop else ""
+        return state, (Say(f"{text}generation {state.generation} forms"),)
+    state, effects = without_leaving(state)
+    text = f"generation {state.generation}: found running, and taken over"
+    text += f", with code {state.digest}" if state.digest else ""
+    return state, (*effects, Say(text))
+
+
+# At a larger size.
+
+
+def grow(state: State) -> Step:
+    """The pods for a larger size are there: it takes the place of the smaller one."""
+    state = replace(state, job=state.wanted)
+    holdings = _holdings(state)
+    begun = {
+        task: seat.orders.generation
+        for task, seat in state.seats.items()
+        if seat.orders.generation is not None
+    }
+    running = {
+        task: generation
+        for task, generation in begun.items()
+        if task in holdings and _goes_on(state.job, task, holdings[task])
+    }
+    anew = _anew(state, holdings, running)
+    state = form_with(state, anew | state.forming)
+    text = f"{names(anew, state.job.tasks, 'stop')}: " if anew & begun.keys() else ""
+    return state, (Say(f"{text}generation {state.generation} forms"),)
+
+
+# What tasks hold, and how it fits.
+
+
 def _holdings(state: State) -> dict[Task, Holds]:
-    return {task: seat.holds for task, seat in state.seats.items() if seat.holds}
+    """The directives that tasks hold."""
+    return {task: report.holds for task, report in reports(state).items() if report.holds}
 
 
 def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
     """Whether what a task holds is still what is wanted of it."""
     if holds.program != job.program_digest:
         return False
-    # Where only the chief starts again for other counts, servers keep an older ClusterSpec. The
-    # evaluator is in none.
+    # Where only the chief starts again for other counts, servers keep an older ClusterSpec; the
+    # evaluator is in no ClusterSpec.
     servers_keep = job.mode.resize is Reach.WITH_CHIEF and not job.mode.runs_program(task)
     keeps = servers_keep or task.role == EVALUATOR
     return holds.cluster == job.cluster_digest or keeps
 
 
-def _anew(state: State, held: Mapping[Task, Holds], running: Mapping[Task, int]) -> frozenset[Task]:
+def _anew(
+    state: State, holdings: Mapping[Task, Holds], running: Mapping[Task, int]
+) -> frozenset[Task]:
     """Whom a new controller must start: the new, the lost, and all whom a change reaches."""
     job, tasks = state.job, state.job.tasks
-    if not held or any(holds.program != job.program_digest for holds in held.values()):
+    if not holdings or any(holds.program != job.program_digest for holds in holdings.values()):
         return frozenset(tasks)
-    lost = {task for task in tasks if task not in running or not current(state, task)}
+    kept = {
+        task
+        for task, report in reports(state).items()
+        if task in running and current(state, report)
+    }
+    lost = [task for task in tasks if task not in kept]
     return job.mode.reached(lost, tasks)
 
 
-def _ended_with(code: int, seat: Report) -> bool:
+# An end that was found.
+
+
+def _ended_with(code: int, child: ChildReport | None) -> bool:
     """Whether a task's child ended so, and not because it was told to."""
-    child = seat.child
     return child is not None and child.code == code and not child.stopped
 
 
-def _remembered(state: State, now: float) -> End:
-    """How a run that has ended did, as its tasks still know it: no record of it was kept."""
+def _remembered(state: State) -> End:
+    """How a run ended, as its tasks remember it: no record of it was kept."""
     mode = state.job.mode
-    children = [(task, seat.child) for task, seat in state.seats.items() if seat.child]
-    failed = [
-        Failure(task, child.generation, child.code, child.reason, now - child.ago)
-        for task, child in children
-        if child.code and not child.stopped
-    ]
+    heard = reports(state)
     needed = [mode.chief] if state.job.success == "Chief" else state.job.tasks
-    seats = [state.seats[t] for t in needed if mode.decides_success(t) and t in state.seats]
-    ended_well = any(_ended_with(0, seat) for seat in seats)
-    if ended_well and not any(seat.child and seat.child.code for seat in seats):
-        return End(Phase.SUCCEEDED, Code.OK, f"{ALREADY}its workers ended with exit code 0")
+    children = [heard[t].child for t in needed if mode.decides_success(t) and t in heard]
+    ended_well = any(_ended_with(0, child) for child in children)
+    if ended_well and not any(child and child.code for child in children):
+        return End(Phase.SUCCEEDED, Code.OK, "its workers ended with exit code 0", found=True)
+    failed = [
+        (task, child)
+        for task, report in heard.items()
+        if (child := report.child) and child.code and not child.stopped
+    ]
     if failed:
-        root = min(failed, key=lambda f: (-f.generation, f.code == DRAINED, f.at))
-        return End(Phase.FAILED, root.code, f"{ALREADY}{root.reason}", str(root.task))
-    return End(Phase.FAILED, Code.TRY_AGAIN, "ended already; no task remembers how")
+        # The first failure of the newest generation; one from outside only if there is no other.
+        task, root = min(
+            failed, key=lambda each: (-each[1].generation, each[1].code == DRAINED, -each[1].ago)
+        )
+        return End(Phase.FAILED, root.code or 1, root.reason, str(task), found=True)
+    return End(Phase.FAILED, Code.TRY_AGAIN, "no task remembers how", found=True)

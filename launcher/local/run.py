@@ -26,7 +26,17 @@ import psutil
 
 from launcher.local.values import HOST, PACKAGE, job_document, job_from, read_values
 from launcher.shared import cluster_spec, signals
-from launcher.shared.exits import Code, End, LauncherError, Phase, describe, from_wait
+from launcher.shared.exits import (
+    SIGNALLED,
+    Code,
+    End,
+    LauncherError,
+    Phase,
+    describe,
+    end_of,
+    from_wait,
+    signalled,
+)
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.log import say
@@ -127,13 +137,13 @@ class _Run:
             if isinstance(event, int):
                 reason = f"stopped by {signal.Signals(event).name}"
                 say(f"{reason}: stopping all tasks")
-                return End(Phase.STOPPED, 128 + event, reason)
+                return End(Phase.STOPPED, signalled(event), reason)
             if event.name == "controller":
                 return self._end(event.process.returncode)
             code = from_wait(event.process.returncode)
             if code == Code.OK:
                 continue  # it has heard of the end
-            if code <= 128:  # its own failure, and it would fail again
+            if code <= SIGNALLED:  # its own failure, and it would fail again
                 reason = f"the launcher of {event.name} failed: {describe(code)}"
                 return End(Phase.FAILED, code, reason, event.name)
             say(f"{event.name}: its launcher was {describe(code)}; it is started again")
@@ -146,13 +156,7 @@ class _Run:
             message = json.loads((self.folder / "end.json").read_text())
         except (OSError, ValueError):
             return End(Phase.FAILED, int(Code.BUG), f"the controller died: {returncode}")
-        return End(
-            Phase(message["phase"]),
-            message["code"],
-            message["reason"],
-            message["task"],
-            tuple(message["lastLines"]),
-        )
+        return end_of(message)
 
     def _start_controller(self, port: int) -> None:
         self._start(

@@ -1,7 +1,7 @@
 """Every way to end: its name, its code, its owner, its one line.
 
-A program's own code passes through, a signal becomes 128 + its number, and the launcher's own
-ends use the codes below (after BSD's sysexits), so that a code tells who failed.
+A program's own code passes through, a signal becomes 128 + its number as in a shell, and the
+launcher's own ends use the codes below (after BSD's sysexits), so that a code tells who failed.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import enum
 import json
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 TERMINATION_MESSAGE_BYTES = 4096  # the kubelet keeps the last ones of a longer text
+SIGNALLED = 128  # a greater exit code names the signal that ended the process
 
 
 class Code(enum.IntEnum):
@@ -41,13 +43,32 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True)
 class End:
-    """The end of a task, of the controller or of the whole run."""
+    """The end of a task, of the controller or of the whole run.
+
+    `found` says that a controller found the run ended, on record or with the tasks, and did not
+    decide the end itself.
+    """
 
     phase: Phase
     code: int
     reason: str
     task: str = ""
-    last_lines: tuple[str, ...] = field(default=())
+    last_lines: tuple[str, ...] = ()
+    found: bool = False
+
+    @property
+    def words(self) -> str:
+        """The reason as people read it in the termination message."""
+        return f"ended already: {self.reason}" if self.found else self.reason
+
+    def record(self) -> dict[str, Any]:
+        """What is kept of it on record: all but the last lines, which may be long."""
+        return {
+            "phase": self.phase.value,
+            "task": self.task,
+            "code": self.code,
+            "reason": self.reason,
+        }
 
     def message(self) -> str:
         """One JSON line that with its line break is at most TERMINATION_MESSAGE_BYTES long.
@@ -55,17 +76,9 @@ class End:
         The oldest lines give way first. JSON's escapes make it ASCII: a character is a byte.
         """
         lines = list(self.last_lines)
-        reason = self.reason
+        reason = self.words
         while True:
-            text = json.dumps(
-                {
-                    "phase": self.phase.value,
-                    "task": self.task,
-                    "code": self.code,
-                    "reason": reason,
-                    "lastLines": lines,
-                }
-            )
+            text = json.dumps({**self.record(), "reason": reason, "lastLines": lines})
             excess = len(text) + 1 - TERMINATION_MESSAGE_BYTES
             if excess <= 0:
                 return text
@@ -76,6 +89,19 @@ class End:
             else:
                 # One character may be as many as 12 bytes, an escaped pair of surrogates.
                 reason = reason[: -max(excess // 12, 1)]
+
+
+def end_of(record: Mapping[str, Any]) -> End:
+    """The end that a record or a termination message tells; where either is broken, the worst."""
+    phases = {phase.value: phase for phase in Phase}
+    code, lines = record.get("code"), record.get("lastLines")
+    return End(
+        phases.get(str(record.get("phase")), Phase.FAILED),
+        code if isinstance(code, int) and 0 <= code <= 255 else int(Code.BUG),
+        str(record.get("reason", "")),
+        str(record.get("task", "")),
+        tuple(str(line) for line in lines) if isinstance(lines, list) else (),
+    )
 
 
 class LauncherError(Exception):
@@ -93,17 +119,22 @@ class LauncherError(Exception):
 
 def describe(code: int) -> str:
     """What an exit code says, and no more: 137 is a SIGKILL, not yet an out-of-memory kill."""
-    if code > 128:
+    if code > SIGNALLED:
         try:
-            return f"killed by {signal.Signals(code - 128).name} (exit code {code})"
+            return f"killed by {signal.Signals(code - SIGNALLED).name} (exit code {code})"
         except ValueError:
             pass
     return f"exit code {code}"
 
 
+def signalled(number: int) -> int:
+    """The shell's exit code of a process that the signal of this number ended."""
+    return SIGNALLED + number
+
+
 def from_wait(returncode: int) -> int:
     """The shell's code for a Popen return code: -15 becomes 143."""
-    return returncode if returncode >= 0 else 128 - returncode
+    return returncode if returncode >= 0 else signalled(-returncode)
 
 
 def fail_with(mistakes: Sequence[str], where: str) -> None:

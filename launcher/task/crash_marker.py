@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 from pathlib import Path
 
+from launcher.shared.exits import signalled
 from launcher.shared.protocol import ChildReport
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 NAME = "child.json"
-KILLED = 128 + 9
+KILLED = signalled(signal.SIGKILL)
 
 
 def mark(work: Path, generation: int | None) -> None:

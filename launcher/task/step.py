@@ -13,7 +13,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 
-from launcher.shared.exits import End, Phase, describe
+from launcher.shared.exits import End, Phase, describe, signalled
 from launcher.shared.protocol import Action, ChildReport, Directive
 from launcher.task.state import (
     CHILDREN,
@@ -269,7 +269,7 @@ def _end(state: State) -> End | None:
         return None
     if state.leaving is not None:
         reason = f"stopped by {signal.Signals(state.leaving).name}"
-        return End(Phase.STOPPED, 128 + state.leaving, reason, task)
+        return End(Phase.STOPPED, signalled(state.leaving), reason, task)
     if state.alone and child and child.code is not None:
         phase = Phase.FAILED if child.code else Phase.SUCCEEDED
         return End(phase, child.code, child.reason, task, child.last_lines)

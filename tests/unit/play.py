@@ -147,7 +147,7 @@ class Play:
         """A new controller comes; `replicas` is what the StatefulSets say."""
         self.job = job
         self.controllers += 1
-        self.state = run_state.State(job, Leader(0, f"controller {self.controllers}"))
+        self.state = run_state.State(job, job, Leader(0, f"controller {self.controllers}"))
         self.said: list[str] = []
         self.scaled: list[tuple[str, int]] = []
         self.end: End | None = None
@@ -160,6 +160,10 @@ class Play:
         pod = self.pods[task] = Pod(task, f"launcher {number}", lambda: self.now, left)
         pod.be(address=f"10.0.0.{number}")
         return pod
+
+    @property
+    def generation(self) -> int:
+        return run_state.latest_generation(self.state)
 
     def pod(self, name: str) -> Pod:
         return self.pods[parse_task(name)]
@@ -185,9 +189,13 @@ class Play:
             pod = self.pod(name)
             report = pod.report()
             self.step(run_state.Heard(report))
-            told = directive.directive(self.state, report)
+            told = self.directive(report)
             if told:
                 pod.take(task_state.Told(told))
+
+    def directive(self, report: Report) -> Directive | None:
+        """What a task that reports this is answered."""
+        return directive.directive(directive.instructions(self.state), report)
 
     def settle(self, *silent: str) -> None:
         """All but the silent tasks talk until nothing is new; a loop that never ends is a bug."""
@@ -198,11 +206,12 @@ class Play:
             self.tell(*names)
             self.tell(*names)  # what one was told may have waited for what another told
             still = still + 1 if before == self._picture() else 0
-            waits = self.state.failures or self.now < self.state.not_before
+            pause = (self.state.not_before or 0.0) - self.now
+            waits = self.state.settled_at is not None or pause > 0
             if still > 3 or (still and not waits):
                 return
             if still:  # what follows a failure shows, and the backoff passes
-                self.tick(max(failures.SETTLE_SECONDS, self.state.not_before - self.now))
+                self.tick(max(failures.SETTLE_SECONDS, pause))
         raise AssertionError("it never settles")
 
     def _picture(self) -> list[object]:

@@ -341,8 +341,8 @@ class Simulation:
         lines = [
             f"{c.serial} ({c.state.phase.value} generation {c.state.generation} forming "
             f"{sorted(map(str, c.state.forming))} runs "
-            f"{ {str(t): g for t, g in c.state.runs.items()} } "
-            f"done {sorted(map(str, c.state.done))} "
+            f"{ {str(t): s.orders.generation for t, s in c.state.seats.items()} } "
+            f"done {sorted(str(t) for t, s in c.state.seats.items() if s.orders.done)} "
             f"lacks { {str(t): forming.lacks(c.state, t) for t in c.state.forming} })"
             for c in self.controllers
             if c.alive
@@ -488,9 +488,10 @@ class Simulation:
                 state = controller.state
                 # An older one, which may write no more, tells nobody.
                 leads = controller.alive and controller.number == self.claims
-                done = leads and task in state.done
+                orders = state.seat(task).orders
+                done = leads and orders.done
                 done = done and controller.job.program_digest == program
-                knows |= done and state.runs.get(task) == generation
+                knows |= done and orders.generation == generation
             if not knows:
                 self.finished.discard((program, task, generation))
 
@@ -499,7 +500,7 @@ class Simulation:
     def start_controller(self, serial: int) -> None:
         if serial != self.newest:
             return
-        state = run_state.State(self.job, Leader(0, f"{self.random():.6f}"))
+        state = run_state.State(self.job, self.job, Leader(0, f"{self.random():.6f}"))
         controller = Controller(serial, self.job, self.wish, self.random() * 1e6, state)
         controller.waiting, controller.effects, controller.farewell = {}, [], set()
         self.controllers.append(controller)
@@ -600,7 +601,7 @@ class Simulation:
         self.follow(controller)
 
     def finish(self, controller: Controller, end: End) -> None:
-        self.log("the end is recorded: {} {} {}", end.phase.value, end.code, end.reason)
+        self.log("the end is recorded: {} {} {}", end.phase.value, end.code, end.words)
         run = controller.job.run
         if self.records.get(run) != end:
             self.check_end(controller, end)
@@ -632,7 +633,7 @@ class Simulation:
         self.outcome, self.outcome_at = end, self.now
 
     def directive(self, controller: Controller, report: Report) -> Directive | None:
-        wanted = directive.directive(controller.state, report)
+        wanted = directive.directive(directive.instructions(controller.state), report)
         if wanted and wanted.action is Action.END and not controller.recorded:
             return None
         return wanted
@@ -965,12 +966,12 @@ class Simulation:
         if len(state.charges) <= self.caused[run]:
             return
         for task in controller.job.tasks:
-            pod, seat = self.pods.get(task), state.seats.get(task)
-            if not pod or not seat or not pod.alive or pod.going or not pod.reachable:
+            pod, heard = self.pods.get(task), state.seat(task).report
+            if not pod or not heard or not pod.alive or pod.going or not pod.reachable:
                 return
-            if not pod.state or seat.incarnation != pod.state.incarnation:
+            if not pod.state or heard.incarnation != pod.state.incarnation:
                 return
-            if pod.child and (not seat.child or seat.child.code != pod.child.code):
+            if pod.child and (not heard.child or heard.child.code != pod.child.code):
                 return
         raise Violation(
             "budget", f"{len(state.charges)} are charged, the program failed {self.caused[run]}"
@@ -985,7 +986,7 @@ class Simulation:
         job = controller.job
         run = job.run
         self.check_charge(controller)
-        if end.reason.startswith("ended already"):
+        if end.found:
             if run not in self.ended:
                 raise Violation("end", f"it has not: {end}")
             if end.phase is not self.records[run].phase:
@@ -1186,15 +1187,21 @@ def shrink(schedule: Schedule, rule: str) -> Schedule:
 def tell(schedule: Schedule) -> str:
     """The history of a schedule, for a person."""
     simulation = Simulation(schedule, tell=True)
-    end: object
     try:
-        end = simulation.run()
+        end = _end(simulation.run())
     except Exception as error:
         end = f"{type(error).__name__}: {error}"
     assert simulation.history is not None
     faults = [f"  {fault}" for fault in schedule.faults]
     head = [f"seed {schedule.seed}: {schedule.wish}", *faults]
-    return "\n".join([*head, *simulation.history, str(end)])
+    return "\n".join([*head, *simulation.history, end])
+
+
+def _end(end: End) -> str:
+    return (
+        f"End(phase={end.phase!r}, code={end.code!r}, reason={end.words!r}, task={end.task!r}, "
+        f"last_lines={end.last_lines!r})"
+    )
 
 
 def explain(seed: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.decisions.state import RunPhase, State
+from launcher.decisions.state import Orders, RunPhase, Seat, State
 from launcher.shared.identity import Task
 from launcher.shared.protocol import ChildReport, Leader, Report
 from tests.unit.jobs import job
@@ -18,14 +18,16 @@ def seat(task: Task, child: ChildReport | None, ready: bool = True) -> Report:
 
 def state(child: ChildReport | None = None, **changes: Any) -> State:
     """A run in which worker-1 has been heard 5 s ago."""
-    ready = changes.pop("ready", True)
+    report = seat(WORKER, child, changes.pop("ready", True))
+    orders = changes.pop("orders", Orders())
+    wanted = job()
     return State(
         **{
-            "job": job(),
+            "job": wanted,
+            "wanted": wanted,
             "leader": Leader(1, "me"),
             "phase": RunPhase.LEADING,
-            "seats": {WORKER: seat(WORKER, child, ready)},
-            "heard": {WORKER: 95.0},
+            "seats": {WORKER: Seat(report, 95.0, orders=orders)},
             "began_at": 40.0,
             **changes,
         }

@@ -7,24 +7,24 @@ import json
 import pytest
 
 from launcher.controller.status import document
-from launcher.decisions.state import RunPhase, State
+from launcher.decisions.state import Orders, RunPhase, State
 from launcher.shared.protocol import ChildReport
-from tests.unit.controller.states import RUNNING, WORKER, state
+from tests.unit.controller.states import RUNNING, state
 
 
 @pytest.mark.parametrize(
     ("found", "said"),
     [
         (state(RUNNING), "running"),
-        (state(RUNNING, forming=frozenset({WORKER})), "stopping"),
-        (state(None, forming=frozenset({WORKER})), "waiting to start"),
-        (state(None, forming=frozenset({WORKER}), ready=False), "pulling the code"),
-        (state(None, held=frozenset({WORKER})), "waiting for the chief"),
-        (state(ChildReport(3, 0), done=frozenset({WORKER})), "done"),
+        (state(RUNNING, orders=Orders(forming=True)), "stopping"),
+        (state(None, orders=Orders(forming=True)), "waiting to start"),
+        (state(None, orders=Orders(forming=True), ready=False), "pulling the code"),
+        (state(None, orders=Orders(waits_for_chief=True)), "waiting for the chief"),
+        (state(ChildReport(3, 0), orders=Orders(done=True)), "done"),
         (state(ChildReport(3, 1)), "failed"),
         (state(ChildReport(3, 143, stopped=True)), "starting"),
         (state(ChildReport(3, 143, stopped=True), phase=RunPhase.ENDED), "ended"),
-        (state(seats={}, heard={}), "not heard from"),
+        (state(seats={}), "not heard from"),
     ],
 )
 def test_the_state_of_a_task_is_what_it_does(found: State, said: str) -> None:

@@ -152,7 +152,7 @@ def test_a_new_controller_knows_the_code_that_runs() -> None:
     play = coded("a1", "a1")
     play.lead(play.job)
     talk(play)
-    assert play.state.code == "a1"
+    assert play.state.digest == "a1"
     assert play.said[-1] == "generation 1: found running, and taken over, with code a1"
 
 
@@ -218,4 +218,4 @@ def test_refresh_on_generation_pulls_the_code_when_all_tasks_start_again(
         pod.digest = "b2"  # what there is to pull now
     play.settle()
     assert play.end is None
-    assert play.state.code == "b2"
+    assert play.state.digest == "b2"

@@ -83,6 +83,7 @@ def test_the_backoff_of_an_evaluator_delays_no_other_task() -> None:
     for _ in range(2):
         play.tell("evaluator-0")
         play.tick(failures.SETTLE_SECONDS)
+    assert play.state.not_before is not None
     assert play.state.not_before > play.now
     play.lose("worker-1")
     for _ in range(5):

@@ -302,7 +302,7 @@ def test_a_failure_to_prepare_that_may_pass_is_tried_again(made_again: bool) -> 
             play.pod("worker-1").can_pull = False
     play.pod("worker-1").can_pull = True
     play.settle()
-    assert play.running() == all_run(play.state.generation)
+    assert play.running() == all_run(play.generation)
 
 
 def test_a_pull_that_fails_in_two_pods_of_one_generation_fails_twice(play: Play) -> None:

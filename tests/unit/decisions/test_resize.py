@@ -232,5 +232,5 @@ def test_a_new_pod_template_leads_to_one_generation_of_new_pods(play: Play) -> N
         play.lose(name)
         play.pod(name).be(revision="new")
         play.settle()
-    assert play.running() == all_run(play.state.generation)
+    assert play.running() == all_run(play.generation)
     assert [pod.started for pod in play.pods.values()] == [[play.state.generation]] * 3

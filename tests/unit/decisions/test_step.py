@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.decisions import directive
 from launcher.decisions import state as run_state
 from launcher.decisions.state import RunPhase
 from launcher.shared.exits import Code, Phase
@@ -73,7 +72,7 @@ def test_a_task_that_is_not_of_the_run_changes_nothing(play: Play) -> None:
     report = stranger.report()
     play.step(run_state.Heard(report))
     assert play.state == before
-    told = directive.directive(play.state, report)
+    told = play.directive(report)
     assert told
     assert told.action is Action.WAIT
 
@@ -111,7 +110,7 @@ def test_the_same_events_give_the_same_decisions() -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_reports_from_before_the_controllers_first_read_count(play: Play, when: str) -> None:
-    play.state = run_state.State(play.job, Leader(0, "new"))
+    play.state = run_state.State(play.job, play.job, Leader(0, "new"))
     if when == "before":
         play.tell(*EVERYBODY)
     play.step(run_state.Begin(1, {"ps": 1, "worker": 2}, {}))

@@ -38,7 +38,7 @@ def test_the_lines_tell_the_run_its_tasks_and_the_last_cause() -> None:
 )
 def test_a_task_that_waits_to_join_is_told(ready: bool, said: str) -> None:
     small = job(replicas={"ps": 1, "worker": 1})
-    found = document(state(ready=ready, job=small, goal=job()), 100.0)
+    found = document(state(ready=ready, job=small), 100.0)
     assert status.show(found)[3] == f"  worker-1  {said}"
 
 
@@ -53,7 +53,7 @@ def test_the_end_of_a_run_is_one_line() -> None:
 
 
 def test_a_run_of_which_no_task_was_heard_is_told() -> None:
-    begun, _ = step.step(state(seats={}, heard={}), run_state.Tick(), 41.0)
+    begun, _ = step.step(state(seats={}), run_state.Tick(), 41.0)
     assert status.show(document(begun, 41.0))[0].startswith("mnist: leading")
 
 

@@ -7,7 +7,15 @@ import signal
 
 import pytest
 
-from launcher.shared.exits import TERMINATION_MESSAGE_BYTES, Code, End, Phase, describe, from_wait
+from launcher.shared.exits import (
+    TERMINATION_MESSAGE_BYTES,
+    Code,
+    End,
+    Phase,
+    describe,
+    end_of,
+    from_wait,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +67,24 @@ def test_a_termination_message_holds_every_field() -> None:
         "lastLines": ["one", "two"],
     }
     assert "\n" not in end.message()
+
+
+def test_a_message_says_that_the_end_was_found() -> None:
+    end = End(Phase.SUCCEEDED, 0, "worker-0 ended with exit code 0", found=True)
+    assert json.loads(end.message())["reason"] == "ended already: worker-0 ended with exit code 0"
+
+
+def test_an_end_is_read_from_its_record_and_from_its_message() -> None:
+    end = End(Phase.STOPPED, 143, "stopped by SIGTERM", "worker-1", ("one", "two"))
+    assert end_of(end.record()) == End(Phase.STOPPED, 143, "stopped by SIGTERM", "worker-1")
+    assert end_of(json.loads(end.message())) == end
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"phase": "Lost", "code": 256, "reason": "", "lastLines": 1}, {"code": "0"}]
+)
+def test_a_broken_record_tells_the_worst(record: dict[str, object]) -> None:
+    assert end_of(record) == End(Phase.FAILED, int(Code.BUG), "")
 
 
 @pytest.mark.parametrize("character", ["x", "é", "日", "😀", '"', "\n", "\0", "\udcff"])
