@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from launcher.decisions import code_agreement, directive, failures, forming, step, takeover
-from tests.unit import simulator
+from tests.unit.simulator import histories
+from tests.unit.simulator.schedule import schedule_for
 
 SCHEDULES = 2000
 BATCHES = 4
@@ -22,8 +23,8 @@ MOST = 4000  # schedules, until a broken rule is noticed
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_every_schedule_keeps_the_promises_and_ends(batch: int) -> None:
     for seed in range(batch, SCHEDULES, BATCHES):
-        if simulator.play(simulator.schedule_for(seed)):
-            pytest.fail(simulator.explain(seed), pytrace=False)
+        if histories.play(schedule_for(seed)):
+            pytest.fail(histories.explain(seed), pytrace=False)
 
 
 # Each is a rule: its module, the rule as it stands there, and broken.
@@ -32,11 +33,6 @@ RULES = {
         failures,
         "outside = len(drains) <= DRAINS",
         "outside = False",
-    ),
-    "a task that was stopped from outside is never charged": (
-        failures,
-        'blame, reason = Blame.OUTSIDE, "it was stopped from outside"',
-        'blame, reason = Blame.PROGRAM, "it was stopped from outside"',
     ),
     "what failed for want of a lost task is taken back": (
         failures,
@@ -122,7 +118,7 @@ def test_it_notices_a_broken_rule(rule: str, monkeypatch: pytest.MonkeyPatch) ->
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if function.__module__ == module.__name__:  # other modules hold these very functions
             monkeypatch.setattr(function, "__code__", vars(other)[name].__code__)
-    assert any(simulator.play(simulator.schedule_for(seed)) for seed in range(MOST)), rule
+    assert any(histories.play(schedule_for(seed)) for seed in range(MOST)), rule
 
 
 def test_the_same_events_give_the_same_decisions() -> None:
@@ -144,14 +140,14 @@ def test_the_same_events_give_the_same_decisions() -> None:
 def test_a_schedule_that_fails_is_shrunk_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "DRAINED", 0)
     for seed in range(MOST):
-        schedule = simulator.schedule_for(seed)
-        violation = simulator.play(schedule)
+        schedule = schedule_for(seed)
+        violation = histories.play(schedule)
         if violation and len(schedule.faults) > 3:
             break
     else:
         pytest.fail("none fails")
-    smaller = simulator.shrink(schedule, violation.rule)
+    smaller = histories.shrink(schedule, violation.rule)
     assert len(smaller.faults) < len(schedule.faults)
-    told = simulator.tell(smaller)
+    told = histories.tell(smaller)
     assert told.startswith(f"seed {seed}: ")
     assert f"Violation: {violation.rule}: " in told.splitlines()[-1]

@@ -127,6 +127,8 @@ def test_a_task_that_was_stopped_from_outside_explains_what_was_heard_before(pla
     assert play.end is None
     assert not play.state.charges
     assert play.running() == {"worker-0": 2, "worker-1": 2}
+    cause = "the cause: worker-0: it was stopped from outside; not charged to the restart budget"
+    assert f"{cause}; followed by worker-1 (exit code 1)" in play.said
 
 
 def test_a_run_does_not_end_before_all_have_been_heard_from() -> None:

@@ -1,192 +1,40 @@
-"""Whole runs under seeded faults against the pure decisions, in simulated time.
-
-Around the two pure steps, `decisions.step` of a controller and `task.step` of each task, it plays
-the network (messages are lost, delayed, repeated and overtaken), the child processes, the
-StatefulSet controller, Helm, and controllers that crash, restart and overlap.
-What must always hold is checked whenever something starts, ends or is charged; after the faults
-every run must end in success or in one named failure.
-
-    python -m tests.unit.simulator --seeds 100000     # the nightly form
-    python -m tests.unit.simulator --start 17 --seeds 1 --tell
-
-A schedule that fails is shrunk, fault by fault, and told as a history.
-"""
+"""One schedule in simulated time: network, Kubernetes, Helm, controllers, launchers, children."""
 
 from __future__ import annotations
 
-import argparse
-import functools
-import hashlib
 import heapq
-import multiprocessing
 import random
 import signal
-import sys
-import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Callable, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Callable
 
-from launcher.decisions import directive, failures, forming
+from launcher.decisions import directive, forming
 from launcher.decisions import state as run_state
 from launcher.decisions.step import step
-from launcher.shared.exits import Code, End, Phase
+from launcher.shared.exits import Code, End
 from launcher.shared.identity import Task
-from launcher.shared.job import Job, job_of
-from launcher.shared.modes import EVALUATOR, MODES
+from launcher.shared.job import Job
+from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Action, ChildReport, Directive, Holds, Leader, Report
 from launcher.task import state as task_state
 from launcher.task import step as task_step
 from launcher.task.state import Activity
-
-FAULTS_SECONDS = 90.0
-PATIENCE_SECONDS = 400.0  # after the faults, for the run to end
-STOP_SECONDS = 40.0  # after the end, for everything to stop
-HOLD_SECONDS = 20.0
-TICK_SECONDS = 2.0
-WORK_SECONDS = 25.0  # what each program computes in a run without faults
-GRACE = 6.0
-HANG_SECONDS = 8.0
-DEADLINE = 120.0
-PERMANENT = 2
-
-KINDS = {  # of faults, and how often
-    "child fails": 6,
-    "child is killed": 2,
-    "child is terminated": 2,
-    "child hangs": 2,
-    "launcher restarts": 3,
-    "pod is deleted": 4,
-    "pod is gone": 3,
-    "pod is out of reach": 3,
-    "all pods are gone": 1,
-    "controller crashes": 4,
-    "upgrade": 5,
-    "pull fails": 1,
-    "no room": 2,
-    "code is edited": 1,
-    "program always fails": 1,
-}
-
-
-class Violation(AssertionError):  # noqa: N818 a promise that was broken, no mistake of a caller
-    """What must always hold does not."""
-
-    def __init__(self, rule: str, text: str) -> None:
-        super().__init__(f"{rule}: {text}")
-        self.rule = rule
-
-
-class Wish(NamedTuple):
-    """What a person asks Helm for."""
-
-    mode: str
-    ps: int
-    worker: int
-    evaluator: bool
-    limit: int
-    success: str
-    chief_first: bool
-    hang: bool
-    deadline: bool
-    keep: bool
-    joins: bool
-    refresh: bool
-    args: int = 0
-    attempt: int = 0
-    revision: int = 0
-
-
-@functools.cache
-def job_for(wish: Wish) -> Job:
-    replicas = {"ps": wish.ps, "worker": wish.worker}
-    if wish.mode == "all-reduce":
-        del replicas["ps"]
-    if wish.mode == "coordinator":
-        replicas["chief"] = 1
-    if wish.evaluator:
-        replicas[EVALUATOR] = 1
-    return job_of(
-        {
-            "version": 1,
-            "release": "sim",
-            "run": f"run{wish.attempt}",
-            "mode": wish.mode,
-            "replicas": replicas,
-            "maxReplicas": {"worker": 4 if wish.joins else 0},
-            "addresses": {"host": "sim-{role}-{index}.sim", "port": 2222},
-            "program": {
-                "command": ["python", "train.py"],
-                "args": [str(wish.args)],
-                "env": {},
-                "flags": False,
-                "workingDir": "",
-            },
-            "code": {
-                "folder": {"path": "/app"},
-                "refresh": "OnGeneration" if wish.refresh else "OnRequest",
-            },
-            "restarts": {"limit": wish.limit, "permanentCodes": [PERMANENT], "refill": 600},
-            "success": wish.success,
-            "chiefFirst": wish.chief_first,
-            "hangTimeout": HANG_SECONDS if wish.hang else 0,
-            "deadline": DEADLINE if wish.deadline else 0,
-            "logs": "",
-            "checkpoints": "",
-            "grace": GRACE,
-            "cleanup": "Keep" if wish.keep else "Delete",
-        }
-    )
-
-
-class Fault(NamedTuple):
-    """Something that happens; `pick` says to whom, `how` the rest."""
-
-    at: float
-    kind: str
-    pick: float
-    how: float
-
-    def __str__(self) -> str:
-        return f"{self.at:6.2f} {self.kind} ({self.pick:.4f}, {self.how:.4f})"
-
-
-class Schedule(NamedTuple):
-    """All that a seed tells."""
-
-    seed: int
-    wish: Wish
-    faults: tuple[Fault, ...]
-
-
-def schedule_for(seed: int) -> Schedule:
-    dice = random.Random(seed)
-    wish = Wish(
-        mode=dice.choice(list(MODES)),
-        ps=dice.randint(1, 2),
-        worker=dice.randint(1, 3),
-        evaluator=dice.random() < 0.25,
-        limit=dice.choice([0, 1, 3, 1000]),
-        success=dice.choice(["AllWorkers", "AllWorkers", "Chief"]),
-        chief_first=dice.random() < 0.4,
-        hang=dice.random() < 0.4,
-        deadline=dice.random() < 0.1,
-        keep=dice.random() < 0.3,
-        joins=dice.random() < 0.3,
-        refresh=dice.random() < 0.2,
-    )
-    wish = wish._replace(joins=wish.joins and MODES[wish.mode].joins)
-    kinds, weights = list(KINDS), list(KINDS.values())
-    begin, end = 0.0, FAULTS_SECONDS
-    if dice.random() < 0.5:  # they come together
-        begin = dice.uniform(0, FAULTS_SECONDS - 25)
-        end = begin + dice.uniform(3, 25)
-    faults = sorted(
-        Fault(dice.uniform(begin, end), kind, dice.random(), dice.random())
-        for kind in dice.choices(kinds, weights, k=dice.choice([0, 1, 1, 2, 2, 3, 4, 6, 8]))
-    )
-    return Schedule(seed, wish, tuple(faults))
+from tests.unit.simulator import faults, promises
+from tests.unit.simulator.promises import Violation
+from tests.unit.simulator.schedule import (
+    FAULTS_SECONDS,
+    GRACE,
+    HANG_SECONDS,
+    HOLD_SECONDS,
+    PATIENCE_SECONDS,
+    STOP_SECONDS,
+    TICK_SECONDS,
+    WORK_SECONDS,
+    Schedule,
+    Wish,
+    job_for,
+)
 
 
 @dataclass(eq=False)
@@ -309,7 +157,7 @@ class Simulation:
     def run(self) -> End:
         self.helm(self.wish, first=True)
         for fault in self.schedule.faults:
-            self.after(fault.at, self.fault, fault)
+            self.after(fault.at, faults.happen, self, fault)
         self.after(FAULTS_SECONDS, self.calm)
         queue, pop = self.queue, heapq.heappop
         limit = FAULTS_SECONDS + PATIENCE_SECONDS
@@ -335,7 +183,7 @@ class Simulation:
             self.poison.clear()  # tried again for ever
         for pod in list(self.pods.values()):
             if not pod.reachable:
-                self.reach_again(pod)
+                faults.reach_again(self, pod)
 
     def describe(self) -> str:
         lines = [
@@ -552,9 +400,9 @@ class Simulation:
                 if isinstance(effect, run_state.Say):
                     self.log("[{}] {}", controller.serial, effect.text)
         if len(state.charges) > len(before.charges) and before.phase is run_state.RunPhase.LEADING:
-            self.check_charge(controller)
+            promises.check_charge(self, controller)
             for seconds in (5.0, 15.0, 30.0):
-                self.after(seconds, self.check_charges)
+                self.after(seconds, promises.check_charges, self)
         for effect in effects:
             if not isinstance(effect, run_state.Say):
                 assert controller.effects is not None
@@ -604,7 +452,7 @@ class Simulation:
         self.log("the end is recorded: {} {} {}", end.phase.value, end.code, end.words)
         run = controller.job.run
         if self.records.get(run) != end:
-            self.check_end(controller, end)
+            promises.check_end(self, controller, end)
         self.records[run] = end
         self.ended.setdefault(run, self.now)
         controller.recorded = True
@@ -816,7 +664,7 @@ class Simulation:
         pod.process = process
         self.running[pod] = None
         self.log("{} starts its child in generation {}", task, generation)
-        self.check_running(pod, process)
+        promises.check_running(self, pod, process)
         if not program:
             return
         poison = self.poison.get((job.run, self.wish.args))
@@ -915,229 +763,6 @@ class Simulation:
             self.caused[job.run] += 1
             self.codes.add((job.run, str(pod.task), code))
 
-    # What must hold.
-
-    def check_running(self, started: Pod, new: Process) -> None:
-        """Something has just started."""
-        job = new.job
-        ended_at = self.ended.get(job.run)
-        if ended_at is not None and started.sent_at > ended_at:
-            sender = started.sent_by
-            if sender and self.claims == sender.number:
-                raise Violation("after the end", f"{started.task} starts: {self.describe()}")
-        if started.task.role == EVALUATOR:
-            return
-        mode = job.mode
-        for pod in self.running:
-            process = pod.process
-            if not process or pod is started or pod.task.role == EVALUATOR:
-                continue
-            other = process.job
-            if pod.task.index >= job.replicas.get(pod.task.role, 0) and not pod.reachable:
-                continue  # it was to leave, and nobody can know whether it has
-            differ = other.program_digest != job.program_digest
-            if mode.name != "coordinator":
-                differ = differ or other.cluster_digest != job.cluster_digest
-            if differ:
-                raise Violation(
-                    "one cluster",
-                    f"{started.task} starts with {_spec(job)} while {pod.task} runs with "
-                    f"{_spec(other)}: {self.describe()}",
-                )
-            if process.stands_in or new.stands_in:
-                continue
-            if process.program and new.program and process.code != new.code:
-                raise Violation(
-                    "one code",
-                    f"{started.task} starts code {new.code} while {pod.task} runs {process.code}",
-                )
-            runs, starts = process.generation, new.generation
-            torn = mode.name == "all-reduce" and runs != starts
-            torn |= started.task.role == "ps" and process.program and runs < starts
-            if torn:
-                raise Violation(
-                    "one generation",
-                    f"{started.task} starts in {starts} while {pod.task} runs in {runs}",
-                )
-
-    def check_charge(self, controller: Controller) -> None:
-        """Losses that nobody could know of yet are taken back later."""
-        state, run = controller.state, controller.job.run
-        if len(state.charges) <= self.caused[run]:
-            return
-        for task in controller.job.tasks:
-            pod, heard = self.pods.get(task), state.seat(task).report
-            if not pod or not heard or not pod.alive or pod.going or not pod.reachable:
-                return
-            if not pod.state or heard.incarnation != pod.state.incarnation:
-                return
-            if pod.child and (not heard.child or heard.child.code != pod.child.code):
-                return
-        raise Violation(
-            "budget", f"{len(state.charges)} are charged, the program failed {self.caused[run]}"
-        )
-
-    def check_charges(self) -> None:
-        for controller in self.controllers:
-            if controller.alive:
-                self.check_charge(controller)
-
-    def check_end(self, controller: Controller, end: End) -> None:
-        job = controller.job
-        run = job.run
-        self.check_charge(controller)
-        if end.found:
-            if run not in self.ended:
-                raise Violation("end", f"it has not: {end}")
-            if end.phase is not self.records[run].phase:
-                raise Violation("end", f"it was {self.records[run]}: {end}")
-            return
-        if end.phase is Phase.SUCCEEDED:
-            led = controller.state.job  # it may have waited in vain for more pods
-            tasks = [task for task in led.tasks if job.mode.decides_success(task)]
-            if job.success == "Chief":
-                tasks = [job.mode.chief]
-            for task in tasks:
-                if (job.program_digest, task) not in self.succeeded:
-                    raise Violation("end", f"{task} has not finished: {end}")
-            return
-        if end.code == Code.DEADLINE and job.deadline and "deadline" in end.reason:
-            if self.now - self.run_began[run] < job.deadline:
-                raise Violation("end", f"it is too early: {end}")
-            return
-        if end.code == Code.CODE_MISSING and "the code of all tasks" in end.reason:
-            if not self.edits:
-                raise Violation("end", f"nobody has edited the code: {end}")
-            return
-        if not end.task or not end.reason or not end.code:
-            raise Violation("end", f"it has no name: {end}")
-        if (run, end.task, end.code) not in self.codes:
-            raise Violation("end", f"the program did not do that: {end}")
-        permanent = end.code in (PERMANENT, *failures.PERMANENT)
-        if not permanent and self.caused[run] <= job.restarts.limit:
-            raise Violation("budget", f"the program failed {self.caused[run]}: {end}")
-
-    # Faults.
-
-    def fault(self, fault: Fault) -> None:
-        kind, how = fault.kind, fault.how
-        if kind == "controller crashes":
-            alive = [controller for controller in self.controllers if controller.alive]
-            if alive:
-                self.log("fault: {}", kind)
-                self.crash(alive[int(fault.pick * len(alive))])
-            return
-        if kind == "upgrade":
-            self.upgrade(fault)
-            return
-        if kind == "code is edited":
-            self.edits += 1
-            self.log("fault: {}", kind)
-            return
-        if kind == "no room":
-            self.room_at = max(self.room_at, self.now + how * 80)
-            self.log("fault: {} until {:.2f}", kind, self.room_at)
-            return
-        if kind == "program always fails":
-            role = "chief" if self.job.mode.name == "coordinator" else "worker"
-            code = PERMANENT if how < 0.2 else 1
-            self.log("fault: from now on each {} ends with {}", role, code)
-            self.poison[(self.job.run, self.wish.args)] = (role, code)
-            return
-        if kind == "all pods are gone":
-            self.log("fault: {}", kind)
-            for pod in list(self.pods.values()):
-                self.gone(pod)
-            return
-        pods = sorted(self.pods.values(), key=lambda pod: pod.task)
-        if kind.startswith("child"):
-            pods = [pod for pod in pods if _may_fail(pod)]
-        if not pods:
-            return
-        pod = pods[int(fault.pick * len(pods))]
-        process = pod.process
-        self.log("fault: {}: {}", pod.task, kind)
-        if kind.startswith("child"):
-            assert process
-            self.fault_of_child(kind, how, pod, process)
-        elif kind == "launcher restarts":
-            if pod.going:
-                self.gone(pod)
-                return
-            left = None
-            if pod.running and pod.child and process:
-                # The container is killed: nobody can tell that from a program that takes too much.
-                left = replace(pod.child, code=137, stopped=False, reason="killed", up=False)
-                self.blame(pod, process.job, 137, "program")
-            self.end_launcher(pod)
-            pod.left = left
-            self.forget()
-            self.after(0.2 + how * 10, self.start_launcher, pod, pod.token)
-        elif kind == "pod is deleted":
-            self.delete(pod)
-        elif kind == "pod is gone":
-            self.gone(pod)
-        elif kind == "pod is out of reach":
-            if pod.reachable:
-                pod.reachable = False
-                if process:  # nobody can tell it from the program's own failure
-                    self.harm(pod, process.job, "program")
-                self.after(how * 40, self.reach_again, pod)
-                if how > 0.7:
-                    self.after(how * 30, self.gone, pod)
-        elif kind == "pull fails":
-            self.pull_fails[pod.task] = 1 + int(how * 2)
-
-    def fault_of_child(self, kind: str, how: float, pod: Pod, process: Process) -> None:
-        if kind == "child fails":
-            code = PERMANENT if how < 0.1 else 1 if how < 0.8 else 139
-            self.end_child(pod, process, code, "program")
-        elif kind == "child is killed":
-            self.end_child(pod, process, 137, "program")
-        elif kind == "child is terminated":
-            self.drains[pod.task] += 1
-            outside = self.drains[pod.task] <= failures.DRAINS
-            self.end_child(pod, process, 143, "outside" if outside else "program")
-        elif process.program:
-            self.hang(pod, process, "program")
-
-    def reach_again(self, pod: Pod) -> None:
-        if self.pods.get(pod.task) is not pod or pod.reachable:
-            return
-        self.log("{} is in reach again", pod.task)
-        pod.reachable = True
-        if pod.going:
-            if pod.alive:
-                self.leave(pod)
-            else:
-                self.after(0.5, self.gone, pod)
-        elif pod.alive:
-            self.after(self.random() * 4, self.resend, pod, pod.token, pod.epoch)
-
-    def upgrade(self, fault: Fault) -> None:
-        dice = random.Random(fault.how)
-        wish, what = self.wish, fault.pick
-        if what < 0.55:
-            wish = wish._replace(ps=dice.randint(1, 2), worker=dice.randint(1, 4))
-        elif what < 0.65:
-            wish = wish._replace(args=wish.args + 1)
-        elif what < 0.75:
-            wish = wish._replace(limit=dice.choice([0, 1, 3]), keep=dice.random() < 0.5)
-        elif what < 0.85:
-            wish = wish._replace(revision=wish.revision + 1, args=wish.args + 1)
-        elif what < 0.9:
-            wish = wish._replace(evaluator=not wish.evaluator)
-        elif what < 0.95:
-            wish = self.before._replace(revision=wish.revision)  # helm rollback
-        else:
-            wish = wish._replace(attempt=wish.attempt + 1)
-        self.log("fault: upgrade to {}", wish)
-        self.helm(wish)
-
-
-def _may_fail(pod: Pod) -> bool:
-    return pod.process is not None and not pod.process.stands_in and not pod.process.stopping
-
 
 def _holds(holds: Holds | None) -> str:
     if holds is None:
@@ -1151,112 +776,3 @@ def _child(pod: Pod) -> str:
         what = "stands in" if process.stands_in else "runs"
         return f"{process.generation} {what}" + ", stopping" * process.stopping
     return f"{child.generation} ended {child.code}" if child else "none"
-
-
-def _spec(job: Job) -> str:
-    return f"{dict(job.replicas)} {job.document['program']['args']}"
-
-
-# Many schedules.
-
-
-def play(schedule: Schedule) -> Violation | None:
-    try:
-        Simulation(schedule).run()
-    except Violation as violation:
-        return violation
-    except Exception as error:
-        return Violation("crash", repr(error))
-    return None
-
-
-def shrink(schedule: Schedule, rule: str) -> Schedule:
-    """Leaves out faults as long as the same rule is still broken."""
-    index = 0
-    while index < len(schedule.faults):
-        fewer = schedule.faults[:index] + schedule.faults[index + 1 :]
-        smaller = schedule._replace(faults=fewer)
-        violation = play(smaller)
-        if violation and violation.rule == rule:
-            schedule, index = smaller, 0
-        else:
-            index += 1
-    return schedule
-
-
-def tell(schedule: Schedule) -> str:
-    """The history of a schedule, for a person."""
-    simulation = Simulation(schedule, tell=True)
-    try:
-        end = _end(simulation.run())
-    except Exception as error:
-        end = f"{type(error).__name__}: {error}"
-    assert simulation.history is not None
-    faults = [f"  {fault}" for fault in schedule.faults]
-    head = [f"seed {schedule.seed}: {schedule.wish}", *faults]
-    return "\n".join([*head, *simulation.history, end])
-
-
-def _end(end: End) -> str:
-    return (
-        f"End(phase={end.phase!r}, code={end.code!r}, reason={end.words!r}, task={end.task!r}, "
-        f"last_lines={end.last_lines!r})"
-    )
-
-
-def explain(seed: int) -> str:
-    """A failing seed, shrunk and told."""
-    schedule = schedule_for(seed)
-    violation = play(schedule)
-    assert violation
-    return tell(shrink(schedule, violation.rule))
-
-
-def _batch(seeds: range) -> tuple[int, list[tuple[int, str]]]:
-    failed = []
-    for seed in seeds:
-        violation = play(schedule_for(seed))
-        if violation:
-            failed.append((seed, violation.rule))
-    return len(seeds), failed
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Seeded schedules against launcher.decisions.")
-    parser.add_argument("--seeds", type=int, default=2000, help="how many schedules")
-    parser.add_argument("--start", type=int, default=0, help="the first seed")
-    parser.add_argument("--tell", action="store_true", help="print each schedule's history")
-    parser.add_argument("--digest", action="store_true", help="print what names all histories")
-    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
-    options = parser.parse_args(argv)
-    seeds = range(options.start, options.start + options.seeds)
-    if options.tell:
-        for seed in seeds:
-            print(tell(schedule_for(seed)))
-        return 0
-    if options.digest:
-        histories = "\n".join(tell(schedule_for(seed)) for seed in seeds)
-        print(hashlib.sha256(histories.encode()).hexdigest())
-        return 0
-    began = said = time.monotonic()
-    played, failed = 0, []
-    batches = [seeds[i : i + 100] for i in range(0, len(seeds), 100)]
-    with multiprocessing.Pool(options.jobs) as pool:
-        for count, bad in pool.imap_unordered(_batch, batches):
-            played += count
-            failed += bad
-            if time.monotonic() - said > 4:
-                said = time.monotonic()
-                print(f"{played} schedules, {len(failed)} broken", flush=True)
-    seconds = time.monotonic() - began
-    print(f"{played} schedules in {seconds:.1f} s, {len(failed)} broken")
-    rules = Counter(rule for _, rule in failed)
-    for rule, count in rules.most_common():
-        print(f"  {rule}: {count}, as seeds {[s for s, r in sorted(failed) if r == rule][:8]}")
-    if failed:
-        print(explain(min(failed)[0]))
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,132 @@
+"""What must hold, whatever happens: checked when something starts, ends or is charged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from launcher.decisions import failures
+from launcher.shared.exits import Code, End, Phase
+from launcher.shared.job import Job
+from launcher.shared.modes import EVALUATOR
+from tests.unit.simulator.schedule import (
+    PERMANENT,
+)
+
+if TYPE_CHECKING:
+    from tests.unit.simulator.world import Controller, Pod, Process, Simulation
+
+
+class Violation(AssertionError):  # noqa: N818 a promise that was broken, no mistake of a caller
+    """What must always hold does not."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(f"{rule}: {text}")
+        self.rule = rule
+
+
+def check_running(world: Simulation, started: Pod, new: Process) -> None:
+    """Something has just started."""
+    job = new.job
+    ended_at = world.ended.get(job.run)
+    if ended_at is not None and started.sent_at > ended_at:
+        sender = started.sent_by
+        if sender and world.claims == sender.number:
+            raise Violation("after the end", f"{started.task} starts: {world.describe()}")
+    if started.task.role == EVALUATOR:
+        return
+    mode = job.mode
+    for pod in world.running:
+        process = pod.process
+        if not process or pod is started or pod.task.role == EVALUATOR:
+            continue
+        other = process.job
+        if pod.task.index >= job.replicas.get(pod.task.role, 0) and not pod.reachable:
+            continue  # it was to leave, and nobody can know whether it has
+        differ = other.program_digest != job.program_digest
+        if mode.name != "coordinator":
+            differ = differ or other.cluster_digest != job.cluster_digest
+        if differ:
+            raise Violation(
+                "one cluster",
+                f"{started.task} starts with {_spec(job)} while {pod.task} runs with "
+                f"{_spec(other)}: {world.describe()}",
+            )
+        if process.stands_in or new.stands_in:
+            continue
+        if process.program and new.program and process.code != new.code:
+            raise Violation(
+                "one code",
+                f"{started.task} starts code {new.code} while {pod.task} runs {process.code}",
+            )
+        runs, starts = process.generation, new.generation
+        torn = mode.name == "all-reduce" and runs != starts
+        torn |= started.task.role == "ps" and process.program and runs < starts
+        if torn:
+            raise Violation(
+                "one generation",
+                f"{started.task} starts in {starts} while {pod.task} runs in {runs}",
+            )
+
+
+def check_charge(world: Simulation, controller: Controller) -> None:
+    """Losses that nobody could know of yet are taken back later."""
+    state, run = controller.state, controller.job.run
+    if len(state.charges) <= world.caused[run]:
+        return
+    for task in controller.job.tasks:
+        pod, heard = world.pods.get(task), state.seat(task).report
+        if not pod or not heard or not pod.alive or pod.going or not pod.reachable:
+            return
+        if not pod.state or heard.incarnation != pod.state.incarnation:
+            return
+        if pod.child and (not heard.child or heard.child.code != pod.child.code):
+            return
+    raise Violation(
+        "budget", f"{len(state.charges)} are charged, the program failed {world.caused[run]}"
+    )
+
+
+def check_charges(world: Simulation) -> None:
+    for controller in world.controllers:
+        if controller.alive:
+            check_charge(world, controller)
+
+
+def check_end(world: Simulation, controller: Controller, end: End) -> None:
+    job = controller.job
+    run = job.run
+    check_charge(world, controller)
+    if end.found:
+        if run not in world.ended:
+            raise Violation("end", f"it has not: {end}")
+        if end.phase is not world.records[run].phase:
+            raise Violation("end", f"it was {world.records[run]}: {end}")
+        return
+    if end.phase is Phase.SUCCEEDED:
+        led = controller.state.job  # it may have waited in vain for more pods
+        tasks = [task for task in led.tasks if job.mode.decides_success(task)]
+        if job.success == "Chief":
+            tasks = [job.mode.chief]
+        for task in tasks:
+            if (job.program_digest, task) not in world.succeeded:
+                raise Violation("end", f"{task} has not finished: {end}")
+        return
+    if end.code == Code.DEADLINE and job.deadline and "deadline" in end.reason:
+        if world.now - world.run_began[run] < job.deadline:
+            raise Violation("end", f"it is too early: {end}")
+        return
+    if end.code == Code.CODE_MISSING and "the code of all tasks" in end.reason:
+        if not world.edits:
+            raise Violation("end", f"nobody has edited the code: {end}")
+        return
+    if not end.task or not end.reason or not end.code:
+        raise Violation("end", f"it has no name: {end}")
+    if (run, end.task, end.code) not in world.codes:
+        raise Violation("end", f"the program did not do that: {end}")
+    permanent = end.code in (PERMANENT, *failures.PERMANENT)
+    if not permanent and world.caused[run] <= job.restarts.limit:
+        raise Violation("budget", f"the program failed {world.caused[run]}: {end}")
+
+
+def _spec(job: Job) -> str:
+    return f"{dict(job.replicas)} {job.document['program']['args']}"
