@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.shared.environment import termination_log
-from launcher.shared.exits import Code, End, LauncherError, Phase
+from launcher.shared.exits import End, ExitCode, LauncherError, Phase
 from launcher.shared.log import say
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage(sys.stderr)
-        self.exit(Code.USAGE, f"{self.prog}: {message}\n")
+        self.exit(ExitCode.USAGE, f"{self.prog}: {message}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +95,7 @@ def _task(arguments: argparse.Namespace) -> tuple[End, int]:
     end = loop.run(
         environment.task_settings(os.environ, arguments.program, arguments.flags), os.environ
     )
-    return end, end.code
+    return end, end.exit_code
 
 
 def _controller(_: argparse.Namespace) -> tuple[End, int]:
@@ -109,19 +109,19 @@ def _local(arguments: argparse.Namespace) -> tuple[End, int]:
     from launcher.local import run
 
     end = run.run(arguments.values, arguments.code, arguments.port)
-    return end, end.code
+    return end, end.exit_code
 
 
 def _status(arguments: argparse.Namespace) -> tuple[End, int]:
     from launcher.local import status
 
     if not arguments.release and not arguments.address:
-        raise LauncherError(Code.USAGE, "status needs the name of a release")
+        raise LauncherError(ExitCode.USAGE, "status needs the name of a release")
     kubectl = ["kubectl"]
     kubectl += ["--context", arguments.context] if arguments.context else []
     kubectl += ["--namespace", arguments.namespace] if arguments.namespace else []
     end = status.run(arguments.release, kubectl, arguments.address, arguments.json, arguments.watch)
-    return end, end.code
+    return end, end.exit_code
 
 
 COMMANDS = {"task": _task, "controller": _controller, "local": _local, "status": _status}
@@ -136,12 +136,12 @@ def main(argv: Sequence[str]) -> int:
         end, code = COMMANDS[arguments.command](arguments)
     except LauncherError as error:
         say(error.reason)
-        end = End(Phase.FAILED, int(error.code), error.reason)
-        code = end.code
+        end = End(Phase.FAILED, int(error.exit_code), error.reason)
+        code = end.exit_code
     except Exception as error:
         traceback.print_exc()
-        end = End(Phase.FAILED, int(Code.BUG), f"the launcher failed: {error!r}")
-        code = end.code
+        end = End(Phase.FAILED, int(ExitCode.BUG), f"the launcher failed: {error!r}")
+        code = end.exit_code
     if log:
         try:
             log.write_text(end.message() + "\n")

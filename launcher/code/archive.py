@@ -22,7 +22,7 @@ from launcher.code.copy import FULL
 from launcher.code.credentials import Credentials
 from launcher.code.stall import Patience
 from launcher.code.unpack import unpack, untrusted
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.log import say
 
 FETCHED_BYTES = 4 * 1024**3
@@ -63,7 +63,7 @@ def fetch(archive: Archive, folder: Path, cancelled: threading.Event) -> None:
             unpacked.rename(folder)
         except OSError as error:
             raise LauncherError(
-                Code.IO, f"{archive} cannot be unpacked: {error.strerror or error}"
+                ExitCode.IO, f"{archive} cannot be unpacked: {error.strerror or error}"
             ) from None
 
 
@@ -79,10 +79,10 @@ def _download(archive: Archive, file: Path, cancelled: threading.Event) -> None:
             return
         heard = time.monotonic() if moved else heard
         if time.monotonic() + pause - heard >= archive.timeout:
-            raise LauncherError(Code.IO, f"{archive} cannot be fetched: {failure}")
+            raise LauncherError(ExitCode.IO, f"{archive} cannot be fetched: {failure}")
         say(f"{archive} cannot be fetched: {failure}; again in {pause:.0f} s")
         if cancelled.wait(pause):
-            raise LauncherError(Code.TRY_AGAIN, f"{archive} is no longer wanted")
+            raise LauncherError(ExitCode.TRY_AGAIN, f"{archive} is no longer wanted")
 
 
 def _try_download(archive: Archive, writer: IO[bytes], waiting: Patience) -> tuple[str, bool]:
@@ -109,10 +109,10 @@ def _try_download(archive: Archive, writer: IO[bytes], waiting: Patience) -> tup
             return f"the server says {error.code} {error.reason}", False
         hint = " (code.secret names what to log in with)" if error.code in (401, 403) else ""
         raise LauncherError(
-            Code.CODE_MISSING, f"{archive} must be there: the server says {error.code}{hint}"
+            ExitCode.CODE_MISSING, f"{archive} must be there: the server says {error.code}{hint}"
         ) from None
     except FileNotFoundError:
-        raise LauncherError(Code.CODE_MISSING, f"{archive} must be there; it is not") from None
+        raise LauncherError(ExitCode.CODE_MISSING, f"{archive} must be there; it is not") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
@@ -121,7 +121,7 @@ def _try_download(archive: Archive, writer: IO[bytes], waiting: Patience) -> tup
         return f"it ended {length - size} bytes early", True
     if content.hexdigest() != archive.sha256:
         raise LauncherError(
-            Code.CODE_MISSING,
+            ExitCode.CODE_MISSING,
             f"{archive} must be what code.archive.sha256 says, {archive.sha256}; it is "
             f"{content.hexdigest()}, {size} bytes",
         )

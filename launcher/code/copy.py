@@ -27,7 +27,7 @@ from launcher.code import ignore, links
 from launcher.code.manifest import Manifest, stamp_of_copy, stamp_of_origin
 from launcher.code.pool import Pool
 from launcher.code.stall import Patience
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.log import say
 
 THREADS = 64  # requests under way at once: each waits for the network most of its time
@@ -98,10 +98,10 @@ def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Even
             return made.manifest.save()
     except OSError as error:
         raise LauncherError(
-            Code.IO, f"{origin.label} cannot be copied: {error.strerror}: {error.filename}"
+            ExitCode.IO, f"{origin.label} cannot be copied: {error.strerror}: {error.filename}"
         ) from None
     raise LauncherError(
-        Code.TRY_AGAIN,
+        ExitCode.TRY_AGAIN,
         f"{origin.label} must not change while it is copied; {changed} did, {ATTEMPTS} times. "
         f"What a program writes there can be named in {ignore.FILE}",
     )
@@ -169,8 +169,8 @@ class _Copy:
         what = f"{self.origin.label} cannot be copied: {error.strerror}"
         if error.errno in FULL:
             what += f" in {Path(self.new).parent}, writing {_words(name)}"
-            return LauncherError(Code.IO, what)
-        return LauncherError(Code.IO, f"{what}: {_words(name)}")
+            return LauncherError(ExitCode.IO, what)
+        return LauncherError(ExitCode.IO, f"{what}: {_words(name)}")
 
     def _begin(self) -> None:
         try:
@@ -179,7 +179,7 @@ class _Copy:
             there = False
         if not there:
             raise LauncherError(
-                Code.CODE_MISSING, f"{self.origin.label} must be a folder; there is none"
+                ExitCode.CODE_MISSING, f"{self.origin.label} must be a folder; there is none"
             )
         try:
             with open(f"{self.source}/{ignore.FILE}", "rb") as file:
@@ -216,7 +216,7 @@ class _Copy:
         # An absolute one means a place in the container, like a volume.
         if links.leaves(name, target) and not target.startswith("/"):
             raise LauncherError(
-                Code.CODE_MISSING,
+                ExitCode.CODE_MISSING,
                 f"{self.origin.label} must hold all that it needs: the link {name} leads to "
                 f"{target}, outside of it. Name the folder that holds both and set "
                 f"program.workingDir, or name the link in {ignore.FILE}",

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 
 # What a header takes, and what git's helper does, which talks in lines. Others would be told of in
 # an error of theirs, with the value.
@@ -39,7 +39,7 @@ def read(folder: Path | None) -> Credentials | None:
     found = Credentials(username, password, _key(folder / "token", TOKEN))
     if not found.token and not (found.username and found.password):
         raise LauncherError(
-            Code.CONFIGURATION,
+            ExitCode.CONFIGURATION,
             "code.secret must name a Secret with the keys username and password, or token",
         )
     return found
@@ -52,13 +52,13 @@ def _key(file: Path, allowed: re.Pattern[str]) -> str:
         return ""
     except OSError as error:
         raise LauncherError(
-            Code.CONFIGURATION, f"code.secret: the key {file.name} cannot be read: {error}"
+            ExitCode.CONFIGURATION, f"code.secret: the key {file.name} cannot be read: {error}"
         ) from None
     except UnicodeDecodeError:
         text = "\0"
     if not allowed.fullmatch(text):
         what = "printable ASCII" if allowed is TOKEN else "text in UTF-8"
         raise LauncherError(
-            Code.CONFIGURATION, f"code.secret: the key {file.name} must be one line of {what}"
+            ExitCode.CONFIGURATION, f"code.secret: the key {file.name} must be one line of {what}"
         )
     return text

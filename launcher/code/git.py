@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from launcher.code import tool
 from launcher.code.credentials import Credentials
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.sources import COMMIT
 
 QUIET = ("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.hooksPath=/dev/null")
@@ -50,7 +50,7 @@ def fetch(repository: Repository, commit: str, folder: Path, cancelled: threadin
     be reached, CONFIGURATION where the image has no git.
     """
     no_commit = LauncherError(
-        Code.CODE_MISSING, f"code.git.ref must be a commit of {repository.url}; {commit} is not"
+        ExitCode.CODE_MISSING, f"code.git.ref must be a commit of {repository.url}; {commit} is not"
     )
     if not re.fullmatch(COMMIT, commit):  # another task may have found it out
         raise no_commit
@@ -62,10 +62,10 @@ def fetch(repository: Repository, commit: str, folder: Path, cancelled: threadin
     fetch = ("fetch", "--no-tags", "--progress")
     # Most servers give a single commit; from the others all is fetched.
     one = git(*fetch, "--depth=1", *git.origin, commit, may_fail=True)
-    if one.code:
+    if one.exit_code:
         git(*fetch, *git.origin, "+refs/*:refs/all/*")
     kind = git("cat-file", "-t", commit, may_fail=True)
-    if kind.code or kind.last_lines != ("commit",):
+    if kind.exit_code or kind.last_lines != ("commit",):
         raise no_commit
     git("checkout", "--quiet", "--progress", "--detach", commit)
     shutil.rmtree(new / ".git")
@@ -88,7 +88,7 @@ def resolve(repository: Repository, ref: str, folder: Path, cancelled: threading
         if name in found:
             return found[name]
     raise LauncherError(
-        Code.CODE_MISSING,
+        ExitCode.CODE_MISSING,
         f"code.git.ref must be a branch, a tag, or a whole commit id of {repository.url}; {ref} is "
         "none",
     )
@@ -120,11 +120,11 @@ class _Git:
         argv = [*self.words, *arguments]
         timeout = self.repository.timeout
         done = tool.run(argv, self.env, self.folder, timeout, self.cancelled)
-        if done.code and not may_fail:
+        if done.exit_code and not may_fail:
             raise LauncherError(
-                Code.IO,
+                ExitCode.IO,
                 f"code.git {self.repository.url} cannot be fetched: git {arguments[0]} ended with "
-                f"{done.code}",
+                f"{done.exit_code}",
                 done.last_lines,
             )
         return done

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 
 FILE = ".tfrunignore"
 ALWAYS = frozenset({".git", "__pycache__"})
@@ -60,7 +60,8 @@ def _patterns(text: str) -> Iterator[_Pattern]:
             regex = re.compile(everywhere + TOKEN.sub(_regex, path.lstrip("/")), re.DOTALL)
         except re.error as error:
             raise LauncherError(
-                Code.CONFIGURATION, f"{FILE} must hold patterns: line {number}, {line!r}: {error}"
+                ExitCode.CONFIGURATION,
+                f"{FILE} must hold patterns: line {number}, {line!r}: {error}",
             ) from None
         yield _Pattern(regex, keep, words.endswith("/"))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.code import copy, credentials, requirements, stall
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.log import say
 from launcher.shared.sources import Delivery, Source
 
@@ -58,7 +58,7 @@ def pull(
     pulled = replace(_pull(delivery, place, cancelled), commit=commit)
     if delivery.digest and pulled.digest != delivery.digest:
         raise LauncherError(
-            Code.CODE_MISSING,
+            ExitCode.CODE_MISSING,
             f"{delivery.source} must have the digest that code.digest says, {delivery.digest}; it "
             f"has {pulled.digest}: somebody has changed it",
         )
@@ -82,7 +82,7 @@ def _pull(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pulle
     folder = place.work / "code"
     digest = copy.copy(origin, folder, delivery.timeout, cancelled)
     if not digest:
-        raise LauncherError(Code.CODE_MISSING, f"{source} must hold a program; it is empty")
+        raise LauncherError(ExitCode.CODE_MISSING, f"{source} must hold a program; it is empty")
     return Pulled(folder, digest)
 
 
@@ -104,7 +104,7 @@ def _in_place(delivery: Delivery, cancelled: threading.Event) -> Pulled:
     folder = Path(source.path)
     # It may be one of `volumes`, whose server is away.
     if not stall.call(lambda _: folder.is_dir(), str(source), delivery.timeout, cancelled):
-        raise LauncherError(Code.CODE_MISSING, f"{source} must be a folder; there is none")
+        raise LauncherError(ExitCode.CODE_MISSING, f"{source} must be a folder; there is none")
     return Pulled(folder, "")
 
 
@@ -113,7 +113,8 @@ def _mounted(source: Source, place: Place) -> Path:
         return Path(source.path)
     if place.mount is None:
         raise LauncherError(
-            Code.CONFIGURATION, f"TFRUN_SOURCE must say where {source} is mounted; it is not set"
+            ExitCode.CONFIGURATION,
+            f"TFRUN_SOURCE must say where {source} is mounted; it is not set",
         )
     return place.mount / source.path if source.kind == "claim" else place.mount
 
@@ -147,7 +148,7 @@ def _fetched(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pa
 
 def _unwritten(source: Source, error: OSError) -> LauncherError:
     what = f"{source} cannot be written: {error.strerror}: {error.filename}"
-    return LauncherError(Code.IO, what)
+    return LauncherError(ExitCode.IO, what)
 
 
 def _write(files: Mapping[str, str], folder: Path) -> None:

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from launcher.code import tool
-from launcher.shared.exits import Code, LauncherError, describe
+from launcher.shared.exits import ExitCode, LauncherError, describe
 from launcher.shared.log import say
 
 FILE = "requirements.txt"
@@ -29,10 +29,10 @@ def install(code: Path, digest: str, python: str, kept: Path, cancelled: threadi
         text = (code / FILE).read_text()
     except FileNotFoundError:
         raise LauncherError(
-            Code.CODE_MISSING, f"code.requirements must be false: the code has no {FILE}"
+            ExitCode.CODE_MISSING, f"code.requirements must be false: the code has no {FILE}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise LauncherError(Code.IO, f"{FILE} of the code cannot be read: {error}") from None
+        raise LauncherError(ExitCode.IO, f"{FILE} of the code cannot be read: {error}") from None
     folder = kept / _name(text, digest, python)
     proven = digest or not NAMES_FILES.search(text)  # code of the image has no digest
     if proven and folder.is_dir():
@@ -47,11 +47,11 @@ def install(code: Path, digest: str, python: str, kept: Path, cancelled: threadi
     say(f"installing {FILE} of the code")
     done = tool.run(argv, {**os.environ, "TMPDIR": str(kept)}, code, SILENCE_SECONDS, cancelled)
     if any("No module named pip" in line for line in done.last_lines):
-        raise LauncherError(Code.CONFIGURATION, f"code.requirements: {python} must have pip")
-    if done.code:
+        raise LauncherError(ExitCode.CONFIGURATION, f"code.requirements: {python} must have pip")
+    if done.exit_code:
         raise LauncherError(
-            Code.IO,
-            f"code.requirements: pip could not install {FILE}: {describe(done.code)}",
+            ExitCode.IO,
+            f"code.requirements: pip could not install {FILE}: {describe(done.exit_code)}",
             done.last_lines,
         )
     new.rename(folder)

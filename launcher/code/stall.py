@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Callable, TypeVar
 
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 
 WATCH_SECONDS = 0.5
 
@@ -68,9 +68,9 @@ class Patience:
                 if self.moved != seen:
                     seen, since = self.moved, now
                 if self.cancelled.is_set():
-                    raise LauncherError(Code.TRY_AGAIN, f"{label} is no longer wanted")
+                    raise LauncherError(ExitCode.TRY_AGAIN, f"{label} is no longer wanted")
                 if now - since >= self.timeout:
-                    raise LauncherError(Code.IO, silent(now - since))
+                    raise LauncherError(ExitCode.IO, silent(now - since))
                 self.changed.wait(min(WATCH_SECONDS, self.timeout))
 
 

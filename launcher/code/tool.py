@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.shared.exits import Code, LauncherError, from_wait
+from launcher.shared.exits import ExitCode, LauncherError, from_wait
 from launcher.shared.process import start
 
 KEPT_LINES = 20
@@ -26,7 +26,7 @@ WATCH_SECONDS = 0.2
 class Finished:
     """How it ended: its code as a shell says it, and its last lines of output."""
 
-    code: int
+    exit_code: int
     last_lines: tuple[str, ...]
 
 
@@ -46,16 +46,16 @@ def run(
         process = start(argv, env, cwd)
     except OSError as error:
         raise LauncherError(
-            Code.CONFIGURATION, f"the image must have {argv[0]}: {error.strerror}"
+            ExitCode.CONFIGURATION, f"the image must have {argv[0]}: {error.strerror}"
         ) from None
     output = _Output(process)
     try:
         while output.reader.is_alive():
             output.reader.join(WATCH_SECONDS)
             if cancelled.is_set():
-                raise LauncherError(Code.TRY_AGAIN, f"{argv[0]} was ended: nobody wants it")
+                raise LauncherError(ExitCode.TRY_AGAIN, f"{argv[0]} was ended: nobody wants it")
             if time.monotonic() - output.told_at > silence:
-                raise LauncherError(Code.IO, f"{argv[0]} has told nothing for {silence:g} s")
+                raise LauncherError(ExitCode.IO, f"{argv[0]} has told nothing for {silence:g} s")
         return Finished(from_wait(process.wait()), tuple(output.lines))
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):

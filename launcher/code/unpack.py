@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from launcher.code import links
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 
 UNPACKED_BYTES = 16 * 1024**3
 UNPACKED_FILES = 200_000
@@ -88,7 +88,7 @@ def unpack(label: str, file: Path, folder: Path, cancelled: threading.Event) -> 
 
 def untrusted(label: str, rule: str) -> LauncherError:
     """The failure of an archive that breaks a rule."""
-    return LauncherError(Code.CODE_MISSING, f"{label} must hold {rule}")
+    return LauncherError(ExitCode.CODE_MISSING, f"{label} must hold {rule}")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _zstd(label: str, file: Path) -> Iterator[tarfile.TarFile]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
     except OSError:
         raise LauncherError(
-            Code.CONFIGURATION,
+            ExitCode.CONFIGURATION,
             f"{label} is compressed by zstd, which the image does not have: use .tar.gz or .xz",
         ) from None
     assert process.stdout
@@ -268,5 +268,5 @@ class _Unpacking:
                 if self.bytes > UNPACKED_BYTES:
                     raise untrusted(self.label, f"at most {UNPACKED_BYTES} bytes, unpacked")
                 if self.cancelled.is_set():
-                    raise LauncherError(Code.TRY_AGAIN, f"{self.label} is no longer wanted")
+                    raise LauncherError(ExitCode.TRY_AGAIN, f"{self.label} is no longer wanted")
                 writer.write(data)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.controller.environment import KubernetesSettings
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.protocol import Leader
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -128,7 +128,7 @@ class Kubernetes:
             connection.close()
         if response.status in (401, 403, 404, 422):
             raise LauncherError(
-                Code.CONFIGURATION,
+                ExitCode.CONFIGURATION,
                 f"Kubernetes refuses to {method.lower()} the StatefulSet of role {role} "
                 f"({response.status}): {_reason(text)}. Are the chart's objects as they were "
                 "installed? `helm upgrade` puts them right; controller.rbac: false needs no rights",

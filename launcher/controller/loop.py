@@ -23,7 +23,7 @@ from launcher.controller.kubernetes import Kubernetes, StatefulSet, SupersededEr
 from launcher.controller.progress import Progress
 from launcher.decisions import directive, step
 from launcher.decisions import state as run_state
-from launcher.shared.exits import Code, End, LauncherError, Phase, end_of, signalled
+from launcher.shared.exits import End, ExitCode, LauncherError, Phase, end_of, signalled
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.log import say
@@ -51,7 +51,7 @@ KEPT_FAREWELL_SECONDS = 10.0  # and its grace, for tasks that nobody else will t
 LONGEST_BACKOFF = 10.0
 # Codes after which the chart's Job starts the controller again: its own failure, and its death
 # by SIGKILL or SIGTERM. A run that ends with one of them must not be taken for that.
-RETRIED = frozenset({Code.BUG, signalled(signal.SIGKILL), signalled(signal.SIGTERM)})
+RETRIED = frozenset({ExitCode.BUG, signalled(signal.SIGKILL), signalled(signal.SIGTERM)})
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def run(settings: ControllerSettings) -> End:
 
 def exit_code(end: End) -> int:
     """The controller's exit code: the run's own, or 1 where the Job would start it again."""
-    return 1 if end.phase is Phase.FAILED and end.code in RETRIED else end.code
+    return 1 if end.phase is Phase.FAILED and end.exit_code in RETRIED else end.exit_code
 
 
 class _Controller:
@@ -113,7 +113,7 @@ class _Controller:
             await self.server.listen(host, port)
         except OSError as error:
             raise LauncherError(
-                Code.CONFIGURATION, f"the controller cannot listen on {host}:{port}: {error}"
+                ExitCode.CONFIGURATION, f"the controller cannot listen on {host}:{port}: {error}"
             ) from None
         besides = [asyncio.ensure_future(task) for task in (self._tick(), self._diagnose())]
         for task in besides:
@@ -333,7 +333,7 @@ class _Controller:
             if line:
                 say(line)
         wanted = self._directive(report)
-        if wanted is None and report.wait and not self.server.closing:
+        if wanted is None and report.long_poll and not self.server.closing:
             wanted = await self._hold(report)
         if wanted is None:
             return encode_directive(None)

@@ -17,19 +17,19 @@ class Progress:
     def line(self, report: Report, now: float) -> str:
         """The line that is due, or nothing. Steps per second are the run's, not one task's."""
         child = report.child
-        if not child or child.step is None or child.step == self._step:
+        if not child or child.global_step is None or child.global_step == self._step:
             return ""
         before, seconds = self._step, now - self._at
         if before is not None and seconds < LEAST_SECONDS:
             return ""
-        self._step, self._at = child.step, now
-        text = f"step {child.step}"
-        text += f" of {child.last_step}" if child.last_step else ""
-        if before is not None and child.step > before:
-            rate = (child.step - before) / seconds
+        self._step, self._at = child.global_step, now
+        text = f"step {child.global_step}"
+        text += f" of {child.total_steps}" if child.total_steps else ""
+        if before is not None and child.global_step > before:
+            rate = (child.global_step - before) / seconds
             text += f", {rate:.1f} steps per second"
-            if child.last_step and child.last_step > child.step:
-                text += f", {_duration((child.last_step - child.step) / rate)} left"
+            if child.total_steps and child.total_steps > child.global_step:
+                text += f", {_duration((child.total_steps - child.global_step) / rate)} left"
         return text
 
 

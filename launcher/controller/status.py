@@ -39,9 +39,9 @@ def _task(state: State, task: Task, now: float) -> dict[str, Any]:
         "task": str(task),
         "state": _state(state, task),
         "generation": child.generation if child else 0,
-        "step": child.step if child else None,
-        "lastStep": child.last_step if child else None,
-        "code": child.code if child else None,
+        "globalStep": child.global_step if child else None,
+        "totalSteps": child.total_steps if child else None,
+        "exitCode": child.exit_code if child else None,
         "ago": None if seat.heard_at is None else round(now - seat.heard_at),
     }
 
@@ -52,17 +52,19 @@ def _state(state: State, task: Task) -> str:
     if not report:
         return "not heard from"
     if not member(state, task):
-        return "waiting to join" if report.ready else "pulling the code"
+        return "waiting to join" if report.can_start else "pulling the code"
     if orders.done:
         return "done"
     child = report.child
-    runs = child is not None and child.code is None
+    runs = child is not None and child.exit_code is None
     if orders.forming:
-        return "stopping" if runs else "waiting to start" if report.ready else "pulling the code"
+        return (
+            "stopping" if runs else "waiting to start" if report.can_start else "pulling the code"
+        )
     if orders.waits_for_chief:
         return "waiting for the chief"
     if runs:
         return "running"
-    if child and child.code and not child.stopped:
+    if child and child.exit_code and not child.stopped:
         return "failed"
     return "ended" if state.phase is RunPhase.ENDED else "starting"

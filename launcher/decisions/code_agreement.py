@@ -15,7 +15,7 @@ from launcher.decisions.state import (
     ended,
     pull_again,
 )
-from launcher.shared.exits import Code, End, Phase
+from launcher.shared.exits import End, ExitCode, Phase
 from launcher.shared.identity import Task
 from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Report
@@ -64,7 +64,7 @@ def _disagree(state: State, now: float, text: str, again: list[Task], culprit: T
     if culprit and before.pulls >= AGREE_PULLS and seconds >= AGREE_SECONDS:
         reason = f"{text}; pulling it again for {seconds:.0f} s has not helped. "
         reason += f"{state.job.source} was changed after the run had begun: raise run.attempt"
-        return ended(state, End(Phase.FAILED, Code.CODE_MISSING, reason, str(culprit)))
+        return ended(state, End(Phase.FAILED, ExitCode.CODE_MISSING, reason, str(culprit)))
     state = replace(
         pull_again(state, again),
         disagreement=replace(before, pulls=before.pulls + 1),
@@ -76,7 +76,7 @@ def _disagree(state: State, now: float, text: str, again: list[Task], culprit: T
 def resolved(state: State, chief: Report) -> State:
     """What a branch means is found out once, by the chief, for all tasks."""
     holds = chief.holds
-    if state.commit or not chief.ready or not holds or holds.run != state.job.run:
+    if state.commit or not chief.can_start or not holds or holds.run != state.job.run:
         return state
     if not chief.commit or holds.pull != state.seat(chief.task).orders.pull:
         return state

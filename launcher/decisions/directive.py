@@ -64,9 +64,9 @@ def _programs_stop(state: State) -> bool:
     return any(
         (seat.orders.forming or seat.orders.generation is None)
         and (report := seat.report)
-        and not report.serving
+        and not report.stands_in
         and report.child
-        and report.child.code is None
+        and report.child.exit_code is None
         and decides_success(task)
         for task, seat in state.seats.items()
     )
@@ -123,8 +123,8 @@ def _part(told: Instructions, report: Report) -> tuple[Action, int] | None:
     # It must not train again. What an older controller told it since is no going back.
     later = holds.generation if holds else 0
     generation = max(orders.generation, later)
-    if mode.seats and mode.decides_success(task):
-        return Action.SERVE, generation
+    if mode.stand_ins and mode.decides_success(task):
+        return Action.STAND_IN, generation
     if report.incarnation == orders.incarnation and later <= orders.generation:
         return Action.RUN, generation  # it holds that already, and its child has ended
     return Action.WAIT, generation

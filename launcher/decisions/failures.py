@@ -19,7 +19,7 @@ from launcher.decisions.state import (
     with_orders,
     with_seat,
 )
-from launcher.shared.exits import Code, End, Phase, signalled
+from launcher.shared.exits import End, ExitCode, Phase, signalled
 from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Action, ChildReport, Report
 
@@ -28,7 +28,7 @@ LATE_SECONDS = 5.0  # how old a report may be when it is heard
 LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
 # The launcher's own ends that another try cannot mend.
-PERMANENT = frozenset({Code.USAGE, Code.CODE_MISSING, Code.CONFIGURATION})
+PERMANENT = frozenset({ExitCode.USAGE, ExitCode.CODE_MISSING, ExitCode.CONFIGURATION})
 # How a child ends from outside: its node is drained, its pod deleted. It is the program's fault
 # only where a child ends like that more than DRAINS times while its launcher lives on.
 DRAINED = signalled(signal.SIGTERM)
@@ -55,12 +55,12 @@ def notice(state: State, report: Report, lost_after: float, now: float) -> Step:
         return state, ()
     if child.up and task == state.job.mode.chief and child.generation == orders.generation:
         state = chief_awaited_no_more(state)
-    if child.code is None:
+    if child.exit_code is None:
         return _child_runs(state, report, child, now)
     if child.generation < state.seat(task).news_from:
         return state, ()
     state = with_seat(state, task, news_from=child.generation + 1)
-    return _child_ended(state, report, child, child.code, lost_after, now)
+    return _child_ended(state, report, child, child.exit_code, lost_after, now)
 
 
 def _launcher_lost(state: State, report: Report, lost_after: float, now: float) -> Step:
@@ -68,10 +68,10 @@ def _launcher_lost(state: State, report: Report, lost_after: float, now: float) 
     task, child = report.task, report.child
     generation = state.seat(task).orders.generation
     assert generation is not None  # the lost launcher was to run it
-    if not report.holds and child and child.code and child.generation == generation:
+    if not report.holds and child and child.exit_code and child.generation == generation:
         # The new launcher found it noted: nobody had told that child to end.
         state = with_seat(state, task, news_from=generation + 1)
-        blame, exit_code, reason = Blame.WITH_LAUNCHER, child.code, child.reason
+        blame, exit_code, reason = Blame.WITH_LAUNCHER, child.exit_code, child.reason
     else:
         blame, exit_code = Blame.OUTSIDE, DRAINED
         reason = "its pod or its launcher was started again"
@@ -87,7 +87,7 @@ def _child_runs(state: State, report: Report, child: ChildReport, now: float) ->
     if child.hung and child.generation == orders.generation:
         reason = f"no progress for {state.job.hang_timeout:g} s"
         failure = Failure(
-            task, child.generation, Code.DEADLINE, reason, now, Blame.PROGRAM, child.last_lines
+            task, child.generation, ExitCode.DEADLINE, reason, now, Blame.PROGRAM, child.last_lines
         )
         return _fail(state, failure, now, everybody=task.role != EVALUATOR)
     if told_to_end(state, report):
@@ -189,7 +189,7 @@ def success(state: State) -> End | None:
     lines = report.child.last_lines if report and report.child else ()
     who = str(mode.chief) if count == 1 else f"all {count} workers"
     reason = f"{who} ended with exit code 0"
-    return End(Phase.SUCCEEDED, Code.OK, reason, str(mode.chief), lines)
+    return End(Phase.SUCCEEDED, ExitCode.OK, reason, str(mode.chief), lines)
 
 
 def judge(state: State, now: float) -> Step:

@@ -69,7 +69,7 @@ def lacks(state: State, task: Task) -> str | None:
         return None
     holds = report.holds
     asked = (state.leader, Action.WAIT, state.generation, state.job.digest, seat.orders.pull)
-    told = holds and (holds.leader, holds.action, holds.generation, holds.job, holds.pull)
+    told = holds and (holds.leader, holds.action, holds.generation, holds.job_digest, holds.pull)
     if told != asked:
         return "has not answered"
     if told_to_end(state, report):
@@ -78,7 +78,7 @@ def lacks(state: State, task: Task) -> str | None:
         return None
     if not current(state, report):
         return "its pod is being replaced"
-    return None if report.ready else "pulls the code"
+    return None if report.can_start else "pulls the code"
 
 
 def awaited(state: State) -> dict[Task, str]:
@@ -88,7 +88,7 @@ def awaited(state: State) -> dict[Task, str]:
         report = state.seat(task).report
         if not report:
             lacking[task] = "not heard from"
-        elif not member(state, task) and not report.ready:
+        elif not member(state, task) and not report.can_start:
             failed = report.child if _pull_failed(state, task) else None
             lacking[task] = failed.reason if failed else "pulls the code"
     return lacking
@@ -98,9 +98,15 @@ def _pull_failed(state: State, task: Task) -> bool:
     """Whether a task that is to join has told that it could not pull the code."""
     seat = state.seat(task)
     report = seat.report
-    if member(state, task) or not report or report.ready or not report.child or not report.holds:
+    if (
+        member(state, task)
+        or not report
+        or report.can_start
+        or not report.child
+        or not report.holds
+    ):
         return False
-    return bool(report.child.code) and report.holds.pull == seat.orders.pull
+    return bool(report.child.exit_code) and report.holds.pull == seat.orders.pull
 
 
 def say_missing(state: State, now: float) -> Step:

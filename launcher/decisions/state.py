@@ -327,13 +327,13 @@ def current(state: State, report: Report) -> bool:
 
 def runs(report: Report) -> bool:
     """Whether a child of the task runs."""
-    return report.serving or (report.child is not None and report.child.code is None)
+    return report.stands_in or (report.child is not None and report.child.exit_code is None)
 
 
 def told_to_end(state: State, report: Report) -> bool:
     """Whether a server's pod was told to end: all others that hold something are ready."""
     serves = not state.job.mode.runs_program(report.task)
-    return serves and report.holds is not None and not report.ready
+    return serves and report.holds is not None and not report.can_start
 
 
 def newest(report: Report) -> int:
@@ -346,4 +346,4 @@ def digests(state: State) -> dict[Task, str]:
     """The digests of the code by the tasks that run it, and that are about to."""
     runs_program = state.job.mode.runs_program
     heard = ((task, state.seat(task).report) for task in filter(runs_program, state.job.tasks))
-    return {task: report.code for task, report in heard if report and report.ready}
+    return {task: report.digest for task, report in heard if report and report.can_start}

@@ -46,7 +46,7 @@ from launcher.decisions.state import (
     with_seat,
 )
 from launcher.decisions.takeover import adopt, grow
-from launcher.shared.exits import Code, End, Phase
+from launcher.shared.exits import End, ExitCode, Phase
 from launcher.shared.identity import Task
 from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Leader, Report
@@ -61,7 +61,7 @@ def step(state: State, event: Event, now: float) -> Step:
     if isinstance(event, NoCode):
         if reports(state):
             return state, ()  # somebody did start
-        return ended(state, End(Phase.FAILED, Code.CODE_MISSING, event.reason))
+        return ended(state, End(Phase.FAILED, ExitCode.CODE_MISSING, event.reason))
     if isinstance(event, Heard):
         return _hear(state, event.report, now)
     return _tick(state, now)
@@ -73,7 +73,7 @@ def _tick(state: State, now: float) -> Step:
     deadline = state.job.deadline
     if deadline and state.began_at is not None and now - state.began_at >= deadline:
         reason = f"the run has not ended within its deadline of {deadline:g} s"
-        return ended(state, End(Phase.FAILED, Code.DEADLINE, reason))
+        return ended(state, End(Phase.FAILED, ExitCode.DEADLINE, reason))
     state, effects = _go_on(state, now)
     state, more = say_missing(state, now)
     return state, (*effects, *more)
@@ -213,7 +213,7 @@ def _late(state: State) -> frozenset[Task]:
 
 def _step_of(report: Report | None) -> tuple[int, int | None] | None:
     child = report.child if report else None
-    return (child.generation, child.step) if child else None
+    return (child.generation, child.global_step) if child else None
 
 
 def _follows_younger(state: State, report: Report) -> bool:

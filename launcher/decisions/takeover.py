@@ -26,7 +26,7 @@ from launcher.decisions.state import (
     newest,
     reports,
 )
-from launcher.shared.exits import Code, End, Phase
+from launcher.shared.exits import End, ExitCode, Phase
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR, Reach
@@ -126,7 +126,7 @@ def _found_running(state: State, holdings: Mapping[Task, Holds]) -> dict[Task, i
         task: holds.generation
         for task in state.job.tasks
         if (holds := holdings.get(task))
-        and holds.action in (Action.RUN, Action.SERVE)
+        and holds.action in (Action.RUN, Action.STAND_IN)
         and _goes_on(state.job, task, holds)
     }
 
@@ -172,7 +172,7 @@ def _orders_found(report: Report, generation: int | None) -> Orders:
     pull = holds.pull if holds else 0
     if generation is None:
         return Orders(pull=pull)
-    served = holds is not None and holds.action is Action.SERVE
+    served = holds is not None and holds.action is Action.STAND_IN
     done = served or _ended_with(0, report.child)
     return Orders(generation, report.incarnation, done=done, pull=pull)
 
@@ -188,7 +188,7 @@ def _charged(state: State, holdings: Mapping[Task, Holds]) -> int:
         if not begun or not report or _ended_with(DRAINED, report.child):
             return 0  # one that was lost may be what some of it was charged for
     digest = state.job.program_digest
-    known = [holds for holds in holdings.values() if holds.program == digest]
+    known = [holds for holds in holdings.values() if holds.program_digest == digest]
     latest = max((holds.generation for holds in known), default=0)
     return min((holds.charged for holds in known if holds.generation == latest), default=0)
 
@@ -197,7 +197,7 @@ def _set_going(state: State, holdings: Mapping[Task, Holds], anew: frozenset[Tas
     """Has those formed that cannot go on; where all go on, pods that are too many go."""
     if anew:
         state = form_with(state, anew)
-        stop = any(holds.action in (Action.RUN, Action.SERVE) for holds in holdings.values())
+        stop = any(holds.action in (Action.RUN, Action.STAND_IN) for holds in holdings.values())
         text = f"{names(anew, state.job.tasks, 'stop')}: " if stop else ""
         return state, (Say(f"{text}generation {state.generation} forms"),)
     state, effects = without_leaving(state)
@@ -239,13 +239,13 @@ def _holdings(state: State) -> dict[Task, Holds]:
 
 def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
     """Whether what a task holds is still what is wanted of it."""
-    if holds.program != job.program_digest:
+    if holds.program_digest != job.program_digest:
         return False
     # Where only the chief starts again for other counts, servers keep an older ClusterSpec; the
     # evaluator is in no ClusterSpec.
     servers_keep = job.mode.resize is Reach.WITH_CHIEF and not job.mode.runs_program(task)
     keeps = servers_keep or task.role == EVALUATOR
-    return holds.cluster == job.cluster_digest or keeps
+    return holds.cluster_digest == job.cluster_digest or keeps
 
 
 def _anew(
@@ -253,7 +253,9 @@ def _anew(
 ) -> frozenset[Task]:
     """Whom a new controller must start: the new, the lost, and all whom a change reaches."""
     job, tasks = state.job, state.job.tasks
-    if not holdings or any(holds.program != job.program_digest for holds in holdings.values()):
+    if not holdings or any(
+        holds.program_digest != job.program_digest for holds in holdings.values()
+    ):
         return frozenset(tasks)
     kept = {
         task
@@ -269,7 +271,7 @@ def _anew(
 
 def _ended_with(code: int, child: ChildReport | None) -> bool:
     """Whether a task's child ended so, and not because it was told to."""
-    return child is not None and child.code == code and not child.stopped
+    return child is not None and child.exit_code == code and not child.stopped
 
 
 def _remembered(state: State) -> End:
@@ -279,17 +281,18 @@ def _remembered(state: State) -> End:
     needed = [mode.chief] if state.job.success == "Chief" else state.job.tasks
     children = [heard[t].child for t in needed if mode.decides_success(t) and t in heard]
     ended_well = any(_ended_with(0, child) for child in children)
-    if ended_well and not any(child and child.code for child in children):
-        return End(Phase.SUCCEEDED, Code.OK, "its workers ended with exit code 0", found=True)
+    if ended_well and not any(child and child.exit_code for child in children):
+        return End(Phase.SUCCEEDED, ExitCode.OK, "its workers ended with exit code 0", found=True)
     failed = [
         (task, child)
         for task, report in heard.items()
-        if (child := report.child) and child.code and not child.stopped
+        if (child := report.child) and child.exit_code and not child.stopped
     ]
     if failed:
         # The first failure of the newest generation; one from outside only if there is no other.
         task, root = min(
-            failed, key=lambda each: (-each[1].generation, each[1].code == DRAINED, -each[1].ago)
+            failed,
+            key=lambda each: (-each[1].generation, each[1].exit_code == DRAINED, -each[1].ago),
         )
-        return End(Phase.FAILED, root.code or 1, root.reason, str(task), found=True)
-    return End(Phase.FAILED, Code.TRY_AGAIN, "no task remembers how", found=True)
+        return End(Phase.FAILED, root.exit_code or 1, root.reason, str(task), found=True)
+    return End(Phase.FAILED, ExitCode.TRY_AGAIN, "no task remembers how", found=True)

@@ -28,8 +28,8 @@ from launcher.local.values import HOST, PACKAGE, job_document, job_from, read_va
 from launcher.shared import cluster_spec, signals
 from launcher.shared.exits import (
     SIGNALLED,
-    Code,
     End,
+    ExitCode,
     LauncherError,
     Phase,
     describe,
@@ -82,18 +82,21 @@ def _free_port(offsets: Sequence[int], but: Sequence[int] = ()) -> int:
         first = random.randrange(10_000, 30_000)
         if first not in but and not _taken([first + offset for offset in offsets]):
             return first
-    raise LauncherError(Code.CONFIGURATION, "no free ports were found: name a first one, --port")
+    raise LauncherError(
+        ExitCode.CONFIGURATION, "no free ports were found: name a first one, --port"
+    )
 
 
 def _check_ports(job: Job) -> None:
     if max(job.replicas.values()) > cluster_spec.PORTS_PER_ROLE:
         raise LauncherError(
-            Code.CONFIGURATION, f"local runs at most {cluster_spec.PORTS_PER_ROLE} tasks of a role"
+            ExitCode.CONFIGURATION,
+            f"local runs at most {cluster_spec.PORTS_PER_ROLE} tasks of a role",
         )
     taken = _taken(_ports(job))
     if taken:
         raise LauncherError(
-            Code.CONFIGURATION,
+            ExitCode.CONFIGURATION,
             f"ports must be free; taken are {', '.join(map(str, taken))}: name another --port, "
             "or leave it out",
         )
@@ -141,7 +144,7 @@ class _Run:
             if event.name == "controller":
                 return self._end(event.process.returncode)
             code = from_wait(event.process.returncode)
-            if code == Code.OK:
+            if code == ExitCode.OK:
                 continue  # it has heard of the end
             if code <= SIGNALLED:  # its own failure, and it would fail again
                 reason = f"the launcher of {event.name} failed: {describe(code)}"
@@ -155,7 +158,7 @@ class _Run:
         try:
             message = json.loads((self.folder / "end.json").read_text())
         except (OSError, ValueError):
-            return End(Phase.FAILED, int(Code.BUG), f"the controller died: {returncode}")
+            return End(Phase.FAILED, int(ExitCode.BUG), f"the controller died: {returncode}")
         return end_of(message)
 
     def _start_controller(self, port: int) -> None:

@@ -17,10 +17,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from launcher.controller.status import PATH
-from launcher.shared.exits import Code, End, LauncherError, Phase
+from launcher.shared.exits import End, ExitCode, LauncherError, Phase
 from launcher.shared.log import say
 
 WATCH_SECONDS = 1.0
+# Runs in the controller's pod, which carries no more of the launcher than it needs. Takes the
+# address, and the seconds between two answers where one is not enough.
+ASK = """
+import sys, time, urllib.request
+try:
+    while True:
+        print(urllib.request.urlopen(sys.argv[1]).read().decode(), flush=True)
+        if len(sys.argv) < 3:
+            break
+        time.sleep(float(sys.argv[2]))
+except OSError as error:
+    sys.exit(f"the controller does not answer: {error}")
+""".strip()
 TIMEOUT_SECONDS = 10.0
 
 
@@ -40,11 +53,11 @@ def show(found: Mapping[str, Any]) -> list[str]:
     width = max(len(task["task"]) for task in found["tasks"])
     for task in found["tasks"]:
         line = f"  {task['task']:<{width}}  {task['state']}"
-        if task["step"] is not None:
-            line += f", step {task['step']}"
-            line += f" of {task['lastStep']}" if task["lastStep"] else ""
-        if task["code"]:
-            line += f", exit code {task['code']}"
+        if task["globalStep"] is not None:
+            line += f", step {task['globalStep']}"
+            line += f" of {task['totalSteps']}" if task["totalSteps"] else ""
+        if task["exitCode"]:
+            line += f", exit code {task['exitCode']}"
         if task["ago"] is not None and task["ago"] > 30:
             line += f", silent for {task['ago']} s"
         lines.append(line)
@@ -52,7 +65,7 @@ def show(found: Mapping[str, Any]) -> list[str]:
 
 
 def _ended(end: Mapping[str, Any]) -> str:
-    return f"{end.get('phase', 'Ended')}: {end.get('reason', '')} (code {end.get('code', '?')})"
+    return f"{end.get('phase', 'Ended')}: {end.get('reason', '')} (code {end.get('exitCode', '?')})"
 
 
 def run(
@@ -72,7 +85,7 @@ def run(
             before = seen
             sys.stdout.write("\n".join(lines) + "\n")
             sys.stdout.flush()
-    return End(Phase.SUCCEEDED, Code.OK, "")
+    return End(Phase.SUCCEEDED, ExitCode.OK, "")
 
 
 def _timeless(found: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -89,7 +102,7 @@ def _asked(address: str, watch: bool) -> Iterator[dict[str, Any]]:
             connection.close()
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise LauncherError(
-                Code.TRY_AGAIN, f"no controller answers at {address}: {error}"
+                ExitCode.TRY_AGAIN, f"no controller answers at {address}: {error}"
             ) from None
         if not watch:
             return
@@ -99,13 +112,14 @@ def _asked(address: str, watch: bool) -> Iterator[dict[str, Any]]:
 def _through(release: str, kubectl: Sequence[str], watch: bool) -> Iterator[dict[str, Any]]:
     if not shutil.which(kubectl[0]):
         raise LauncherError(
-            Code.CONFIGURATION, f"{kubectl[0]} must be installed: status asks by it"
+            ExitCode.CONFIGURATION, f"{kubectl[0]} must be installed: status asks by it"
         )
     selector = f"app.kubernetes.io/instance={release},tfrun/role=controller"
     jobs = json.loads(_output([*kubectl, "get", "job", "-l", selector, "-o", "json"]))["items"]
     if not jobs:
         raise LauncherError(
-            Code.CONFIGURATION, f"there is no release {release} in this namespace; see helm list"
+            ExitCode.CONFIGURATION,
+            f"there is no release {release} in this namespace; see helm list",
         )
     job = max(jobs, key=lambda item: str(item["metadata"]["creationTimestamp"]))
     name = job["metadata"]["name"]
@@ -113,8 +127,8 @@ def _through(release: str, kubectl: Sequence[str], watch: bool) -> Iterator[dict
     if not types & {"Complete", "Failed"}:
         container = job["spec"]["template"]["spec"]["containers"][0]
         port = container["ports"][0]["containerPort"]
-        inside = [*container["command"][:-1], "status", "--address", f"127.0.0.1:{port}", "--json"]
-        inside += ["--watch"] if watch else []
+        inside = [container["command"][0], "-c", ASK, f"http://127.0.0.1:{port}{PATH}"]
+        inside += [str(WATCH_SECONDS)] if watch else []
         command = [*kubectl, "exec", f"job/{name}", "--", *inside]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
@@ -136,7 +150,7 @@ def _message(pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 try:
                     message: dict[str, Any] = json.loads(ended.get("message", ""))
                 except ValueError:
-                    message = {"reason": ended.get("message", ""), "code": ended["exitCode"]}
+                    message = {"reason": ended.get("message", ""), "exitCode": ended["exitCode"]}
                 return message
     return {"phase": "Unknown", "reason": "its controller has not started"}
 
@@ -144,5 +158,5 @@ def _message(pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _output(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LauncherError(Code.TRY_AGAIN, f"{command[0]}: {done.stderr.strip()}")
+        raise LauncherError(ExitCode.TRY_AGAIN, f"{command[0]}: {done.stderr.strip()}")
     return done.stdout

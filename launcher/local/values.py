@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.job import JOB_VERSION, Job, job_of
 from launcher.shared.modes import EVALUATOR, MODES
 
@@ -60,10 +60,10 @@ def _load(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text()) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LauncherError(
-            Code.CONFIGURATION, f"{path} must be a readable YAML file: {error}"
+            ExitCode.CONFIGURATION, f"{path} must be a readable YAML file: {error}"
         ) from None
     if not isinstance(document, dict):
-        raise LauncherError(Code.CONFIGURATION, f"{path} must hold a mapping of values")
+        raise LauncherError(ExitCode.CONFIGURATION, f"{path} must hold a mapping of values")
     return document
 
 
@@ -100,9 +100,9 @@ def job_from(document: dict[str, Any], port: int, mistakes: Sequence[str]) -> Jo
     except LauncherError as error:
         # The values say worker.replicas where job.json says replicas.worker.
         text = re.sub(r"\b(replicas|maxReplicas)\.(\w+)", r"\2.\1", error.reason)
-        raise LauncherError(error.code, "\n".join([*mistakes, text])) from None
+        raise LauncherError(error.exit_code, "\n".join([*mistakes, text])) from None
     if mistakes:
-        raise LauncherError(Code.CONFIGURATION, "\n".join(mistakes))
+        raise LauncherError(ExitCode.CONFIGURATION, "\n".join(mistakes))
     return job
 
 

@@ -17,7 +17,7 @@ TERMINATION_MESSAGE_BYTES = 4096  # the kubelet keeps the last ones of a longer 
 SIGNALLED = 128  # a greater exit code names the signal that ended the process
 
 
-class Code(enum.IntEnum):
+class ExitCode(enum.IntEnum):
     """The launcher's own exit codes."""
 
     OK = 0
@@ -50,7 +50,7 @@ class End:
     """
 
     phase: Phase
-    code: int
+    exit_code: int
     reason: str
     task: str = ""
     last_lines: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class End:
         return {
             "phase": self.phase.value,
             "task": self.task,
-            "code": self.code,
+            "exitCode": self.exit_code,
             "reason": self.reason,
         }
 
@@ -94,10 +94,10 @@ class End:
 def end_of(record: Mapping[str, Any]) -> End:
     """The end that a record or a termination message tells; where either is broken, the worst."""
     phases = {phase.value: phase for phase in Phase}
-    code, lines = record.get("code"), record.get("lastLines")
+    code, lines = record.get("exitCode"), record.get("lastLines")
     return End(
         phases.get(str(record.get("phase")), Phase.FAILED),
-        code if isinstance(code, int) and 0 <= code <= 255 else int(Code.BUG),
+        code if isinstance(code, int) and 0 <= code <= 255 else int(ExitCode.BUG),
         str(record.get("reason", "")),
         str(record.get("task", "")),
         tuple(str(line) for line in lines) if isinstance(lines, list) else (),
@@ -110,9 +110,9 @@ class LauncherError(Exception):
     `last_lines` are those of a program that the launcher ran.
     """
 
-    def __init__(self, code: Code, reason: str, last_lines: tuple[str, ...] = ()) -> None:
+    def __init__(self, code: ExitCode, reason: str, last_lines: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
-        self.code = code
+        self.exit_code = code
         self.reason = reason
         self.last_lines = last_lines
 
@@ -141,7 +141,7 @@ def fail_with(mistakes: Sequence[str], where: str) -> None:
     """Raises LauncherError(CONFIGURATION) with every mistake, if there is one."""
     if mistakes:
         raise LauncherError(
-            Code.CONFIGURATION,
+            ExitCode.CONFIGURATION,
             f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''} in {where}:\n"
             + "\n".join(f"  {mistake}" for mistake in mistakes),
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.shared.exits import Code, LauncherError, fail_with
+from launcher.shared.exits import ExitCode, LauncherError, fail_with
 from launcher.shared.identity import Task
 from launcher.shared.json_fields import Reader
 from launcher.shared.modes import EVALUATOR, MODES, Mode
@@ -122,7 +122,7 @@ def read_job(text: str | bytes) -> Job:
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise LauncherError(Code.CONFIGURATION, f"job.json is not JSON: {error}") from None
+        raise LauncherError(ExitCode.CONFIGURATION, f"job.json is not JSON: {error}") from None
     return job_of(document)
 
 
@@ -131,7 +131,7 @@ def job_of(document: Any) -> Job:
     version = document.get("version") if isinstance(document, dict) else None
     if version != JOB_VERSION:
         raise LauncherError(
-            Code.CONFIGURATION,
+            ExitCode.CONFIGURATION,
             f"job.json has version {json.dumps(version)}; this launcher reads version "
             f"{JOB_VERSION}: use a chart and a launcher of the same release "
             "(launcher.inject: true always does)",

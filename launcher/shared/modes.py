@@ -27,7 +27,7 @@ class Mode:
 
     `least` are the roles of the ClusterSpec and the fewest tasks of each. `chief` is the task
     that initialises and saves the model. `losses` and `resize` tell what starts again when a task
-    of a role is lost, and when the counts change. `seats`: a finished task's address must stay
+    of a role is lost, and when the counts change. `stand_ins`: a finished task's address must stay
     answered while others train. `joins`: workers join and leave alone where their names are
     listed before. `chief_first`: the others start once the chief's session is up. `servers_first`:
     what starts again waits until its servers answer, because those that were left alone try each
@@ -40,7 +40,7 @@ class Mode:
     chief: Task
     losses: Mapping[str, Reach]
     resize: Reach
-    seats: bool = False
+    stand_ins: bool = False
     joins: bool = False
     chief_first: bool = False
     servers_first: bool = False
@@ -81,7 +81,7 @@ MODES = {
             chief=Task("worker", 0),
             losses={"worker": Reach.ITSELF, "ps": Reach.EVERYBODY},
             resize=Reach.EVERYBODY,
-            seats=True,
+            stand_ins=True,
             joins=True,
             chief_first=True,
         ),

@@ -1,7 +1,7 @@
 """What task launchers and the controller say to each other: one JSON message each way.
 
 A task posts a Report to /v1/report and is answered with the Directive it should hold. With
-`wait` the controller keeps the request until there is another directive than the task holds, so
+`long_poll` the controller keeps the request until there is another directive than the task holds:
 a change reaches every task at once. Nothing that arrives is trusted for its size, type or value.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.identity import Task, parse_task
 from launcher.shared.job import Job, job_of
 from launcher.shared.json_fields import Reader, matches
@@ -32,9 +32,9 @@ MOST = 2**53  # the largest whole number that every JSON reader keeps
 class Action(enum.Enum):
     """What a directive asks for."""
 
-    WAIT = "wait"  # no child may run; be ready for this generation
+    WAIT = "wait"  # run no child; get the code that this generation needs
     RUN = "run"  # run the child of this generation
-    SERVE = "serve"  # the program has ended; a server keeps its seat in the ClusterSpec
+    STAND_IN = "stand-in"  # the program has ended; run a server at its place in the ClusterSpec
     END = "end"  # the run has ended
 
 
@@ -84,7 +84,7 @@ class Directive:
 
 @dataclass(frozen=True)
 class Holds:
-    """The directive that a task follows, with digests for the text of its job.
+    """The directive that a task follows, with digests in the place of its job.
 
     `chief` is the address of the chief, where it is known.
     """
@@ -94,9 +94,9 @@ class Holds:
     generation: int
     charged: int
     run: str
-    job: str
-    program: str
-    cluster: str
+    job_digest: str
+    program_digest: str
+    cluster_digest: str
     pull: int = 0
     commit: str = ""
     chief: str = ""
@@ -104,23 +104,24 @@ class Holds:
 
 @dataclass(frozen=True)
 class ChildReport:
-    """A task's latest child. `code` is None while it runs.
+    """A task's latest child. `exit_code` is None while it runs.
 
     `stopped` says that the launcher ended it, `reason` and `last_lines` what a person should
     see, `ago` how many seconds before this report it ended: clocks of two machines differ. `up`
-    says that its session trains, `hung` that it makes no progress, `step` the last step it told.
+    says that its session trains, `hung` that it makes no progress, `global_step` the last
+    step that it told, `total_steps` how many there will be.
     """
 
     generation: int
-    code: int | None = None
+    exit_code: int | None = None
     stopped: bool = False
     ago: float = 0.0
     reason: str = ""
     last_lines: tuple[str, ...] = ()
     up: bool = False
     hung: bool = False
-    step: int | None = None
-    last_step: int | None = None
+    global_step: int | None = None
+    total_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,10 @@ class Report:
     """What a task says of itself.
 
     `incarnation` is new with every start of the launcher, `sequence` grows with every report of
-    one incarnation; `revision` names its pod's template. `ready` says that the code is there,
-    `code` is its digest, where it has one, and `commit` what a branch was found to mean. `serving`
-    says that a server keeps the seat of its program, which has ended.
+    one incarnation; `revision` names its pod's template. `can_start` says that the code is there
+    and the launcher is not about to end; `digest` is the code's, where it has one, and `commit`
+    what a branch was found to mean. `stands_in` says that a server runs in the place of the
+    program, which has ended. With `long_poll` the controller may keep the request.
     """
 
     task: Task
@@ -140,10 +142,10 @@ class Report:
     revision: str
     holds: Holds | None
     child: ChildReport | None
-    ready: bool
-    serving: bool = False
-    wait: bool = False
-    code: str = ""
+    can_start: bool
+    stands_in: bool = False
+    long_poll: bool = False
+    digest: str = ""
     commit: str = ""
 
 
@@ -181,10 +183,10 @@ def decode_report(text: bytes) -> Report:
         revision=root.text("revision", empty=True),
         holds=holds,
         child=child,
-        ready=root.flag("ready"),
-        serving=root.flag("serving"),
-        wait=root.flag("wait"),
-        code=root.take("code", "a digest", lambda v: matches(f"({HEX_32})?", v), ""),
+        can_start=root.flag("can_start"),
+        stands_in=root.flag("stands_in"),
+        long_poll=root.flag("long_poll"),
+        digest=root.take("digest", "a digest", lambda v: matches(f"({HEX_32})?", v), ""),
         commit=_commit(root),
     )
     try:
@@ -237,7 +239,7 @@ def _root(text: bytes, mistakes: list[str]) -> Reader:
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise LauncherError(Code.USAGE, f"the message is not JSON: {error}") from None
+        raise LauncherError(ExitCode.USAGE, f"the message is not JSON: {error}") from None
     root = Reader(document, "", mistakes)
     root.take("version", f"{VERSION}", lambda v: v == VERSION, VERSION)
     return root
@@ -269,9 +271,9 @@ def _holds(part: Reader) -> Holds:
         generation=part.whole("generation", 0, MOST),
         charged=part.whole("charged", 0, MOST),
         run=part.text("run"),
-        job=part.text("job"),
-        program=part.text("program"),
-        cluster=part.text("cluster"),
+        job_digest=part.text("job_digest"),
+        program_digest=part.text("program_digest"),
+        cluster_digest=part.text("cluster_digest"),
         pull=part.whole("pull", 0, MOST),
         commit=_commit(part),
         chief=part.take("chief", "an IP address", lambda v: v == "" or _is_address(v), ""),
@@ -291,18 +293,18 @@ def _child(part: Reader) -> ChildReport:
 
     return ChildReport(
         generation=part.whole("generation", 0, MOST),
-        code=maybe("code", 255),
+        exit_code=maybe("exit_code", 255),
         stopped=part.flag("stopped"),
         ago=part.seconds("ago"),
         reason=part.text("reason", empty=True),
         last_lines=part.texts("last_lines", "a list of texts"),
         up=part.flag("up"),
         hung=part.flag("hung"),
-        step=maybe("step", MOST),
-        last_step=maybe("last_step", MOST),
+        global_step=maybe("global_step", MOST),
+        total_steps=maybe("total_steps", MOST),
     )
 
 
 def _refuse(mistakes: list[str]) -> None:
     if mistakes:
-        raise LauncherError(Code.USAGE, "the message is wrong: " + "; ".join(mistakes))
+        raise LauncherError(ExitCode.USAGE, "the message is wrong: " + "; ".join(mistakes))

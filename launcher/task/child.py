@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Callable
 
-from launcher.shared.exits import Code, LauncherError, from_wait
+from launcher.shared.exits import ExitCode, LauncherError, from_wait
 from launcher.shared.log import say
 from launcher.shared.process import adopt_orphans, start
 
@@ -30,7 +30,7 @@ KEPT_LINE_CHARACTERS = 500
 class Ended:
     """A child's end: its code as a shell says it, its last lines of output, and when it exited."""
 
-    code: int
+    exit_code: int
     last_lines: tuple[str, ...]
     at: float  # seconds of the monotonic clock
 
@@ -144,16 +144,17 @@ class Child:
 def _cannot_start(argv: Sequence[str], cwd: Path, error: OSError) -> LauncherError:
     if not cwd.is_dir():
         return LauncherError(
-            Code.CODE_MISSING, f"program.workingDir must be a folder of the code; {cwd} is not"
+            ExitCode.CODE_MISSING, f"program.workingDir must be a folder of the code; {cwd} is not"
         )
     if isinstance(error, FileNotFoundError):
         return LauncherError(
-            Code.COMMAND_NOT_FOUND,
+            ExitCode.COMMAND_NOT_FOUND,
             f"program.command must name a program that the image or the code has; "
             f"{argv[0]!r} is not found",
         )
     return LauncherError(
-        Code.COMMAND_NOT_EXECUTABLE, f"program.command {argv[0]!r} cannot be run: {error.strerror}"
+        ExitCode.COMMAND_NOT_EXECUTABLE,
+        f"program.command {argv[0]!r} cannot be run: {error.strerror}",
     )
 
 

@@ -44,4 +44,4 @@ def left_behind(work: Path) -> ChildReport | None:
         "killed together with its launcher, as for want of memory "
         f"(exit code {KILLED}; the pod's last state tells)"
     )
-    return ChildReport(generation, code=KILLED, reason=reason)
+    return ChildReport(generation, exit_code=KILLED, reason=reason)

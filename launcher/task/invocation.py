@@ -63,7 +63,7 @@ def program(
 
 
 def server(directive: Directive, task: Task, environ: Mapping[str, str]) -> Invocation:
-    """The built-in TensorFlow server for a task's seat in the ClusterSpec."""
+    """The built-in TensorFlow server at a task's address in the ClusterSpec."""
     job = directive.job
     env = _inherited(environ)
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")

@@ -67,7 +67,7 @@ class Link:
 
     def finish(self, report: Report) -> None:
         """Sends the last report, and waits a moment for a controller that is there to take it."""
-        self.send(replace(report, wait=False))
+        self.send(replace(report, long_poll=False))
         if self._connected:
             self._finished.wait(FINISH_SECONDS)
 
@@ -119,7 +119,7 @@ class Link:
             raise http.client.HTTPException(f"it answers {response.status}: {text}")
         if len(body) > DIRECTIVE_BYTES:
             raise http.client.HTTPException("its answer is too long")
-        if not report.wait:
+        if not report.long_poll:
             self._finished.set()
         return decode_directive(body)
 
@@ -155,6 +155,6 @@ class _Outage:
 
 def _aged(report: Report, seconds: float) -> Report:
     """The report as it is so many seconds after it was made: its child's end is longer ago."""
-    if report.child is None or report.child.code is None:
+    if report.child is None or report.child.exit_code is None:
         return report
     return replace(report, child=replace(report.child, ago=report.child.ago + seconds))

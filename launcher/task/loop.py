@@ -17,7 +17,7 @@ from typing import Callable
 
 from launcher.code.pull import Place, Pulled, pull
 from launcher.shared import cluster_spec, signals
-from launcher.shared.exits import Code, End, LauncherError
+from launcher.shared.exits import End, ExitCode, LauncherError
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.log import say
@@ -146,8 +146,8 @@ class _Loop:
             at=time.monotonic(),
             up=is_chief(self.state) and watch.up(),
             quiet=watch.quiet(),
-            step=watch.step,
-            last_step=watch.last_step,
+            global_step=watch.global_step,
+            total_steps=watch.total_steps,
             last_lines=self.child.last_lines() if self.child else (),
         )
 
@@ -211,7 +211,7 @@ class _Loop:
             except LauncherError as failure:
                 event = _failed(failure)
             except Exception as error:  # a thread that dies silently would hang the task
-                event = _failed(LauncherError(Code.BUG, f"the launcher failed: {error!r}"))
+                event = _failed(LauncherError(ExitCode.BUG, f"the launcher failed: {error!r}"))
             self.events.put(event)
 
         threading.Thread(target=work, daemon=True).start()
@@ -253,8 +253,8 @@ class _Loop:
             watch = Watch(ready, Path(job.checkpoints) if job.checkpoints else None)
 
         def ended(end: Ended) -> None:
-            steps = (watch.step, watch.last_step) if watch else (None, None)
-            self.events.put(ChildEnded(end.code, end.last_lines, end.at, *steps))
+            steps = (watch.global_step, watch.total_steps) if watch else (None, None)
+            self.events.put(ChildEnded(end.exit_code, end.last_lines, end.at, *steps))
 
         self.child = Child(
             started.argv,
@@ -289,7 +289,7 @@ class _Loop:
 
 
 def _failed(failure: LauncherError) -> Failed:
-    return Failed(int(failure.code), failure.reason, failure.last_lines, time.monotonic())
+    return Failed(int(failure.exit_code), failure.reason, failure.last_lines, time.monotonic())
 
 
 def _log_file(job: Job, task: Task, generation: int) -> Path | None:

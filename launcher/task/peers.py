@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.log import say
 
 RETRY_SECONDS = 0.5
@@ -40,7 +40,7 @@ def wait(
         who = ", ".join(f"{address} ({why})" for address, why in missing.items())
         if now - begin >= timeout:
             raise LauncherError(
-                Code.PEERS_UNAVAILABLE, f"not reached within {timeout:.0f} s: {who}"
+                ExitCode.PEERS_UNAVAILABLE, f"not reached within {timeout:.0f} s: {who}"
             )
         if now - said >= SAY_SECONDS:
             said = now

@@ -132,8 +132,8 @@ class ChildEnded:
     exit_code: int
     last_lines: tuple[str, ...]
     at: float
-    step: int | None = None
-    last_step: int | None = None
+    global_step: int | None = None
+    total_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ class Seen:
     at: float
     up: bool
     quiet: float
-    step: int | None = None
-    last_step: int | None = None
+    global_step: int | None = None
+    total_steps: int | None = None
     last_lines: tuple[str, ...] = ()
 
 
@@ -232,7 +232,7 @@ Step = tuple[State, tuple[Effect, ...]]
 def report(state: State, sequence: int, now: float) -> Report:
     """What the task says of itself, `now` seconds of its clock."""
     child, directive, code = state.child, state.directive, state.code
-    if child and child.code is not None:
+    if child and child.exit_code is not None:
         child = replace(child, ago=now - state.ended_at)
     return Report(
         task=state.task,
@@ -243,10 +243,10 @@ def report(state: State, sequence: int, now: float) -> Report:
         holds=directive.holds() if directive else None,
         child=child,
         # Who leaves starts nothing any more, whatever is asked of it.
-        ready=directive is not None and state.leaving is None and has_code(state, directive),
-        serving=state.doing is not None and state.doing.activity is Activity.STANDING_IN,
-        wait=True,
-        code=code.digest if code else "",
+        can_start=directive is not None and state.leaving is None and has_code(state, directive),
+        stands_in=state.doing is not None and state.doing.activity is Activity.STANDING_IN,
+        long_poll=True,
+        digest=code.digest if code else "",
         commit=code.commit if code else "",
     )
 

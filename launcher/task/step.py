@@ -121,7 +121,7 @@ def _failed(state: State, event: Failed) -> Step:
         state = replace(state, failed=(doing.directive.generation, doing.directive.pull))
     child = ChildReport(
         doing.directive.generation,
-        code=event.exit_code,
+        exit_code=event.exit_code,
         reason=event.reason,
         last_lines=event.last_lines,
     )
@@ -138,11 +138,11 @@ def _child_ended(state: State, event: ChildEnded) -> Step:
     assert child
     child = replace(
         child,
-        code=event.exit_code,
+        exit_code=event.exit_code,
         reason=describe(event.exit_code),
         last_lines=event.last_lines,
-        step=event.step,
-        last_step=event.last_step,
+        global_step=event.global_step,
+        total_steps=event.total_steps,
     )
     stopped = ", as it was told to" if child.stopped else ""
     text = f"generation {child.generation}: the child ended{stopped}: {child.reason}"
@@ -160,12 +160,12 @@ def _seen(state: State, event: Seen) -> Step:
         child,
         up=child.up or (is_chief(state) and event.up),
         hung=child.hung or bool(timeout and event.quiet >= timeout),
-        step=event.step,
-        last_step=event.last_step,
+        global_step=event.global_step,
+        total_steps=event.total_steps,
     )
     urgent = (seen.up, seen.hung) != (child.up, child.hung)
     due = event.at - state.told_at >= PROGRESS_SECONDS
-    if not urgent and not (is_chief(state) and due and seen.step != child.step):
+    if not urgent and not (is_chief(state) and due and seen.global_step != child.global_step):
         return state, ()
     effects: tuple[Effect, ...] = ()
     if seen.hung and not child.hung:
@@ -200,7 +200,7 @@ def _begin(state: State, directive: Directive) -> Step:
     generation = directive.generation
     if directive.action is Action.END:
         return state, ()
-    if directive.action is Action.SERVE:
+    if directive.action is Action.STAND_IN:
         if state.stood_in == generation:
             return state, ()  # that server has ended: nobody was harmed, and it would end again
         doing = Doing(Activity.STANDING_IN, directive)
@@ -228,7 +228,7 @@ def _begin(state: State, directive: Directive) -> Step:
 def _wants_child(doing: Doing, directive: Directive) -> bool:
     """Whether the child that runs is the one that the directive asks for."""
     stands_in = doing.activity is Activity.STANDING_IN
-    actions = (Action.SERVE,) if stands_in else (Action.RUN, Action.SERVE)
+    actions = (Action.STAND_IN,) if stands_in else (Action.RUN, Action.STAND_IN)
     return directive.action in actions and directive.generation == doing.directive.generation
 
 
@@ -270,9 +270,9 @@ def _end(state: State) -> End | None:
     if state.leaving is not None:
         reason = f"stopped by {signal.Signals(state.leaving).name}"
         return End(Phase.STOPPED, signalled(state.leaving), reason, task)
-    if state.alone and child and child.code is not None:
-        phase = Phase.FAILED if child.code else Phase.SUCCEEDED
-        return End(phase, child.code, child.reason, task, child.last_lines)
+    if state.alone and child and child.exit_code is not None:
+        phase = Phase.FAILED if child.exit_code else Phase.SUCCEEDED
+        return End(phase, child.exit_code, child.reason, task, child.last_lines)
     if state.leaves and state.directive and state.directive.action is Action.END:
         return End(Phase.STOPPED, 0, "the run has ended", task)
     return None

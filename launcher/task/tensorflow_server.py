@@ -11,7 +11,7 @@ import os
 
 
 def main() -> None:
-    """Serves this task's seat in the ClusterSpec of TF_CONFIG, for ever."""
+    """Serves at this task's address in the ClusterSpec of TF_CONFIG, for ever."""
     import tensorflow as tf
 
     config = json.loads(os.environ["TF_CONFIG"])

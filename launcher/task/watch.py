@@ -27,8 +27,8 @@ class Watch:
 
     ready: Path
     checkpoints: Path | None
-    step: int | None = None
-    last_step: int | None = None
+    global_step: int | None = None
+    total_steps: int | None = None
     lines: int = 0
     trains: bool = False
     _before: frozenset[tuple[str, int]] = field(default=frozenset())
@@ -45,8 +45,8 @@ class Watch:
         self.trains = self.trains or WAITS in text or bool(TRAINS.search(text))
         found = STEP.search(text)
         if found:
-            self.step = int(found.group(1))
-            self.last_step = int(found.group(2)) if found.group(2) else self.last_step
+            self.global_step = int(found.group(1))
+            self.total_steps = int(found.group(2)) if found.group(2) else self.total_steps
 
     def up(self) -> bool:
         """Whether its session trains."""
@@ -55,7 +55,7 @@ class Watch:
     def quiet(self) -> float:
         """Seconds without progress: the step where it tells one, else its output."""
         now = time.monotonic()
-        mark = ("step", self.step) if self.step is not None else ("lines", self.lines)
+        mark = ("step", self.global_step) if self.global_step is not None else ("lines", self.lines)
         if mark != self._moved:
             self._moved, self._moved_at = mark, now
         return now - self._moved_at

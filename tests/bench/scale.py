@@ -67,14 +67,16 @@ class _Client(threading.Thread):
             report = replace(report, sequence=report.sequence + 1)
             if directive is None:
                 assert report.child
-                report = replace(report, child=replace(report.child, code=137))
+                report = replace(report, child=replace(report.child, exit_code=137))
             else:
                 report = replace(report, holds=directive.holds())
                 generation = directive.generation
                 if directive.action is Action.RUN:
-                    report = replace(report, child=ChildReport(generation, up=True, step=1))
-                elif report.child and report.child.code is None:
-                    report = replace(report, child=replace(report.child, code=143, stopped=True))
+                    report = replace(report, child=ChildReport(generation, up=True, global_step=1))
+                elif report.child and report.child.exit_code is None:
+                    report = replace(
+                        report, child=replace(report.child, exit_code=143, stopped=True)
+                    )
                 self.heard.put((directive.action.value, generation, time.monotonic()))
             link.send(report)
 

@@ -66,7 +66,7 @@ def saved_step(folders: Folders) -> int:
 def check_learnt(end: RunEnd) -> None:
     assert (end.condition, end.exit_code) == ("Complete", 0)
     message = end.message
-    assert (message["phase"], message["code"], message["task"]) == ("Succeeded", 0, "worker-0")
+    assert (message["phase"], message["exitCode"], message["task"]) == ("Succeeded", 0, "worker-0")
     (auc,) = re.findall(r"^evaluation: .* auc ([01]\.\d+)", "\n".join(message["lastLines"]), re.M)
     assert float(auc) > 0.97
 

@@ -98,7 +98,7 @@ def everything(release: Release) -> set[str]:
 
 def check_failed(release: Release, end: RunEnd, code: int) -> None:
     assert (end.condition, end.exit_code) == ("Failed", code)
-    assert (end.message["phase"], end.message["code"]) == ("Failed", code)
+    assert (end.message["phase"], end.message["exitCode"]) == ("Failed", code)
     assert len(release.controllers()) == 1  # the end is final: Kubernetes starts no other
     wait_until_tasks_are_gone(release)
     assert [(role, pods) for role, pods, _, _ in stateful_sets(release)] == [

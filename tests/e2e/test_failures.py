@@ -35,7 +35,7 @@ def test_the_job_the_events_and_the_logs_tell_the_same_cause_of_the_end(release:
         log.wait()
     reason = "ps-0 failed: killed by SIGKILL (exit code 137), and the restart budget of 0 is spent"
     assert (end.condition, end.exit_code) == ("Failed", 1)  # 137 would be tried again by the Job
-    message = {"phase": "Failed", "task": "ps-0", "code": 137, "reason": reason}
+    message = {"phase": "Failed", "task": "ps-0", "exitCode": 137, "reason": reason}
     assert message.items() <= end.message.items()
     assert f"the run has failed: {reason}" in str(log)
     for worker in ("run-worker-0", "run-worker-1"):
@@ -92,7 +92,7 @@ def test_a_hang_and_a_passed_deadline_end_the_run_with_124(release: Release) -> 
     late.install([], {**tiny("exec sleep 1000000"), **one, "deadline": 3})
 
     end, log = finish(release)
-    assert (end.condition, end.exit_code, end.message["code"]) == ("Failed", 124, 124)
+    assert (end.condition, end.exit_code, end.message["exitCode"]) == ("Failed", 124, 124)
     assert end.message["task"] == "worker-0"
     reason = "worker-0 failed: no progress for 2 s, and the restart budget of 1 is spent"
     assert end.message["reason"] == reason
@@ -101,7 +101,7 @@ def test_a_hang_and_a_passed_deadline_end_the_run_with_124(release: Release) -> 
     assert "the cause: worker-0: no progress for 2 s; restart 1 of 1" in log
 
     end, log = finish(late)
-    assert (end.condition, end.exit_code, end.message["code"]) == ("Failed", 124, 124)
+    assert (end.condition, end.exit_code, end.message["exitCode"]) == ("Failed", 124, 124)
     assert "has not ended within its deadline of 3 s" in end.message["reason"]
     for each in (release, late):
         wait_until_tasks_are_gone(each)
@@ -126,7 +126,7 @@ def test_a_program_that_takes_too_much_memory_leaves_its_output(
     end, log = finish(release)
     print(log)
     wait_until_tasks_are_gone(release)
-    assert (end.condition, end.exit_code, end.message["code"]) == ("Failed", 1, 137)
+    assert (end.condition, end.exit_code, end.message["exitCode"]) == ("Failed", 1, 137)
     assert generations(log) == [1, 2]
     (kept,) = (folders.data / "logs").iterdir()
     assert {file.name: file.read_text() for file in kept.iterdir()} == {

@@ -14,7 +14,7 @@ from dataclasses import replace
 from launcher.decisions import directive, failures
 from launcher.decisions import state as run_state
 from launcher.decisions.step import step
-from launcher.shared.exits import Code, End
+from launcher.shared.exits import End, ExitCode
 from launcher.shared.identity import Task, parse_task
 from launcher.shared.job import Job
 from launcher.shared.protocol import ChildReport, Directive, Holds, Leader, Report
@@ -72,7 +72,7 @@ class Pod:
         elif isinstance(effect, task_state.ReachPeers):
             self.take(task_state.PeersReached())
         elif isinstance(effect, task_state.Cancel):
-            self.fail(Code.TRY_AGAIN, "nobody wants it")
+            self.fail(ExitCode.TRY_AGAIN, "nobody wants it")
         elif isinstance(effect, (task_state.StartProgram, task_state.StartServer)):
             if self.doing(Activity.RUNNING):
                 self.started.append(effect.directive.generation)
@@ -261,7 +261,7 @@ def kill_container(play: Play, name: str) -> None:
     """The child is killed together with its launcher; the next launcher in the pod knows."""
     generation = play.pod(name).runs
     assert generation
-    left = ChildReport(generation, code=137, reason="killed with its launcher")
+    left = ChildReport(generation, exit_code=137, reason="killed with its launcher")
     play.make(parse_task(name), left)
 
 

@@ -66,7 +66,7 @@ RULES = {
     ),
     "other counts are a new generation": (
         takeover,
-        "return holds.cluster == job.cluster_digest or keeps",
+        "return holds.cluster_digest == job.cluster_digest or keeps",
         "return True",
     ),
     "programs that run together are of one code": (

@@ -16,7 +16,7 @@ import pytest
 
 from launcher.code import archive
 from launcher.code.archive import Archive
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 
 PACK = {
     "tar": ["tar", "-cf"],
@@ -38,10 +38,10 @@ def of(file: Path, **changes: Any) -> Archive:
     return Archive(**(given | changes))
 
 
-def refused(file: Path, folder: Path, words: str, code: Code = Code.CODE_MISSING) -> None:
+def refused(file: Path, folder: Path, words: str, code: ExitCode = ExitCode.CODE_MISSING) -> None:
     with pytest.raises(LauncherError, match=words) as error:
         archive.fetch(of(file), folder, threading.Event())
-    assert error.value.code is code
+    assert error.value.exit_code is code
     assert list(folder.parent.iterdir()) == []  # neither a part of it nor the archive stays
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from launcher.code import copy as module
 from launcher.code.copy import Origin
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 
 PATIENCE = 60.0  # a bound for what should take no time
 
@@ -30,10 +30,10 @@ class Copier:
     def __call__(self, timeout: float = PATIENCE) -> str:
         return module.copy(self.origin, self.folder, timeout, self.cancelled)
 
-    def fails(self, code: Code, words: str, timeout: float = PATIENCE) -> None:
+    def fails(self, code: ExitCode, words: str, timeout: float = PATIENCE) -> None:
         with pytest.raises(LauncherError, match=words) as error:
             self(timeout)
-        assert error.value.code is code
+        assert error.value.exit_code is code
 
 
 class Reads:

@@ -18,7 +18,7 @@ import pytest
 from launcher.code import archive
 from launcher.code.archive import Archive
 from launcher.code.credentials import Credentials
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from tests.unit.code.archives import FILE, of, tar
 
 
@@ -27,7 +27,7 @@ def test_an_archive_with_another_sha256_is_not_opened(tmp_path: Path) -> None:
     wanted = of(file, sha256="0" * 64)
     with pytest.raises(LauncherError, match=r"code\.archive\.sha256 says, 0{64}; it is") as error:
         archive.fetch(wanted, tmp_path / "to", threading.Event())
-    assert error.value.code is Code.CODE_MISSING
+    assert error.value.exit_code is ExitCode.CODE_MISSING
 
 
 def test_an_archive_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_an_archive_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
     wanted = of(file, url=(tmp_path / "other").as_uri())
     with pytest.raises(LauncherError, match="must be there; it is not") as error:
         archive.fetch(wanted, tmp_path / "to", threading.Event())
-    assert error.value.code is Code.CODE_MISSING
+    assert error.value.exit_code is ExitCode.CODE_MISSING
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -121,21 +121,25 @@ def test_a_download_that_fails_for_a_moment_is_tried_again(tmp_path: Path, serve
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
-        (functools.partial(says, 404), Code.CODE_MISSING, "must be there: the server says 404$"),
-        (functools.partial(says, 401), Code.CODE_MISSING, r"says 401 \(code\.secret names"),
-        (functools.partial(says, 500), Code.IO, "cannot be fetched: the server says 500"),
-        (functools.partial(part, bytes(10)), Code.IO, "it ended 5 bytes early"),
+        (
+            functools.partial(says, 404),
+            ExitCode.CODE_MISSING,
+            "must be there: the server says 404$",
+        ),
+        (functools.partial(says, 401), ExitCode.CODE_MISSING, r"says 401 \(code\.secret names"),
+        (functools.partial(says, 500), ExitCode.IO, "cannot be fetched: the server says 500"),
+        (functools.partial(part, bytes(10)), ExitCode.IO, "it ended 5 bytes early"),
     ],
 )
 def test_the_error_of_a_server_that_keeps_failing_is_told(
-    tmp_path: Path, server: Server, answer: Callable[[Handler], None], code: Code, words: str
+    tmp_path: Path, server: Server, answer: Callable[[Handler], None], code: ExitCode, words: str
 ) -> None:
     server.answers = [answer]
     wanted = of(tar(tmp_path / "file"), url=server.url, timeout=60)
     with pytest.raises(LauncherError, match=words) as error:
         archive.fetch(wanted, tmp_path / "to", threading.Event())
-    assert error.value.code is code
-    assert len(server.seen) == (1 if code is Code.CODE_MISSING else 4)
+    assert error.value.exit_code is code
+    assert len(server.seen) == (1 if code is ExitCode.CODE_MISSING else 4)
 
 
 def test_a_server_that_is_silent_is_given_up(tmp_path: Path, server: Server) -> None:
@@ -148,7 +152,7 @@ def test_a_server_that_is_silent_is_given_up(tmp_path: Path, server: Server) -> 
             archive.fetch(wanted, tmp_path / "to", silent)
     finally:
         silent.set()
-    assert error.value.code is Code.IO
+    assert error.value.exit_code is ExitCode.IO
     assert time.monotonic() - begin < 20
 
 
@@ -181,7 +185,7 @@ def test_a_volume_that_is_silent_is_given_up(tmp_path: Path, cancelled: threadin
     wanted = Archive((tmp_path / "file").as_uri(), "0" * 64, None, 0.3)
     with pytest.raises(LauncherError, match=r"code\.archive file:.* has not answered") as error:
         archive.fetch(wanted, tmp_path / "to" / "here", cancelled)
-    assert error.value.code is Code.IO
+    assert error.value.exit_code is ExitCode.IO
     assert list((tmp_path / "to").iterdir()) == []
     with contextlib.suppress(OSError):  # or it has not come so far yet
         os.close(os.open(tmp_path / "file", os.O_WRONLY | os.O_NONBLOCK))  # ends the thread
@@ -204,7 +208,7 @@ def test_a_cancelled_download_is_not_read_to_its_end(
             archive.fetch(wanted, tmp_path / "to", cancelled)
     finally:
         over.set()
-    assert error.value.code is Code.TRY_AGAIN
+    assert error.value.exit_code is ExitCode.TRY_AGAIN
 
 
 def test_a_cancelled_download_does_not_wait_for_the_next_try(

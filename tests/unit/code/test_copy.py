@@ -13,7 +13,7 @@ import pytest
 
 from launcher.code import copy as module
 from launcher.code.copy import PART_BYTES, READ_BYTES
-from launcher.shared.exits import Code
+from launcher.shared.exits import ExitCode
 from tests.unit.code.copies import Copier, Reads, contents, same
 
 
@@ -112,7 +112,7 @@ def test_a_link_that_leaves_the_folder_is_named(
     source: Path, copy: Copier, name: str, target: str
 ) -> None:
     (source / name).symlink_to(target)
-    copy.fails(Code.CODE_MISSING, f"the link {name} leads to {target}, outside of it")
+    copy.fails(ExitCode.CODE_MISSING, f"the link {name} leads to {target}, outside of it")
     (source / ".tfrunignore").write_text("link\n")
     assert copy()
 

@@ -18,7 +18,7 @@ import pytest
 
 from launcher.code import copy as module
 from launcher.code.copy import PART_BYTES, READ_BYTES
-from launcher.shared.exits import Code
+from launcher.shared.exits import ExitCode
 from tests.unit.code.copies import PATIENCE, Copier, Reads, contents, same
 
 ROOT = Path(__file__).parents[3]
@@ -53,7 +53,7 @@ def test_a_file_that_always_changes_is_named(source: Path, copy: Copier, reads: 
     (source / "lib" / "deep" / "data.bin").unlink()
     sizes = itertools.count(20)  # times may be too coarse to tell
     reads.act = lambda: os.truncate(source / "train.py", next(sizes))
-    copy.fails(Code.TRY_AGAIN, r"must not change while it is copied; train\.py did, 3 times")
+    copy.fails(ExitCode.TRY_AGAIN, r"must not change while it is copied; train\.py did, 3 times")
 
 
 @pytest.mark.parametrize("what", ["a file", "a folder"])
@@ -114,7 +114,7 @@ def test_a_file_that_vanishes_while_it_is_read_fails_the_copy(
         return read(self, at, *arguments)
 
     monkeypatch.setattr(module._Copy, "_read", vanish)
-    copy.fails(Code.TRY_AGAIN, f"must not change while it is copied; {name} did, 3 times")
+    copy.fails(ExitCode.TRY_AGAIN, f"must not change while it is copied; {name} did, 3 times")
     assert not copy.folder.exists()
 
 
@@ -133,7 +133,7 @@ def test_a_copy_that_fails_leaves_the_last_copy_as_it_was(
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
     reads.act = fail
-    copy.fails(Code.IO, "Connection timed out")
+    copy.fails(ExitCode.IO, "Connection timed out")
     assert contents(copy.folder) == made
     reads.act = lambda: None
     reads.bytes = 0
@@ -202,7 +202,7 @@ def test_an_nfs_server_that_stays_away_is_named(
     (source / "lib" / "deep" / "data.bin").unlink()
     begin = time.monotonic()
     copy.fails(
-        Code.IO, r"s:/e cannot be copied: s has not answered for \d s, reading train\.py", 1.0
+        ExitCode.IO, r"s:/e cannot be copied: s has not answered for \d s, reading train\.py", 1.0
     )
     assert time.monotonic() - begin < PATIENCE / 2
     # What was under way ends without harm once the server is back, while another copy is made.
@@ -228,7 +228,7 @@ def test_an_nfs_server_that_is_slow_does_not_fail_the_copy(
 def test_a_cancelled_copy_ends(copy: Copier, away: threading.Event) -> None:
     ended = threading.Timer(0.2, copy.cancelled.set)
     ended.start()
-    copy.fails(Code.TRY_AGAIN, "no longer wanted")
+    copy.fails(ExitCode.TRY_AGAIN, "no longer wanted")
     assert not away.is_set()
 
 
@@ -237,7 +237,9 @@ def test_a_read_error_is_told_with_the_name_of_the_file(copy: Copier, reads: Rea
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
     reads.act = fail
-    copy.fails(Code.IO, "s:/e cannot be copied: Connection timed out: (train.py|lib/deep/data.bin)")
+    copy.fails(
+        ExitCode.IO, "s:/e cannot be copied: Connection timed out: (train.py|lib/deep/data.bin)"
+    )
 
 
 FULL = """
@@ -249,7 +251,7 @@ try:
     copy.copy(copy.Origin(Path(sys.argv[1]), "code.nfs s:/e", "s"), Path(sys.argv[2], "code"), 60,
               threading.Event())
 except exits.LauncherError as error:
-    print(int(error.code), error.reason)
+    print(int(error.exit_code), error.reason)
 """
 NAMESPACES = ["unshare", "--map-root-user", "--mount"]
 

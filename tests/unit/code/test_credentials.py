@@ -8,7 +8,7 @@ import pytest
 
 from launcher.code import credentials
 from launcher.code.credentials import Credentials
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 
 
 def secret(folder: Path, keys: dict[str, str]) -> Path:
@@ -31,7 +31,7 @@ def test_the_login_is_read_from_the_files_of_a_secret(tmp_path: Path) -> None:
 def test_a_secret_with_too_few_keys_is_named(tmp_path: Path, keys: dict[str, str]) -> None:
     with pytest.raises(LauncherError, match=r"code\.secret must name a Secret with") as error:
         credentials.read(secret(tmp_path, keys))
-    assert error.value.code is Code.CONFIGURATION
+    assert error.value.exit_code is ExitCode.CONFIGURATION
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_a_malformed_key_of_a_secret_is_named_without_its_value(
     with pytest.raises(LauncherError) as error:
         credentials.read(tmp_path)
     assert error.value.reason == f"code.secret: the key {key} must be one line of {rule}"
-    assert error.value.code is Code.CONFIGURATION
+    assert error.value.exit_code is ExitCode.CONFIGURATION

@@ -17,7 +17,7 @@ import pytest
 from launcher.code import git, tool
 from launcher.code.credentials import Credentials
 from launcher.code.git import Repository
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from tests.unit.code.test_pull import commit
 
 
@@ -59,7 +59,7 @@ def test_a_ref_that_is_neither_branch_nor_tag_is_named(origin: Path, tmp_path: P
     commit(origin)
     with pytest.raises(LauncherError, match="must be a branch, a tag") as error:
         git.resolve(of(origin), "mian", tmp_path, threading.Event())
-    assert error.value.code is Code.CODE_MISSING
+    assert error.value.exit_code is ExitCode.CODE_MISSING
 
 
 def test_the_files_of_the_given_commit_are_checked_out(origin: Path, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_ref_that_is_no_commit_id_does_not_reach_git_fetch(
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(LauncherError, match=r"code\.git\.ref must be a commit of") as error:
         fetch(of(tmp_path), ref, tmp_path / "to")
-    assert error.value.code is Code.CODE_MISSING
+    assert error.value.exit_code is ExitCode.CODE_MISSING
 
 
 def test_the_stderr_of_git_ls_remote_is_not_read_for_commits(
@@ -159,13 +159,13 @@ def test_an_id_that_is_no_commit_of_the_repository_is_named(
     ref = "0" * 40 if what == "unknown" else tree
     with pytest.raises(LauncherError, match=f"must be a commit of file:.*; {ref} is") as error:
         fetch(of(origin), ref, tmp_path / "to")
-    assert error.value.code is Code.CODE_MISSING
+    assert error.value.exit_code is ExitCode.CODE_MISSING
 
 
 def test_a_repository_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(LauncherError, match="cannot be fetched: git fetch ended with 128") as error:
         fetch(of(tmp_path / "nothing"), "0" * 40, tmp_path / "to")
-    assert error.value.code is Code.IO
+    assert error.value.exit_code is ExitCode.IO
     assert "does not appear to be a git repository" in "\n".join(error.value.last_lines)
 
 
@@ -173,7 +173,7 @@ def test_an_image_without_git_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(LauncherError, match="the image must have git") as error:
         fetch(of(tmp_path), "0" * 40, tmp_path / "to")
-    assert error.value.code is Code.CONFIGURATION
+    assert error.value.exit_code is ExitCode.CONFIGURATION
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -218,5 +218,5 @@ def test_a_server_with_a_password_that_serves_no_single_commits_works(
     for wrong in (None, Credentials("anna", "other", "")):
         with pytest.raises(LauncherError, match="cannot be fetched") as error:
             fetch(Repository(url, wrong, 60), old, tmp_path / "wrong")
-        assert error.value.code is Code.IO
+        assert error.value.exit_code is ExitCode.IO
         assert "other" not in "\n".join([error.value.reason, *error.value.last_lines])

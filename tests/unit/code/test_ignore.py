@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.code.ignore import Ignored
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 
 NAMES = [
     "train.py",
@@ -89,4 +89,4 @@ def test_git_folders_and_python_caches_are_never_taken(name: str) -> None:
 def test_a_line_that_is_no_pattern_is_named() -> None:
     with pytest.raises(LauncherError, match=r"line 2, '\[z-a\]'") as error:
         Ignored("a\n[z-a]\n")
-    assert error.value.code is Code.CONFIGURATION
+    assert error.value.exit_code is ExitCode.CONFIGURATION

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from launcher.code.pull import Place, Pulled, pull
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.sources import Delivery, Source
 
 NFS = Source("nfs", "/exports/app", "nfs.example.com")
@@ -166,7 +166,7 @@ def test_a_volume_of_the_image_that_is_silent_is_given_up(
             pull(delivery, Place(None, None, tmp_path), "", "", threading.Event())
     finally:
         back.set()
-    assert error.value.code is Code.IO
+    assert error.value.exit_code is ExitCode.IO
 
 
 @pytest.mark.parametrize("what", ["nothing", "a file", "an empty folder", "only .git"])
@@ -180,20 +180,20 @@ def test_a_source_that_holds_no_code_is_named(tmp_path: Path, what: str) -> None
         add_git(origin)
     with pytest.raises(LauncherError, match=r"code\.nfs nfs\.example\.com:/exports/app") as error:
         fetch(origin, tmp_path / "work")
-    assert error.value.code is Code.CODE_MISSING
+    assert error.value.exit_code is ExitCode.CODE_MISSING
 
 
 def test_an_nfs_source_without_tfrun_source_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(LauncherError, match="TFRUN_SOURCE must say where") as error:
         deliver(NFS, None, tmp_path)
-    assert error.value.code is Code.CONFIGURATION
+    assert error.value.exit_code is ExitCode.CONFIGURATION
 
 
 def test_a_work_folder_that_is_a_file_is_named(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(LauncherError, match=r"cannot be copied: (File exists|Not a dir)") as error:
         fetch(source, tmp_path / "file")
-    assert error.value.code is Code.IO
+    assert error.value.exit_code is ExitCode.IO
 
 
 UNREADABLE = """
@@ -209,7 +209,7 @@ try:
     place = pull.Place(Path(sys.argv[1]), None, Path(sys.argv[2]))
     pull.pull(delivery, place, "", "", threading.Event())
 except exits.LauncherError as error:
-    print(int(error.code), error.reason)
+    print(int(error.exit_code), error.reason)
 """
 
 
@@ -231,7 +231,7 @@ def test_a_file_or_folder_that_cannot_be_read_is_named(source: Path, name: str) 
         )
         (here / "source" / name).chmod(0o755)
     assert done.stdout == (
-        f"{int(Code.IO)} code.nfs s:/e cannot be copied: Permission denied: {name}\n"
+        f"{int(ExitCode.IO)} code.nfs s:/e cannot be copied: Permission denied: {name}\n"
     )
 
 
@@ -304,7 +304,7 @@ def test_a_claim_that_lacks_the_folder_is_named(plain: Path, tmp_path: Path) -> 
     source = Source("claim", "nothing/here", claim="code")
     with pytest.raises(LauncherError, match=r"code\.claim code:/nothing/here must be a") as error:
         deliver(source, plain, tmp_path)
-    assert error.value.code is Code.CODE_MISSING
+    assert error.value.exit_code is ExitCode.CODE_MISSING
 
 
 def test_a_work_folder_that_cannot_be_made_is_named_for_every_fetched_source(
@@ -318,7 +318,7 @@ def test_a_work_folder_that_cannot_be_made_is_named_for_every_fetched_source(
     ):
         with pytest.raises(LauncherError, match=r"code\..*: (Not a directory|File exists)") as e:
             deliver(source, None, tmp_path / "work")
-        assert e.value.code is Code.IO
+        assert e.value.exit_code is ExitCode.IO
 
 
 def test_code_with_another_digest_than_code_digest_is_refused(plain: Path, tmp_path: Path) -> None:
@@ -328,4 +328,4 @@ def test_code_with_another_digest_than_code_digest_is_refused(plain: Path, tmp_p
     (plain / "train.py").write_text("edited")
     with pytest.raises(LauncherError, match=f"code.digest says, {digest}; it has [0-9a-f]+:") as e:
         pull(Delivery(NFS, False, digest, 60), place, "", "", threading.Event())
-    assert e.value.code is Code.CODE_MISSING
+    assert e.value.exit_code is ExitCode.CODE_MISSING

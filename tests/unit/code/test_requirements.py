@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launcher.code import requirements
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 
 
 def wheel(folder: Path, name: str) -> Path:
@@ -64,10 +64,10 @@ def says(folder: Path, module: str) -> str:
     return subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout
 
 
-def fails(code: Path, text: str, why: Code, words: str, python: str = sys.executable) -> str:
+def fails(code: Path, text: str, why: ExitCode, words: str, python: str = sys.executable) -> str:
     with pytest.raises(LauncherError, match=words) as error:
         install(code, text, python=python)
-    assert error.value.code is why
+    assert error.value.exit_code is why
     return "\n".join(error.value.last_lines)
 
 
@@ -116,28 +116,30 @@ def test_code_without_a_digest_is_installed_again_where_files_are_named(code: Pa
 
 def test_pip_requires_all_hashes_where_one_is_given(code: Path) -> None:
     wrong = f"tiny==1.0 --hash=sha256:{'0' * 64}\n"
-    said = fails(code, wrong, Code.IO, "pip could not install requirements.txt: exit code 1")
+    said = fails(code, wrong, ExitCode.IO, "pip could not install requirements.txt: exit code 1")
     assert "DO NOT MATCH THE HASHES" in said
     found = hashlib.sha256(wheel(code, "tiny").read_bytes()).hexdigest()
     right = f"tiny==1.0 --hash=sha256:{found}\n"
     assert says(install(code, right), "tiny") == "tiny\n"
     wheel(code, "other")
-    assert "hash" in fails(code, f"{right}other==1.0\n", Code.IO, "pip could not install")
+    assert "hash" in fails(code, f"{right}other==1.0\n", ExitCode.IO, "pip could not install")
 
 
 def test_pips_last_lines_are_told(code: Path) -> None:
-    said = fails(code, "no-such-thing==1\n", Code.IO, r"code\.requirements: pip could not install")
+    said = fails(
+        code, "no-such-thing==1\n", ExitCode.IO, r"code\.requirements: pip could not install"
+    )
     assert "No matching distribution found for no-such-thing==1" in said
 
 
 def test_code_without_a_requirements_file_is_a_mistake(code: Path) -> None:
     with pytest.raises(LauncherError, match=r"must be false: the code has no requ") as error:
         requirements.install(code, "a", sys.executable, code.parent / "kept", threading.Event())
-    assert error.value.code is Code.CODE_MISSING
+    assert error.value.exit_code is ExitCode.CODE_MISSING
 
 
 def test_an_image_without_pip_says_so(code: Path, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$0: No module named pip"\nexit 1\n')
     python.chmod(0o755)
-    fails(code, "tiny\n", Code.CONFIGURATION, "must have pip", python=str(python))
+    fails(code, "tiny\n", ExitCode.CONFIGURATION, "must have pip", python=str(python))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from launcher.code import archive, unpack
-from launcher.shared.exits import Code
+from launcher.shared.exits import ExitCode
 from tests.unit.code.archives import FILE, FOLDER, HARD, LINK, PACK, of, refused, same, tar
 
 
@@ -74,7 +74,9 @@ def test_an_image_without_zstd_is_named(
     file = tmp_path / "file"
     subprocess.run([*PACK["tar.zst"], file, "-C", source, "."], check=True)
     monkeypatch.setenv("PATH", "/nowhere")
-    refused(file, tmp_path / "w" / "to", "zstd, which the image does not have", Code.CONFIGURATION)
+    refused(
+        file, tmp_path / "w" / "to", "zstd, which the image does not have", ExitCode.CONFIGURATION
+    )
 
 
 @pytest.mark.parametrize(

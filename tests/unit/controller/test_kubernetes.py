@@ -16,7 +16,7 @@ import trustme
 from launcher.controller import kubernetes
 from launcher.controller.environment import KubernetesSettings
 from launcher.controller.kubernetes import ENDS_ANNOTATION, Kubernetes, SupersededError
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.protocol import Leader
 from tests.unit.controller.api_server import FakeApiServer
 
@@ -39,9 +39,9 @@ def test_the_number_of_pods_is_read_and_written(api: FakeApiServer) -> None:
 def test_the_end_and_the_number_of_pods_change_in_one_call(api: FakeApiServer) -> None:
     k = client(api.port)
     k.claim("ps", ME)
-    k.end("ps", ME, [{"run": "r", "code": 0}], free=True)
+    k.end("ps", ME, [{"run": "r", "exitCode": 0}], free=True)
     found = k.claim("ps", ME)
-    assert (found.replicas, found.ends) == (0, ({"run": "r", "code": 0},))
+    assert (found.replicas, found.ends) == (0, ({"run": "r", "exitCode": 0},))
     assert [method for method, _, _ in api.calls] == ["GET", "PATCH", "PATCH", "GET", "PATCH"]
 
 
@@ -124,7 +124,7 @@ def test_a_refusal_says_what_and_why(api: FakeApiServer, status: int) -> None:
     api.failures.append((status, json.dumps({"message": 'cannot get "mnist-ps"'}).encode()))
     with pytest.raises(LauncherError) as error:
         client(api.port).claim("ps", ME)
-    assert error.value.code is Code.CONFIGURATION
+    assert error.value.exit_code is ExitCode.CONFIGURATION
     assert f'role ps ({status}): cannot get "mnist-ps".' in error.value.reason
 
 

@@ -19,7 +19,7 @@ from launcher.controller import loop
 from launcher.controller.environment import ControllerSettings, KubernetesSettings
 from launcher.controller.kubernetes import BEGIN_ANNOTATION, ENDS_ANNOTATION, LEADER_ANNOTATION
 from launcher.decisions import directive, state, step
-from launcher.shared.exits import Code, End, LauncherError, Phase
+from launcher.shared.exits import End, ExitCode, LauncherError, Phase
 from launcher.shared.identity import Task
 from launcher.shared.protocol import (
     PATH,
@@ -55,7 +55,13 @@ def lead(api_port: int, **changes: Any) -> End:
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    ended = {"run": job().run, "phase": "Succeeded", "task": "worker-0", "code": 0, "reason": "ok"}
+    ended = {
+        "run": job().run,
+        "phase": "Succeeded",
+        "task": "worker-0",
+        "exitCode": 0,
+        "reason": "ok",
+    }
     others = [{"run": "before"}, {**ended, **changes}, {"run": "after"}]
     return {"annotations": {ENDS_ANNOTATION: json.dumps(others)}}
 
@@ -64,8 +70,8 @@ def record(**changes: Any) -> dict[str, Any]:
     ("found", "phase", "code"),
     [
         ({}, Phase.SUCCEEDED, 0),
-        ({"phase": "Failed", "code": 42}, Phase.FAILED, 42),
-        ({"phase": "Failed", "code": "x"}, Phase.FAILED, 70),
+        ({"phase": "Failed", "exitCode": 42}, Phase.FAILED, 42),
+        ({"phase": "Failed", "exitCode": "x"}, Phase.FAILED, 70),
     ],
 )
 @pytest.mark.parametrize("role", ["ps", "worker"])
@@ -75,7 +81,7 @@ def test_a_run_with_a_recorded_end_is_not_led_again(
     """Not even where only one of the StatefulSets has got to know it."""
     api.objects[f"mnist-{role}"]["metadata"].update(record(**found))
     end = lead(api.port)
-    assert (end.phase, end.code) == (phase, code)
+    assert (end.phase, end.exit_code) == (phase, code)
     for each in api.objects.values():
         assert each["spec"]["replicas"] == 0
     for known in ("ps", "worker"):
@@ -89,11 +95,11 @@ def test_a_deadline_counts_from_when_the_run_began(api: FakeApiServer, keep: boo
     began = {"run": job().run, "at": time.time() - 3600}
     api.objects["mnist-ps"]["metadata"]["annotations"] = {BEGIN_ANNOTATION: json.dumps(began)}
     end = lead(api.port, deadline=3600, cleanup="Keep" if keep else "Delete")
-    assert (end.phase, end.code) == (Phase.FAILED, 124)
+    assert (end.phase, end.exit_code) == (Phase.FAILED, 124)
     assert end.reason == "the run has not ended within its deadline of 3600 s"
     for role, each in zip(("ps", "worker"), api.objects.values()):
         (ended,) = found_ends(api, role)
-        assert (ended["run"], ended["code"]) == (job().run, 124)
+        assert (ended["run"], ended["exitCode"]) == (job().run, 124)
         assert each["spec"]["replicas"] == (2 if keep and "worker" in str(each) else int(keep))
 
 
@@ -103,7 +109,7 @@ def test_the_first_controller_of_a_run_writes_down_when_it_began(
 ) -> None:
     api.objects["mnist-ps"]["metadata"]["annotations"] = {BEGIN_ANNOTATION: json.dumps(before)}
     at = time.time()
-    assert lead(api.port, deadline=0.5).code == 124
+    assert lead(api.port, deadline=0.5).exit_code == 124
     annotations = api.objects["mnist-ps"]["metadata"]["annotations"]
     began = json.loads(annotations[BEGIN_ANNOTATION])
     assert began["run"] == job().run
@@ -125,7 +131,7 @@ def test_a_superseded_controller_ends_with_143(
     claiming.start()
     end = lead(api.port, deadline=0.1)
     claiming.join()
-    assert (end.phase, end.code) == (Phase.STOPPED, 143)
+    assert (end.phase, end.exit_code) == (Phase.STOPPED, 143)
     assert "a younger controller leads this run" in capfd.readouterr().err
     assert ENDS_ANNOTATION not in api.objects["mnist-ps"]["metadata"]["annotations"]
 
@@ -133,7 +139,7 @@ def test_a_superseded_controller_ends_with_143(
 def test_a_claim_with_a_larger_number_is_outbid(api: FakeApiServer) -> None:
     """Its clock went ahead, and it is gone."""
     api.claim("9999999999999 older")
-    assert lead(api.port, deadline=0.1).code == 124
+    assert lead(api.port, deadline=0.1).exit_code == 124
     for each in api.objects.values():
         assert each["metadata"]["annotations"][LEADER_ANNOTATION].startswith("10000000000000 ")
 
@@ -149,14 +155,14 @@ def test_the_controller_waits_for_an_api_server_that_is_away(
 ) -> None:
     api.objects["mnist-ps"]["metadata"].update(record())
     api.failures += [(503, b"{}"), (200, b"not JSON")]
-    assert lead(api.port).code == 0
+    assert lead(api.port).exit_code == 0
     assert capfd.readouterr().err.count("Kubernetes does not answer, next try in") == 2
 
 
 def test_a_refusal_that_passes_soon_does_not_end_the_controller(api: FakeApiServer) -> None:
     api.objects["mnist-ps"]["metadata"].update(record())
     api.failures += [(403, b'{"message": "forbidden"}')]
-    assert lead(api.port).code == 0
+    assert lead(api.port).exit_code == 0
 
 
 def test_a_refusal_that_lasts_ends_the_controller(
@@ -173,7 +179,7 @@ def test_an_end_that_cannot_be_recorded_is_still_the_controllers_exit_code(
 ) -> None:
     monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.5)
     api.records_refused, api.refusal = 99, 403
-    assert lead(api.port, deadline=0.1, grace=0).code == Code.DEADLINE
+    assert lead(api.port, deadline=0.1, grace=0).exit_code == ExitCode.DEADLINE
     assert capfd.readouterr().err.count("The end is not on record there, and its pods stay") == 2
 
 
@@ -183,7 +189,7 @@ def test_an_end_is_recorded_at_every_statefulset_that_allows_it(
     """Where one of the StatefulSets is refused the others' pods go all the same."""
     monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.0)
     api.records_refused, api.refusal = 1, 403
-    assert lead(api.port, deadline=0.1, grace=0).code == Code.DEADLINE
+    assert lead(api.port, deadline=0.1, grace=0).exit_code == ExitCode.DEADLINE
     assert [each["spec"]["replicas"] for each in api.objects.values()] == [1, 0]
     assert ENDS_ANNOTATION in api.objects["mnist-worker"]["metadata"]["annotations"]
 
@@ -220,7 +226,7 @@ def test_an_exception_in_a_tick_or_an_answer_ends_the_controller(
 
 def knock(port: int) -> None:
     """Reports once, when there is somebody who listens."""
-    report = encode_report(Report(Task("worker", 0), "me", 1, "", "", None, None, ready=False))
+    report = encode_report(Report(Task("worker", 0), "me", 1, "", "", None, None, can_start=False))
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         try:
@@ -276,7 +282,7 @@ def test_tasks_hear_of_the_end_only_after_it_is_recorded(
     finally:
         over.set()
         playing.join()
-    assert end.code == code
+    assert end.exit_code == code
     assert recorded
     assert all(recorded)
 
@@ -284,7 +290,7 @@ def test_tasks_hear_of_the_end_only_after_it_is_recorded(
 def report_of(port: int, report: Report) -> Directive | None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request("POST", PATH, encode_report(replace(report, wait=False)))
+        connection.request("POST", PATH, encode_report(replace(report, long_poll=False)))
         return decode_directive(connection.getresponse().read())
     except (ConnectionError, http.client.HTTPException):
         return None

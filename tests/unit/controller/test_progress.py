@@ -10,8 +10,8 @@ from launcher.shared.protocol import ChildReport, Report
 
 
 def at(step: int | None, last_step: int | None = None) -> Report:
-    child = ChildReport(1, step=step, last_step=last_step)
-    return Report(Task("worker", 0), "one", 1, "", "", None, child, ready=True)
+    child = ChildReport(1, global_step=step, total_steps=last_step)
+    return Report(Task("worker", 0), "one", 1, "", "", None, child, can_start=True)
 
 
 def test_a_line_comes_at_once_and_then_at_most_every_five_seconds() -> None:
@@ -47,5 +47,5 @@ def test_a_program_that_went_back_to_its_checkpoint_has_no_rate() -> None:
 
 
 def test_a_task_without_a_child_tells_nothing() -> None:
-    report = Report(Task("worker", 0), "one", 1, "", "", None, None, ready=True)
+    report = Report(Task("worker", 0), "one", 1, "", "", None, None, can_start=True)
     assert Progress().line(report, 0.0) == ""

@@ -54,9 +54,9 @@ def test_the_status_document_holds_every_field() -> None:
         "task": "worker-1",
         "state": "running",
         "generation": 3,
-        "step": 5,
-        "lastStep": 9,
-        "code": None,
+        "globalStep": 5,
+        "totalSteps": 9,
+        "exitCode": None,
         "ago": 5,
     }
     assert json.loads(json.dumps(found)) == found

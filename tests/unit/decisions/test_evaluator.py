@@ -56,7 +56,7 @@ def test_the_end_does_not_wait_for_a_silent_evaluator() -> None:
     play.exit("worker-1", 2)
     without_evaluator(play, 10)
     assert play.end
-    assert (play.end.phase, play.end.code, play.end.task) == (Phase.FAILED, 2, "worker-1")
+    assert (play.end.phase, play.end.exit_code, play.end.task) == (Phase.FAILED, 2, "worker-1")
 
 
 @pytest.mark.parametrize("refresh", ["OnRequest", "OnGeneration"])

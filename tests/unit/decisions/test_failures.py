@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.decisions import failures
-from launcher.shared.exits import Code, Phase
+from launcher.shared.exits import ExitCode, Phase
 from launcher.task.state import ChiefLeft
 from tests.unit.jobs import job
 from tests.unit.play import (
@@ -25,7 +25,7 @@ def test_a_spent_restart_budget_ends_the_run_with_the_programs_code(play: Play) 
         play.exit("worker-1", 42, "Traceback", "ValueError")
         play.settle()
     assert play.end
-    assert (play.end.phase, play.end.code, play.end.task) == (Phase.FAILED, 42, "worker-1")
+    assert (play.end.phase, play.end.exit_code, play.end.task) == (Phase.FAILED, 42, "worker-1")
     assert play.end.last_lines == ("Traceback", "ValueError")
     assert play.end.reason == "worker-1 failed: exit code 42, and the restart budget of 2 is spent"
     assert play.running() == {}
@@ -42,12 +42,14 @@ def test_the_restart_budget_is_refilled_with_time() -> None:
     assert len(play.state.charges) == 1
 
 
-@pytest.mark.parametrize("code", [2, 127, Code.CODE_MISSING, Code.CONFIGURATION, Code.USAGE])
+@pytest.mark.parametrize(
+    "code", [2, 127, ExitCode.CODE_MISSING, ExitCode.CONFIGURATION, ExitCode.USAGE]
+)
 def test_a_permanent_code_is_not_tried_again(play: Play, code: int) -> None:
     play.exit("worker-0", code)
     play.settle()
     assert play.end
-    assert play.end.code == code
+    assert play.end.exit_code == code
     assert play.end.reason.endswith("which another try cannot mend")
     assert [pod.started for pod in play.pods.values()] == [[1], [1], [1]]
 
@@ -179,7 +181,7 @@ def test_a_task_killed_with_its_launcher_is_charged_until_the_budget_is_spent(pl
         play.settle()
     assert "the cause: worker-1: killed with its launcher; restart 1 of 2" in play.said
     assert play.end
-    assert (play.end.code, play.end.task) == (137, "worker-1")
+    assert (play.end.exit_code, play.end.task) == (137, "worker-1")
 
 
 def test_a_task_killed_with_its_launcher_is_the_cause_of_failures_heard_before(play: Play) -> None:
@@ -215,7 +217,7 @@ def test_a_server_that_ends_with_0_has_failed_when_the_budget_is_spent() -> None
     play.exit("ps-0", 0)
     play.settle()
     assert play.end
-    assert (play.end.phase, play.end.code) == (Phase.FAILED, 1)
+    assert (play.end.phase, play.end.exit_code) == (Phase.FAILED, 1)
 
 
 def test_a_coordinators_worker_restarts_while_the_chief_still_stops() -> None:
@@ -236,7 +238,7 @@ def test_a_child_that_is_terminated_again_and_again_is_charged(play: Play) -> No
     play.exit("worker-1", 143)
     play.settle()
     assert play.end
-    assert play.end.code == 143
+    assert play.end.exit_code == 143
 
 
 def test_lost_pods_are_never_charged(play: Play) -> None:
@@ -282,10 +284,10 @@ def test_code_that_is_missing_ends_the_run_before_it_starts() -> None:
     play = Play()
     play.pod("worker-1").can_pull = False
     play.settle()
-    fail_to_prepare(play, "worker-1", Code.CODE_MISSING)
+    fail_to_prepare(play, "worker-1", ExitCode.CODE_MISSING)
     play.settle()
     assert play.end
-    assert (play.end.code, play.end.task) == (66, "worker-1")
+    assert (play.end.exit_code, play.end.task) == (66, "worker-1")
     assert play.running() == {}
 
 
@@ -295,7 +297,7 @@ def test_a_failure_to_prepare_that_may_pass_is_tried_again(made_again: bool) -> 
     play.pod("worker-1").can_pull = False
     for charged in (1, 2):
         play.settle()
-        fail_to_prepare(play, "worker-1", Code.IO)
+        fail_to_prepare(play, "worker-1", ExitCode.IO)
         play.settle()
         assert play.end is None
         assert len(play.state.charges) == charged
@@ -314,12 +316,12 @@ def test_a_pull_that_fails_in_two_pods_of_one_generation_fails_twice(play: Play)
     play.pod("worker-1").can_pull = False
     play.tell("worker-1", "worker-0", "worker-1")
     for _ in range(2):
-        fail_to_prepare(play, "worker-1", Code.IO)
+        fail_to_prepare(play, "worker-1", ExitCode.IO)
         play.tell("worker-1")
         play.lose("worker-1")
         play.pod("worker-1").can_pull = False
         play.tell("worker-1")
-    fail_to_prepare(play, "worker-1", Code.IO)
+    fail_to_prepare(play, "worker-1", ExitCode.IO)
     play.settle()
     holds = play.pod("worker-1").holds
     assert holds
@@ -334,7 +336,7 @@ def test_a_finished_task_that_must_train_again_may_fail_to_prepare(play: Play) -
     play.lose("worker-1")
     play.pod("worker-1").can_pull = False
     play.settle()
-    fail_to_prepare(play, "worker-1", Code.IO)
+    fail_to_prepare(play, "worker-1", ExitCode.IO)
     play.settle()
     play.pod("worker-1").can_pull = True
     play.settle()
@@ -386,7 +388,7 @@ def test_a_restart_limit_of_0_allows_no_restart() -> None:
     play.exit("worker-0", 1)
     play.settle()
     assert play.end
-    assert play.end.code == 1
+    assert play.end.exit_code == 1
 
 
 def test_a_failure_whose_pod_goes_as_well_is_not_charged(play: Play) -> None:

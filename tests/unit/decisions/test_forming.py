@@ -169,4 +169,4 @@ def test_a_finished_worker_trains_again_only_where_all_tasks_must(
             play.exit(name, 0)
     play.settle()
     assert play.end
-    assert play.end.code == 0
+    assert play.end.exit_code == 0

@@ -6,7 +6,7 @@ import pytest
 
 from launcher.decisions import state as run_state
 from launcher.decisions.state import RunPhase
-from launcher.shared.exits import Code, Phase
+from launcher.shared.exits import ExitCode, Phase
 from launcher.shared.identity import Task
 from launcher.shared.protocol import Action, Leader
 from launcher.task.state import Told
@@ -28,7 +28,7 @@ def test_a_deadline_ends_the_run(age: float) -> None:
     assert play.end is None
     play.tick(1.0)
     assert play.end
-    assert (play.end.phase, play.end.code) == (Phase.FAILED, Code.DEADLINE)
+    assert (play.end.phase, play.end.exit_code) == (Phase.FAILED, ExitCode.DEADLINE)
     play.settle()
     assert play.running() == {}
 
@@ -47,7 +47,7 @@ def test_missing_code_ends_a_run_whose_tasks_never_started() -> None:
     play = Play()
     play.step(run_state.NoCode("there is no app in /exports"))
     assert play.end
-    assert (play.end.code, play.end.reason) == (66, "there is no app in /exports")
+    assert (play.end.exit_code, play.end.reason) == (66, "there is no app in /exports")
 
 
 def test_missing_code_does_not_end_a_run_of_which_a_task_was_heard() -> None:

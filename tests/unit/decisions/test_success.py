@@ -25,7 +25,7 @@ def test_success_needs_every_worker(play: Play) -> None:
     play.exit("worker-1", 0)
     play.settle()
     assert play.end
-    assert (play.end.phase, play.end.code) == (Phase.SUCCEEDED, 0)
+    assert (play.end.phase, play.end.exit_code) == (Phase.SUCCEEDED, 0)
     assert (play.end.task, play.end.last_lines) == ("worker-0", ("auc 0.99",))
     assert play.running() == {}
     assert all(pod.holds and pod.holds.action is Action.END for pod in play.pods.values())
@@ -90,7 +90,7 @@ def test_nothing_starts_after_the_end(play: Play, event: str) -> None:
     elif event == "failed":
         pod = play.pod("worker-1")
         assert pod.child
-        pod.state = replace(pod.state, child=replace(pod.child, code=1))
+        pod.state = replace(pod.state, child=replace(pod.child, exit_code=1))
     play.tick(1000)
     play.settle()
     assert play.running() == {}

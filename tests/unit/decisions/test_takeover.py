@@ -163,7 +163,7 @@ def test_changed_arguments_lead_to_a_new_generation_with_a_new_budget(play: Play
     assert not play.state.charges
     holds = play.pod("worker-0").holds
     assert holds
-    assert holds.job == play.job.digest
+    assert holds.job_digest == play.job.digest
 
 
 def test_a_changed_policy_restarts_no_task(play: Play) -> None:
@@ -172,7 +172,7 @@ def test_a_changed_policy_restarts_no_task(play: Play) -> None:
     assert [pod.started for pod in play.pods.values()] == [[1]] * 3
     holds = play.pod("worker-0").holds
     assert holds
-    assert holds.job == play.job.digest
+    assert holds.job_digest == play.job.digest
 
 
 def test_the_older_of_two_controllers_yields(play: Play) -> None:
@@ -252,7 +252,7 @@ def test_a_finished_task_keeps_the_generation_that_an_older_controller_gave_it(p
     play.settle()
     assert pod.holds
     assert pod.holds.generation == 3
-    assert pod.holds.action is Action.SERVE
+    assert pod.holds.action is Action.STAND_IN
     assert pod.started == []
     assert play.generation >= 3, "no generation is used twice"
 
@@ -296,7 +296,7 @@ def test_a_run_whose_end_only_its_tasks_know_is_not_started_again(
     play.settle()
     assert play.running() == {}
     assert play.end
-    assert (play.end.code, play.end.task) == (code, task)
+    assert (play.end.exit_code, play.end.task) == (code, task)
     assert play.end.found
 
 

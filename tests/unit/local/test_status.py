@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launcher.controller.status import document
+from launcher.controller.status import PATH, document
 from launcher.decisions import state as run_state
 from launcher.decisions import step
 from launcher.local import status
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.protocol import ChildReport
 from tests.unit.controller.states import RUNNING, state
 from tests.unit.jobs import job
@@ -48,7 +54,7 @@ def test_the_lines_tell_of_a_failed_and_silent_task() -> None:
 
 
 def test_the_end_of_a_run_is_one_line() -> None:
-    end = {"phase": "Failed", "reason": "worker-1 failed: exit code 42", "code": 42}
+    end = {"phase": "Failed", "reason": "worker-1 failed: exit code 42", "exitCode": 42}
     assert status.show({"end": end}) == ["Failed: worker-1 failed: exit code 42 (code 42)"]
 
 
@@ -57,22 +63,21 @@ def test_a_run_of_which_no_task_was_heard_is_told() -> None:
     assert status.show(document(begun, 41.0))[0].startswith("mnist: leading")
 
 
-# A script stands for kubectl.
+# A script stands for kubectl. It runs what it is to run in a pod for real, with nothing of the
+# launcher: a controller's pod does not carry this side of it.
 
 
-def kubectl(folder: Path, jobs: list[Any], pods: list[Any], inside: str = "") -> list[str]:
+def kubectl(folder: Path, jobs: list[Any], pods: list[Any]) -> list[str]:
     (folder / "jobs").write_text(json.dumps({"items": jobs}))
     (folder / "pods").write_text(json.dumps({"items": pods}))
-    (folder / "inside").write_text(inside)
     script = folder / "kubectl"
     script.write_text(
         f"""#!/bin/sh
         cd {folder}
-        echo "$@" >> asked
         case "$1 $2" in
             "get job") cat jobs ;;
             "get pod") cat pods ;;
-            "exec job/mnist-controller-2") cat inside; [ -s inside ] ;;
+            "exec job/mnist-controller-2") cd /; shift 3; exec env -i "$@" ;;
             *) echo "no such thing" >&2; exit 1 ;;
         esac
         """
@@ -81,9 +86,9 @@ def kubectl(folder: Path, jobs: list[Any], pods: list[Any], inside: str = "") ->
     return [str(script)]
 
 
-def controller(number: int, condition: str = "") -> dict[str, Any]:
-    command = ["python3", "-m", "launcher", "controller"]
-    container = {"command": command, "ports": [{"containerPort": 2220}]}
+def controller(number: int, condition: str = "", port: int = 1) -> dict[str, Any]:
+    command = [sys.executable, "-m", "launcher", "controller"]
+    container = {"command": command, "ports": [{"containerPort": port}]}
     return {
         "metadata": {
             "name": f"mnist-controller-{number}",
@@ -102,23 +107,66 @@ def pod(day: int, message: str, code: int = 42) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def answering(*documents: dict[str, Any]) -> Iterator[int]:
+    """A controller that tells these, one after the other, and is gone then; its port."""
+    left = list(documents)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == PATH
+            body = json.dumps(left.pop(0)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            if not left:
+                server.socket.close()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+
+        def serve() -> None:
+            for _ in documents:
+                server.handle_request()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.server_port
+        thread.join()
+
+
 def test_the_newest_controller_is_asked_in_its_own_pod(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told = json.dumps(document(state(RUNNING), 100.0))
-    command = kubectl(tmp_path, [controller(1, "Complete"), controller(2)], [], told + "\n")
-    status.run("mnist", command, None, as_json=False, watch=False)
+    with answering(document(state(RUNNING), 100.0)) as port:
+        command = kubectl(tmp_path, [controller(1, "Complete"), controller(2, port=port)], [])
+        status.run("mnist", command, None, as_json=False, watch=False)
     assert capfd.readouterr().out.splitlines()[-1] == "  worker-1  running, step 5 of 9"
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked[-1] == (
-        "exec job/mnist-controller-2 -- python3 -m launcher status --address 127.0.0.1:2220 --json"
-    )
+
+
+def test_watch_prints_each_change_until_the_controller_is_gone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "WATCH_SECONDS", 0.01)
+    later = replace(RUNNING, global_step=6)
+    told = [document(state(child), 100.0) for child in (RUNNING, RUNNING, later)]
+    with answering(*told) as port:
+        command = kubectl(tmp_path, [controller(2, port=port)], [])
+        status.run("mnist", command, None, as_json=False, watch=True)
+    printed = capfd.readouterr()
+    steps = [line for line in printed.out.splitlines() if "running" in line]
+    assert steps == [f"  worker-1  running, step {step} of 9" for step in (5, 6)]
+    assert "the controller does not answer: " in printed.err
+    assert "the controller is not there any more, or not yet" in printed.err
 
 
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        ('{"phase": "Failed", "reason": "why", "code": 42}', "Failed: why (code 42)"),
+        ('{"phase": "Failed", "reason": "why", "exitCode": 42}', "Failed: why (code 42)"),
         ("what Python says", "Ended: what Python says (code 42)"),
     ],
 )
@@ -141,14 +189,14 @@ def test_a_controller_that_has_not_started_is_told(
 @pytest.mark.parametrize(
     ("jobs", "command", "code", "words"),
     [
-        ([], None, Code.CONFIGURATION, "there is no release mnist in this namespace"),
-        ([], ["no-such-kubectl"], Code.CONFIGURATION, "no-such-kubectl must be installed"),
-        ([], ["false"], Code.TRY_AGAIN, "false: "),
+        ([], None, ExitCode.CONFIGURATION, "there is no release mnist in this namespace"),
+        ([], ["no-such-kubectl"], ExitCode.CONFIGURATION, "no-such-kubectl must be installed"),
+        ([], ["false"], ExitCode.TRY_AGAIN, "false: "),
     ],
 )
 def test_a_missing_release_or_kubectl_is_named(
-    tmp_path: Path, jobs: list[Any], command: list[str] | None, code: Code, words: str
+    tmp_path: Path, jobs: list[Any], command: list[str] | None, code: ExitCode, words: str
 ) -> None:
     with pytest.raises(LauncherError, match=words) as error:
         status.run("mnist", command or kubectl(tmp_path, jobs, []), None, False, False)
-    assert error.value.code is code
+    assert error.value.exit_code is code

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from launcher.local.values import _merge, _text, job_document, job_from, read_values
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_wrong_values_are_named_in_the_charts_words(tmp_path: Path, text: str, w
             1,
             mistakes,
         )
-    assert error.value.code is Code.CONFIGURATION
+    assert error.value.exit_code is ExitCode.CONFIGURATION
 
 
 @pytest.mark.parametrize(

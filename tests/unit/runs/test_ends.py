@@ -21,7 +21,7 @@ def test_a_run_in_which_all_workers_end_with_0_succeeds(run: Run) -> None:
     assert message(run.folder / "end.json") == {
         "phase": "Succeeded",
         "task": "worker-0",
-        "code": 0,
+        "exitCode": 0,
         "reason": "all 2 workers ended with exit code 0",
         "lastLines": ["hello of 0"],
     }
@@ -40,7 +40,7 @@ def test_a_run_fails_with_its_programs_code_and_last_lines(run: Run) -> None:
     )
     controller.wait_for("bad data")
     end = message(run.folder / "end.json")
-    assert (end["code"], end["task"], end["lastLines"]) == (42, "worker-1", ["bad data"])
+    assert (end["exitCode"], end["task"], end["lastLines"]) == (42, "worker-1", ["bad data"])
     assert [task.wait() for task in tasks] == [0, 0, 0]
 
 
@@ -67,7 +67,7 @@ def test_a_controller_exits_with_1_where_the_runs_code_means_try_again(run: Run,
     run.tasks("ps-0", "worker-0")
     controller = run.controller(f"exit {code}", restarts__limit=0, replicas={"ps": 1, "worker": 1})
     assert controller.wait() == 1
-    assert message(run.folder / "end.json")["code"] == code
+    assert message(run.folder / "end.json")["exitCode"] == code
 
 
 def test_a_stopped_controller_says_so_and_leaves_the_tasks_alone(run: Run) -> None:
@@ -88,7 +88,7 @@ def test_a_hang_after_the_budget_is_spent_fails_the_run(run: Run) -> None:
     )
     assert controller.wait() == 124
     end = message(run.folder / "end.json")
-    assert (end["code"], end["lastLines"]) == (124, ["last words"])
+    assert (end["exitCode"], end["lastLines"]) == (124, ["last words"])
 
 
 def test_a_run_that_takes_too_long_fails(run: Run) -> None:

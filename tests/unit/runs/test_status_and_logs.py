@@ -18,8 +18,8 @@ def test_status_tells_each_tasks_state_and_progress(run: Run) -> None:
     )
     ps, chief, worker = status["tasks"]
     assert (chief["task"], chief["state"]) == ("worker-0", "running")
-    assert (chief["step"], chief["lastStep"]) == (7, 9)
-    assert (ps["step"], worker["step"]) == (None, None)
+    assert (chief["globalStep"], chief["totalSteps"]) == (7, 9)
+    assert (ps["globalStep"], worker["globalStep"]) == (None, None)
     asked = run.start("status", "--address", f"127.0.0.1:{run.port}", env={})
     assert asked.wait() == 0
     asked.wait_for(

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.job import job_of
 
 
 def refusal(changed: Any) -> str:
     with pytest.raises(LauncherError) as error:
         job_of(changed)
-    assert error.value.code is Code.CONFIGURATION
+    assert error.value.exit_code is ExitCode.CONFIGURATION
     return error.value.reason

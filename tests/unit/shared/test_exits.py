@@ -9,8 +9,8 @@ import pytest
 
 from launcher.shared.exits import (
     TERMINATION_MESSAGE_BYTES,
-    Code,
     End,
+    ExitCode,
     Phase,
     describe,
     end_of,
@@ -42,7 +42,7 @@ def test_a_code_says_no_more_than_is_known(code: int, text: str) -> None:
 
 
 def test_the_published_codes_do_not_change() -> None:
-    assert {code.name: code.value for code in Code} == {
+    assert {code.name: code.value for code in ExitCode} == {
         "OK": 0,
         "USAGE": 64,
         "CODE_MISSING": 66,
@@ -62,7 +62,7 @@ def test_a_termination_message_holds_every_field() -> None:
     assert json.loads(end.message()) == {
         "phase": "Failed",
         "task": "worker-1",
-        "code": 3,
+        "exitCode": 3,
         "reason": "worker-1 failed",
         "lastLines": ["one", "two"],
     }
@@ -81,10 +81,11 @@ def test_an_end_is_read_from_its_record_and_from_its_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [{}, {"phase": "Lost", "code": 256, "reason": "", "lastLines": 1}, {"code": "0"}]
+    "record",
+    [{}, {"phase": "Lost", "exitCode": 256, "reason": "", "lastLines": 1}, {"exitCode": "0"}],
 )
 def test_a_broken_record_tells_the_worst(record: dict[str, object]) -> None:
-    assert end_of(record) == End(Phase.FAILED, int(Code.BUG), "")
+    assert end_of(record) == End(Phase.FAILED, int(ExitCode.BUG), "")
 
 
 @pytest.mark.parametrize("character", ["x", "é", "日", "😀", '"', "\n", "\0", "\udcff"])
@@ -120,4 +121,4 @@ def test_a_long_reason_is_cut_by_as_little_as_needed(character: str) -> None:
 
 
 def test_a_termination_message_is_made_of_a_much_too_long_task_name() -> None:
-    assert json.loads(End(Phase.FAILED, 1, "", "x" * 9000).message())["code"] == 1
+    assert json.loads(End(Phase.FAILED, 1, "", "x" * 9000).message())["exitCode"] == 1

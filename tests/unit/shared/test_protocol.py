@@ -25,7 +25,7 @@ from launcher.shared.protocol import (
 )
 from tests.unit.jobs import document, job
 
-BARE = Report(Task("worker", 0), "one", 0, "", "", None, None, ready=False)
+BARE = Report(Task("worker", 0), "one", 0, "", "", None, None, can_start=False)
 HOLDS = Holds(Leader(4, "me"), Action.WAIT, 3, 1, "run", "abc", "def", "ghi")
 FULL = Report(
     task=Task("ps", 12),
@@ -35,11 +35,20 @@ FULL = Report(
     revision="mnist-ps-5d4f",
     holds=HOLDS,
     child=ChildReport(
-        2, 143, True, 1.5, "killed", ("größe", "\0\ud800"), up=True, hung=True, step=7, last_step=9
+        2,
+        143,
+        True,
+        1.5,
+        "killed",
+        ("größe", "\0\ud800"),
+        up=True,
+        hung=True,
+        global_step=7,
+        total_steps=9,
     ),
-    ready=True,
-    serving=True,
-    wait=True,
+    can_start=True,
+    stands_in=True,
+    long_poll=True,
 )
 
 
@@ -68,7 +77,7 @@ def test_a_report_is_never_longer_than_a_controller_takes(character: str) -> Non
     assert len(text) <= REPORT_BYTES
     told = decode_report(text).child
     assert told
-    assert told.code == 1
+    assert told.exit_code == 1
     assert told.reason
     assert child.reason.startswith(told.reason)
     assert told.last_lines == lines[len(lines) - len(told.last_lines) :]
@@ -118,33 +127,33 @@ def test_a_text_that_is_no_message_is_refused(text: bytes) -> None:
         ("sequence", True, "sequence must be a whole number from 0"),
         ("address", None, "address must be an IP address"),
         ("revision", None, "revision must be a text"),
-        ("ready", "yes", "ready must be true or false"),
-        ("serving", None, "serving must be true or false"),
-        ("wait", 1, "wait must be true or false"),
+        ("can_start", "yes", "can_start must be true or false"),
+        ("stands_in", None, "stands_in must be true or false"),
+        ("long_poll", 1, "long_poll must be true or false"),
         ("holds", [], "holds must be a mapping"),
-        ("holds.action", "explode", "holds.action must be one of wait, run, serve, end"),
-        ("holds.action", {}, "holds.action must be one of wait, run, serve, end"),
+        ("holds.action", "explode", "holds.action must be one of wait, run, stand-in, end"),
+        ("holds.action", {}, "holds.action must be one of wait, run, stand-in, end"),
         ("holds.generation", "3", "holds.generation must be a whole number"),
         ("holds.charged", None, "holds.charged must be a whole number"),
-        ("holds.job", "", "holds.job must be a text"),
+        ("holds.job_digest", "", "holds.job_digest must be a text"),
         ("holds.run", None, "holds.run must be a text"),
-        ("holds.program", "", "holds.program must be a text"),
-        ("holds.cluster", 1, "holds.cluster must be a text"),
+        ("holds.program_digest", "", "holds.program_digest must be a text"),
+        ("holds.cluster_digest", 1, "holds.cluster_digest must be a text"),
         ("holds.leader", None, "holds.leader must be a mapping"),
         ("holds.leader.number", -1, "holds.leader.number must be a whole number"),
         ("holds.leader.id", "", "holds.leader.id must be a text"),
         ("child", "x", "child must be a mapping"),
         ("child.generation", -1, "child.generation must be a whole number"),
-        ("child.code", 256, "child.code must be a whole number from 0 to 255"),
-        ("child.code", -15, "child.code must be a whole number from 0 to 255"),
+        ("child.exit_code", 256, "child.exit_code must be a whole number from 0 to 255"),
+        ("child.exit_code", -15, "child.exit_code must be a whole number from 0 to 255"),
         ("child.ago", float("nan"), "child.ago must be seconds"),
         ("child.ago", float("inf"), "child.ago must be seconds"),
         ("child.ago", -1, "child.ago must be seconds"),
         ("child.up", 1, "child.up must be true or false"),
         ("child.hung", None, "child.hung must be true or false"),
-        ("child.step", -1, "child.step must be a whole number"),
-        ("child.step", 1.5, "child.step must be a whole number"),
-        ("child.last_step", 2**53 + 1, "child.last_step must be a whole number"),
+        ("child.global_step", -1, "child.global_step must be a whole number"),
+        ("child.global_step", 1.5, "child.global_step must be a whole number"),
+        ("child.total_steps", 2**53 + 1, "child.total_steps must be a whole number"),
         ("child.reason", 5, "child.reason must be a text"),
         ("child.last_lines", ["a", 1], "child.last_lines must be a list of texts"),
         ("child.last_lines", "a", "child.last_lines must be a list of texts"),
@@ -165,7 +174,7 @@ def test_a_wrong_report_is_refused_by_its_key(path: str, value: Any, mistake: st
 @pytest.mark.parametrize(
     ("key", "value", "mistake"),
     [
-        ("action", "sleep", "directive.action must be one of wait, run, serve, end"),
+        ("action", "sleep", "directive.action must be one of wait, run, stand-in, end"),
         ("leader", "me", "directive.leader must be a mapping"),
         ("leader", {"number": 1}, "directive.leader.id must be a text"),
         ("generation", -1, "directive.generation must be a whole number"),

@@ -64,7 +64,7 @@ def happen(world: Simulation, fault: Fault) -> None:
         left = None
         if pod.running and pod.child and process:
             # The container is killed: nobody can tell that from a program that takes too much.
-            left = replace(pod.child, code=137, stopped=False, reason="killed", up=False)
+            left = replace(pod.child, exit_code=137, stopped=False, reason="killed", up=False)
             world.blame(pod, process.job, 137, "program")
         world.end_launcher(pod)
         pod.left = left

@@ -50,8 +50,8 @@ def tell(schedule: Schedule) -> str:
 
 def _end(end: End) -> str:
     return (
-        f"End(phase={end.phase!r}, code={end.code!r}, reason={end.words!r}, task={end.task!r}, "
-        f"last_lines={end.last_lines!r})"
+        f"{end.phase.value} with exit code {end.exit_code}: {end.words}; "
+        f"task {end.task or None}, last lines {list(end.last_lines)}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher.decisions import failures
-from launcher.shared.exits import Code, End, Phase
+from launcher.shared.exits import End, ExitCode, Phase
 from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR
 from tests.unit.simulator.schedule import (
@@ -53,10 +53,10 @@ def check_running(world: Simulation, started: Pod, new: Process) -> None:
             )
         if process.stands_in or new.stands_in:
             continue
-        if process.program and new.program and process.code != new.code:
+        if process.program and new.program and process.digest != new.digest:
             raise Violation(
                 "one code",
-                f"{started.task} starts code {new.code} while {pod.task} runs {process.code}",
+                f"{started.task} starts code {new.digest} while {pod.task} runs {process.digest}",
             )
         runs, starts = process.generation, new.generation
         torn = mode.name == "all-reduce" and runs != starts
@@ -79,7 +79,7 @@ def check_charge(world: Simulation, controller: Controller) -> None:
             return
         if not pod.state or heard.incarnation != pod.state.incarnation:
             return
-        if pod.child and (not heard.child or heard.child.code != pod.child.code):
+        if pod.child and (not heard.child or heard.child.exit_code != pod.child.exit_code):
             return
     raise Violation(
         "budget", f"{len(state.charges)} are charged, the program failed {world.caused[run]}"
@@ -111,19 +111,19 @@ def check_end(world: Simulation, controller: Controller, end: End) -> None:
             if (job.program_digest, task) not in world.succeeded:
                 raise Violation("end", f"{task} has not finished: {end}")
         return
-    if end.code == Code.DEADLINE and job.deadline and "deadline" in end.reason:
+    if end.exit_code == ExitCode.DEADLINE and job.deadline and "deadline" in end.reason:
         if world.now - world.run_began[run] < job.deadline:
             raise Violation("end", f"it is too early: {end}")
         return
-    if end.code == Code.CODE_MISSING and "the code of all tasks" in end.reason:
+    if end.exit_code == ExitCode.CODE_MISSING and "the code of all tasks" in end.reason:
         if not world.edits:
             raise Violation("end", f"nobody has edited the code: {end}")
         return
-    if not end.task or not end.reason or not end.code:
+    if not end.task or not end.reason or not end.exit_code:
         raise Violation("end", f"it has no name: {end}")
-    if (run, end.task, end.code) not in world.codes:
+    if (run, end.task, end.exit_code) not in world.codes:
         raise Violation("end", f"the program did not do that: {end}")
-    permanent = end.code in (PERMANENT, *failures.PERMANENT)
+    permanent = end.exit_code in (PERMANENT, *failures.PERMANENT)
     if not permanent and world.caused[run] <= job.restarts.limit:
         raise Violation("budget", f"the program failed {world.caused[run]}: {end}")
 

@@ -12,7 +12,7 @@ from typing import Any, Callable
 from launcher.decisions import directive, forming
 from launcher.decisions import state as run_state
 from launcher.decisions.step import step
-from launcher.shared.exits import Code, End
+from launcher.shared.exits import End, ExitCode
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR
@@ -45,7 +45,7 @@ class Process:
     generation: int
     program: bool
     stands_in: bool
-    code: str  # the digest of what it runs
+    digest: str  # of the code that it runs
     began_at: float
     up: bool = False
     stopping: bool = False
@@ -67,7 +67,7 @@ class Pod:
     sequence: int = 0
     sent_by: Controller | None = None
     sent_at: float = 0.0
-    code: int = 0  # what was pulled
+    edition: int = 0  # of the code that was pulled
     process: Process | None = None
     epoch: int = 0  # of the request; answers to earlier ones are void
     answered: bool = False  # an answer is on its way
@@ -449,7 +449,7 @@ class Simulation:
         self.follow(controller)
 
     def finish(self, controller: Controller, end: End) -> None:
-        self.log("the end is recorded: {} {} {}", end.phase.value, end.code, end.words)
+        self.log("the end is recorded: {} {} {}", end.phase.value, end.exit_code, end.words)
         run = controller.job.run
         if self.records.get(run) != end:
             promises.check_end(self, controller, end)
@@ -629,18 +629,18 @@ class Simulation:
         assert doing
         assert doing.activity is Activity.PULLING
         if doing.ending and self.random() < 0.5:
-            code = int(Code.TRY_AGAIN)
+            code = int(ExitCode.TRY_AGAIN)
             self.take(pod, task_state.Failed(code, "nobody wants it", (), self.now))
         elif not doing.ending and self.pull_fails.get(pod.task, 0):
             self.pull_fails[pod.task] -= 1
-            code = int(Code.IO)
+            code = int(ExitCode.IO)
             self.log("{} cannot pull the code", pod.task)
             self.blame(pod, doing.directive.job, code, "program")
             self.take(pod, task_state.Failed(code, "no code", (), self.now))
         else:
             # A file system may tell an old tale.
-            pod.code = self.edits if self.random() < 0.7 else max(pod.code, self.edits - 1)
-            self.take(pod, task_state.CodePulled(str(pod.code), ""))
+            pod.edition = self.edits if self.random() < 0.7 else max(pod.edition, self.edits - 1)
+            self.take(pod, task_state.CodePulled(str(pod.edition), ""))
 
     def reach_peers(self, pod: Pod, token: int) -> None:
         if pod.token == token:
@@ -660,7 +660,7 @@ class Simulation:
         if program and (job.program_digest, task, generation) in self.finished:
             raise Violation("again", f"{task} has finished in generation {generation} already")
         stands_in = doing.activity is Activity.STANDING_IN
-        process = Process(job, generation, program, stands_in, str(pod.code), self.now)
+        process = Process(job, generation, program, stands_in, str(pod.edition), self.now)
         pod.process = process
         self.running[pod] = None
         self.log("{} starts its child in generation {}", task, generation)
@@ -755,7 +755,7 @@ class Simulation:
     def tell_hang(self, pod: Pod, process: Process, whose: str) -> None:
         if pod.process is process and process.doomed == "hung":
             self.log("the child of {} makes no progress ({})", pod.task, whose)
-            self.blame(pod, process.job, int(Code.DEADLINE), whose)
+            self.blame(pod, process.job, int(ExitCode.DEADLINE), whose)
             self.take(pod, task_state.Seen(self.now, up=process.up, quiet=HANG_SECONDS))
 
     def blame(self, pod: Pod, job: Job, code: int, whose: str) -> None:
@@ -775,4 +775,4 @@ def _child(pod: Pod) -> str:
     if process:
         what = "stands in" if process.stands_in else "runs"
         return f"{process.generation} {what}" + ", stopping" * process.stopping
-    return f"{child.generation} ended {child.code}" if child else "none"
+    return f"{child.generation} ended {child.exit_code}" if child else "none"

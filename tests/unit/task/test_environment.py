@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.shared.exits import Code, LauncherError
+from launcher.shared.exits import ExitCode, LauncherError
 from launcher.task.environment import task_settings
 
 ALL_MODES = "parameter-server, coordinator, all-reduce"
@@ -17,7 +17,7 @@ ALONE = {**POD, "PS_REPLICAS": "1", "WORKER_REPLICAS": "2"}
 def environment_refusal(environ: dict[str, str], *program: str, flags: bool = False) -> list[str]:
     with pytest.raises(LauncherError) as error:
         task_settings(environ, program, flags)
-    assert error.value.code is Code.CONFIGURATION
+    assert error.value.exit_code is ExitCode.CONFIGURATION
     count, *mistakes = error.value.reason.splitlines()
     assert count.split()[0] == str(len(mistakes))
     return [mistake.strip() for mistake in mistakes]

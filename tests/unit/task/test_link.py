@@ -120,7 +120,7 @@ def here(script: str = "echo ready; sleep 1000", code: dict[str, Any] = IMAGE) -
 
 def runs(report: Report, generation: int) -> bool:
     child = report.child
-    return child is not None and child.generation == generation and child.code is None
+    return child is not None and child.generation == generation and child.exit_code is None
 
 
 def start_child(fake: FakeController, generation: int, wanted: Job) -> Report:
@@ -143,7 +143,7 @@ def test_a_report_never_claims_less_than_the_task_was_told(
         report = fake.hear()
         assert report.holds == directive.holds()
         # The code of the image is there at once, and that is another report.
-        while not report.ready:
+        while not report.can_start:
             fake.answer(None)
             report = fake.hear()
 
@@ -176,9 +176,9 @@ def test_a_pull_that_failed_starts_no_program_twice(
         report = fake.hear()
     code.mkdir()
     (code / "train.py").touch()
-    while not report.child or report.child.code != 0:
+    while not report.child or report.child.exit_code != 0:
         assert str(task).count(": started sh -c") <= 1
-        action = Action.RUN if report.ready else Action.WAIT
+        action = Action.RUN if report.can_start else Action.WAIT
         fake.answer(Directive(LEADER, action, 2, 0, wanted, 1))
         report = fake.hear()
     task.wait_for(": started sh -c")  # its line may come after its report
@@ -186,7 +186,7 @@ def test_a_pull_that_failed_starts_no_program_twice(
         fake.answer(None)
         report = fake.hear()
         assert report.child
-        assert report.child.code == 0
+        assert report.child.exit_code == 0
         assert str(task).count(": started sh -c") == 1
 
 
@@ -206,5 +206,5 @@ def test_a_report_that_waited_for_its_controller_says_how_long(start: Start, por
     child = second.hear().child
     second.close()
     assert child
-    assert child.code == 137
+    assert child.exit_code == 137
     assert 2.0 < child.ago <= time.monotonic() - killed

@@ -76,7 +76,7 @@ def test_a_task_without_a_controller_ends_with_its_programs_code(
     assert message(tmp_path / "end.json") == {
         "phase": "Failed" if code else "Succeeded",
         "task": "worker-1",
-        "code": code,
+        "exitCode": code,
         "reason": reason,
         "lastLines": ["one", "two"],
     }
@@ -101,7 +101,7 @@ def test_a_program_that_cannot_start_is_named(
     launcher = start("task", "--", program, env=variables, cwd=tmp_path)
     assert launcher.wait() == code
     launcher.wait_for(words.replace(".", r"\."))
-    assert message(tmp_path / "end.json")["code"] == code
+    assert message(tmp_path / "end.json")["exitCode"] == code
 
 
 def test_every_mistake_in_the_environment_is_told_at_once(
@@ -214,7 +214,11 @@ def test_a_program_that_is_stopped_may_save(
     assert launcher.wait() == code
     launcher.wait_for("^saving")
     end = message(tmp_path / "end.json")
-    assert (end["phase"], end["code"], end["reason"]) == ("Stopped", code, f"stopped by SIG{name}")
+    assert (end["phase"], end["exitCode"], end["reason"]) == (
+        "Stopped",
+        code,
+        f"stopped by SIG{name}",
+    )
 
 
 def test_a_program_that_does_not_stop_is_killed_after_the_grace(

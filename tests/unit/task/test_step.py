@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.shared.exits import Code, Phase
+from launcher.shared.exits import ExitCode, Phase
 from launcher.shared.identity import Task
 from launcher.shared.protocol import Action, ChildReport, Directive, Leader
 from launcher.task.state import (
@@ -79,7 +79,7 @@ def test_a_program_gets_its_code_then_its_peers_then_starts() -> None:
 def test_a_task_that_waits_pulls_the_code_and_starts_nothing() -> None:
     state, effects = after(told(Action.WAIT), PULLED)
     assert effects == [Tell()]
-    assert report(state, 1, 0.0).ready
+    assert report(state, 1, 0.0).can_start
     assert state.doing is None
 
 
@@ -106,7 +106,7 @@ def test_an_older_controller_is_not_obeyed_but_answered() -> None:
 def test_another_directive_cancels_a_preparation_and_the_next_begins_when_it_has_ended() -> None:
     state, effects = after(told(Action.RUN), told(Action.RUN, 2))
     assert effects == [Cancel(), Tell()]
-    state, _ = step(state, Failed(Code.TRY_AGAIN, "nobody wants it", (), 1.0))
+    state, _ = step(state, Failed(ExitCode.TRY_AGAIN, "nobody wants it", (), 1.0))
     assert doing(state) is Activity.PULLING
     assert state.child is None, "it is no failure"
 
@@ -117,11 +117,11 @@ def test_code_that_came_though_nobody_wanted_it_is_kept() -> None:
 
 
 def test_a_preparation_that_failed_is_reported_and_tried_again_only_when_asked() -> None:
-    failed = Failed(Code.IO, "no answer", ("last",), 5.0)
+    failed = Failed(ExitCode.IO, "no answer", ("last",), 5.0)
     state, effects = after(told(Action.WAIT), failed)
     assert effects == [Tell()]
     child = report(state, 1, 7.0).child
-    assert child == ChildReport(1, Code.IO, ago=2.0, reason="no answer", last_lines=("last",))
+    assert child == ChildReport(1, ExitCode.IO, ago=2.0, reason="no answer", last_lines=("last",))
     assert step(state, told(Action.RUN))[1] == (Tell(),)
     again = told(Action.WAIT, pull=1)
     assert step(state, again)[1] == (Pull(again.directive), Tell())
@@ -129,7 +129,7 @@ def test_a_preparation_that_failed_is_reported_and_tried_again_only_when_asked()
 
 def test_a_pull_keeps_what_is_known_of_an_earlier_child() -> None:
     """A controller that has just come learns from it which generation was the newest."""
-    left = ChildReport(3, code=137)
+    left = ChildReport(3, exit_code=137)
     state, effects = after(told(Action.WAIT, 0), child=left)
     assert isinstance(effects[0], Pull)
     assert report(state, 1, 0.0).child == replace(left, ago=0.0)
@@ -139,12 +139,12 @@ def test_a_pull_keeps_what_is_known_of_an_earlier_child() -> None:
 
 
 def test_an_end_is_reported_and_the_same_generation_starts_nothing_more() -> None:
-    state, effects = after(*RUNS, ChildEnded(3, ("bye",), at=10.0, step=5, last_step=9))
+    state, effects = after(*RUNS, ChildEnded(3, ("bye",), at=10.0, global_step=5, total_steps=9))
     assert effects == [Tell()]
     child = report(state, 1, 12.0).child
     assert child
-    assert (child.code, child.ago, child.last_lines) == (3, 2.0, ("bye",))
-    assert (child.step, child.last_step) == (5, 9)
+    assert (child.exit_code, child.ago, child.last_lines) == (3, 2.0, ("bye",))
+    assert (child.global_step, child.total_steps) == (5, 9)
     assert not child.stopped
     assert step(state, told(Action.RUN))[1] == (Tell(),)
 
@@ -162,19 +162,19 @@ def test_another_generation_stops_the_child_once_and_starts_the_next_when_it_has
 
 def test_a_server_stands_in_for_a_program_that_has_ended_once_in_a_generation() -> None:
     ended = (*RUNS, ChildEnded(0, (), 1.0))
-    serve = told(Action.SERVE)
+    serve = told(Action.STAND_IN)
     state, effects = after(*ended, serve)
     assert effects == [StartServer(serve.directive), Tell()]
-    assert report(state, 1, 1.0).serving
+    assert report(state, 1, 1.0).stands_in
     state, effects_of_end = step(state, ChildEnded(143, (), 2.0))
     assert effects_of_end == (Tell(),)
     assert state.child
-    assert state.child.code == 0, "it is the program's end that is reported"
+    assert state.child.exit_code == 0, "it is the program's end that is reported"
     assert step(state, serve)[1] == (Tell(),)
 
 
 def test_a_program_that_runs_is_not_stopped_to_have_a_server_in_its_place() -> None:
-    state, effects = after(*RUNS, told(Action.SERVE))
+    state, effects = after(*RUNS, told(Action.STAND_IN))
     assert effects == [Tell()]
     assert doing(state) is Activity.RUNNING
 
@@ -183,24 +183,26 @@ def test_a_child_that_cannot_start_is_a_failure_and_a_stand_in_that_cannot_is_no
     failed = Failed(127, "it is not found", (), 1.0)
     state, _ = after(*RUNS, failed)
     assert state.child
-    assert state.child.code == 127
-    state, _ = after(*RUNS, ChildEnded(0, (), 1.0), told(Action.SERVE), failed)
+    assert state.child.exit_code == 127
+    state, _ = after(*RUNS, ChildEnded(0, (), 1.0), told(Action.STAND_IN), failed)
     assert state.child
-    assert state.child.code == 0
+    assert state.child.exit_code == 0
 
 
 # What the output tells.
 
 
 def test_only_the_chief_tells_that_its_session_is_up_and_how_far_it_is() -> None:
-    seen = Seen(100.0, up=True, quiet=0.0, step=5)
+    seen = Seen(100.0, up=True, quiet=0.0, global_step=5)
     assert after(*RUNS, seen, task=WORKER)[1] == []
     state, effects = after(*RUNS, seen, task=CHIEF)
     assert effects == [Tell()]
     assert state.child
-    assert (state.child.up, state.child.step) == (True, 5)
-    assert step(state, replace(seen, at=101.0, step=6))[1] == (), "it is soon for another one"
-    assert step(state, replace(seen, at=105.0, step=6))[1] == (Tell(),)
+    assert (state.child.up, state.child.global_step) == (True, 5)
+    assert step(state, replace(seen, at=101.0, global_step=6))[1] == (), (
+        "it is soon for another one"
+    )
+    assert step(state, replace(seen, at=105.0, global_step=6))[1] == (Tell(),)
     assert step(state, replace(seen, at=105.0))[1] == (), "it is the same step"
 
 
@@ -221,10 +223,10 @@ def test_a_hang_is_told_once_with_the_last_lines() -> None:
 def test_a_signal_stops_the_child_and_then_the_launcher(number: int) -> None:
     state, effects = after(*RUNS, Signalled(number, 10.0))
     assert effects == [Stop(number), Tell()]
-    assert not report(state, 1, 10.0).ready
+    assert not report(state, 1, 10.0).can_start
     _, (*_, leave) = step(state, ChildEnded(0, (), 11.0))
     assert isinstance(leave, Leave)
-    assert (leave.end.phase, leave.end.code) == (Phase.STOPPED, 128 + number)
+    assert (leave.end.phase, leave.end.exit_code) == (Phase.STOPPED, 128 + number)
 
 
 def test_a_second_signal_kills_the_child() -> None:
@@ -270,7 +272,7 @@ def test_the_end_of_the_run_stops_a_server_that_awaits_the_chief() -> None:
 def test_a_launcher_ends_with_the_run_only_where_it_shall() -> None:
     (leave,) = after(told(Action.END), leaves=True)[1]
     assert isinstance(leave, Leave)
-    assert leave.end.code == 0
+    assert leave.end.exit_code == 0
     assert after(told(Action.END))[1] == [Tell()]
 
 
@@ -278,5 +280,5 @@ def test_a_launcher_ends_with_the_run_only_where_it_shall() -> None:
 def test_a_task_without_controller_ends_with_its_program(code: int, phase: Phase) -> None:
     *_, leave = after(*RUNS, ChildEnded(code, ("bye",), 1.0), alone=True)[1]
     assert isinstance(leave, Leave)
-    assert (leave.end.phase, leave.end.code) == (phase, code)
+    assert (leave.end.phase, leave.end.exit_code) == (phase, code)
     assert leave.end.last_lines == ("bye",)

@@ -31,14 +31,14 @@ def test_a_step_is_read_as_programs_print_it(
 ) -> None:
     watch = Watch(tmp_path / "ready", None)
     watch.line(line)
-    assert (watch.step, watch.last_step) == (step, last_step)
+    assert (watch.global_step, watch.total_steps) == (step, last_step)
 
 
 def test_the_last_step_is_remembered(tmp_path: Path) -> None:
     watch = Watch(tmp_path / "ready", None)
     for line in ("step 1 of 9", "loss 0.5", "step 2"):
         watch.line(line)
-    assert (watch.step, watch.last_step) == (2, 9)
+    assert (watch.global_step, watch.total_steps) == (2, 9)
 
 
 @pytest.mark.parametrize(
