@@ -30,6 +30,8 @@ from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR, Reach
 from launcher.shared.protocol import Action
 
+# How long the controller waits for a leaving task to report; longer than a task is ever silent.
+LEAVING_SECONDS = 40.0
 SAY_SECONDS = 10.0  # between two lines about who is missing
 SAY_TASKS = 10  # named in one line
 # For the chief's session to come up before the others start anyway; longer where its checkpoints
@@ -65,9 +67,11 @@ def lacks(state: State, task: Task) -> str | None:
         return "not heard from" if is_member else None
     if runs(report):
         return "its child has not stopped"
-    if not is_member:
-        return None
     holds = report.holds
+    if not is_member:
+        # An older controller that is still alive may yet tell it to run.
+        obeys = holds and holds.leader == state.leader and holds.action is Action.WAIT
+        return None if obeys else "has not answered"
     asked = (state.leader, Action.WAIT, state.generation, state.job.digest, seat.orders.pull)
     told = holds and (holds.leader, holds.action, holds.generation, holds.job_digest, holds.pull)
     if told != asked:
@@ -79,6 +83,18 @@ def lacks(state: State, task: Task) -> str | None:
     if not current(state, report):
         return "its pod is being replaced"
     return None if report.can_start else "pulls the code"
+
+
+def may_train(state: State, task: Task, now: float) -> bool:
+    """Whether a task that leaves may still train with servers of the last generation.
+
+    One that runs a child does until it reports otherwise; one that is silent is not waited for.
+    """
+    seat = state.seat(task)
+    if not lacks(state, task) or not seat.report:
+        return False
+    silent_for = 0.0 if seat.heard_at is None else now - seat.heard_at
+    return runs(seat.report) or silent_for < LEAVING_SECONDS
 
 
 def awaited(state: State) -> dict[Task, str]:
@@ -191,13 +207,13 @@ def chief_awaited_no_more(state: State) -> State:
     return replace(with_orders(state, waiting, waits_for_chief=False), chief_due_at=None)
 
 
-def without_leaving(state: State) -> Step:
+def without_leaving(state: State, now: float) -> Step:
     """Pods that are too many go, where nobody has to start again for it.
 
     Those that wait for more pods start again soon: theirs go when they have stopped.
     """
     gone = leaving(state)
-    if not gone or (awaits_pods(state) and any(lacks(state, task) for task in gone)):
+    if not gone or (awaits_pods(state) and any(may_train(state, task, now) for task in gone)):
         return state, ()
     return _let_go(state)
 

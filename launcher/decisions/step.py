@@ -22,6 +22,7 @@ from launcher.decisions.forming import (
     chief_seconds,
     form_with,
     lacks,
+    may_train,
     say_missing,
     scale,
     without_leaving,
@@ -161,7 +162,7 @@ def _lead(state: State, now: float) -> Step:
         return ended(state, end)
     effects: tuple[Effect, ...] = ()
     if awaits_pods(state) and not state.forming:
-        state, effects = without_leaving(state)
+        state, effects = without_leaving(state, now)
         if effects:
             return state, effects
     if awaits_pods(state) and not awaited(state):
@@ -190,7 +191,9 @@ def _form(state: State, now: float) -> Step:
     settles = state.settled_at is not None and now < state.settled_at
     if not state.forming or settles:
         return state, ()
-    if any(lacks(state, task) for task in (*state.forming - _late(state), *leaving(state))):
+    if any(lacks(state, task) for task in state.forming - _late(state)):
+        return state, ()
+    if any(may_train(state, task, now) for task in leaving(state)):
         return state, ()
     effects: tuple[Effect, ...] = ()
     if state.settled_at is not None:

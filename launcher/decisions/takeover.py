@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from launcher.decisions.code_agreement import known_digest, resolved
 from launcher.decisions.failures import DRAINED
-from launcher.decisions.forming import form_with, hosts, names, without_leaving
+from launcher.decisions.forming import LEAVING_SECONDS, form_with, hosts, names, without_leaving
 from launcher.decisions.state import (
     Orders,
     RunPhase,
@@ -31,10 +31,6 @@ from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR, Reach
 from launcher.shared.protocol import Action, ChildReport, Holds, Leader, Report
-
-# For a task that is no part of the run any more to report: longer than its longest silence.
-LEAVING_SECONDS = 40.0
-
 
 # By a new controller.
 
@@ -56,7 +52,7 @@ def adopt(state: State, now: float) -> Step:
             return state, ()
     running = _found_running(state, holdings)
     anew = _anew(state, holdings, running)
-    return _set_going(_rebuilt(state, holdings, running, anew, now), holdings, anew)
+    return _set_going(_rebuilt(state, holdings, running, anew, now), holdings, anew, now)
 
 
 def _hear_out(state: State, now: float) -> tuple[State, bool]:
@@ -193,14 +189,16 @@ def _charged(state: State, holdings: Mapping[Task, Holds]) -> int:
     return min((holds.charged for holds in known if holds.generation == latest), default=0)
 
 
-def _set_going(state: State, holdings: Mapping[Task, Holds], anew: frozenset[Task]) -> Step:
+def _set_going(
+    state: State, holdings: Mapping[Task, Holds], anew: frozenset[Task], now: float
+) -> Step:
     """Has those formed that cannot go on; where all go on, pods that are too many go."""
     if anew:
         state = form_with(state, anew)
         stop = any(holds.action in (Action.RUN, Action.STAND_IN) for holds in holdings.values())
         text = f"{names(anew, state.job.tasks, 'stop')}: " if stop else ""
         return state, (Say(f"{text}generation {state.generation} forms"),)
-    state, effects = without_leaving(state)
+    state, effects = without_leaving(state, now)
     text = f"generation {state.generation}: found running, and taken over"
     text += f", with code {state.digest}" if state.digest else ""
     return state, (*effects, Say(text))

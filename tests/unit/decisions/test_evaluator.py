@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.decisions import failures, takeover
+from launcher.decisions import failures, forming
 from launcher.shared.exits import Phase
 from launcher.shared.identity import parse_task
 from tests.unit.jobs import job
@@ -110,7 +110,7 @@ def test_a_loss_before_a_takeover_is_mended_without_the_evaluator(missing: str) 
     play.lead(job(replicas=replicas), replicas)
     for _ in range(3):
         play.settle()
-        play.tick(takeover.LEAVING_SECONDS)
+        play.tick(forming.LEAVING_SECONDS)
     if missing == "evaluator-0":
         assert set(play.running()) == {"ps-0", "worker-0", "worker-1", "worker-2"}
     play.pods[away.task] = away

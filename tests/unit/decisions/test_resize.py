@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.decisions import forming, takeover
-from launcher.decisions.state import RunPhase
+from launcher.decisions import forming
+from launcher.decisions.state import Heard, RunPhase
 from launcher.shared.identity import Task
 from tests.unit.jobs import job
 from tests.unit.play import (
@@ -78,7 +78,7 @@ def test_the_next_controller_also_leads_the_smaller_size_while_pods_are_awaited(
     play = growing()
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 3})
     play.settle()
-    play.tick(takeover.LEAVING_SECONDS)
+    play.tick(forming.LEAVING_SECONDS)
     play.settle()
     play.exit("worker-1", 1)
     play.settle()
@@ -98,7 +98,7 @@ def test_surplus_pods_are_removed_while_other_pods_have_no_room() -> None:
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 6})
     for _ in range(3):
         play.settle()
-        play.tick(takeover.LEAVING_SECONDS)
+        play.tick(forming.LEAVING_SECONDS)
     assert play.scaled == [("worker", 3)]
     assert play.running() == all_run(1)
     del play.pods[Task("worker", 5)]
@@ -125,9 +125,9 @@ def test_a_larger_size_starts_after_the_leaving_tasks_have_stopped() -> None:
 def test_a_new_pod_that_is_no_longer_wanted_goes_and_stops_no_task() -> None:
     play = growing()
     play.lead(job(), {"ps": 1, "worker": 3})  # it was asked for two again
-    play.now += takeover.LEAVING_SECONDS
+    play.now += forming.LEAVING_SECONDS
     play.settle()
-    play.tick(takeover.LEAVING_SECONDS)
+    play.tick(forming.LEAVING_SECONDS)
     play.settle()
     assert play.running() == all_run(1)
     assert play.scaled == [("worker", 2)]
@@ -203,7 +203,7 @@ def test_a_pod_that_never_started_does_not_delay_a_smaller_size() -> None:
     play.lead(job(), {"ps": 1, "worker": 3})
     play.settle("worker-2")
     assert play.running() == {}
-    play.tick(takeover.LEAVING_SECONDS - 0.1)
+    play.tick(forming.LEAVING_SECONDS - 0.1)
     assert play.state.phase is RunPhase.ADOPTING
     play.tick(0.1)
     play.settle("worker-2")
@@ -234,3 +234,23 @@ def test_a_new_pod_template_leads_to_one_generation_of_new_pods(play: Play) -> N
         play.settle()
     assert play.running() == all_run(play.generation)
     assert [pod.started for pod in play.pods.values()] == [[play.state.generation]] * 3
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_smaller_size_starts_once_a_leaving_task_obeys_or_is_silent(silent: bool) -> None:
+    """What the simulator found: the older controller, still alive, told it to train meanwhile."""
+    play = started()
+    play.exit("worker-1", 1)
+    play.tell("worker-1")  # it waits for its next generation
+    play.lead(job(replicas={"ps": 1, "worker": 1}), {"ps": 1, "worker": 2})
+    play.step(Heard(play.pod("worker-1").report()))  # and has heard no answer
+    play.settle("worker-1")
+    assert play.running() == {}
+    assert play.scaled == []
+    if silent:
+        play.tick(forming.LEAVING_SECONDS)
+        play.settle("worker-1")
+    else:
+        play.settle()
+    assert set(play.running()) == {"ps-0", "worker-0"}
+    assert play.scaled == [("worker", 1)]
