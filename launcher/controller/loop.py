@@ -39,8 +39,6 @@ from launcher.shared.protocol import (
     encode_directive,
 )
 
-HEADER_BYTES = 8 * 1024
-IDLE_SECONDS = 60.0  # a connection that says nothing for so long is closed
 TICK_SECONDS = 1.0
 BUSY_TICK_SECONDS = 0.05
 DIAGNOSE_SECONDS = 4.0  # without a word from any task

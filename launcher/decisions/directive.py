@@ -54,21 +54,17 @@ def instructions(state: State) -> Instructions:
         commit=state.commit,
         hosts=state.hosts,
         programs_stop=_programs_stop(state),
-        orders={task: seat.orders for task, seat in state.seats.items()},
+        orders=state.orders,
     )
 
 
 def _programs_stop(state: State) -> bool:
     """Whether a program that shall stop still runs."""
-    decides_success = state.job.mode.decides_success
+    programs = filter(state.job.mode.decides_success, state.to_stop)
+    reports = (state.seats[task].report for task in programs)
     return any(
-        (seat.orders.forming or seat.orders.generation is None)
-        and (report := seat.report)
-        and not report.stands_in
-        and report.child
-        and report.child.exit_code is None
-        and decides_success(task)
-        for task, seat in state.seats.items()
+        report and not report.stands_in and report.child and report.child.exit_code is None
+        for report in reports
     )
 
 

@@ -235,12 +235,26 @@ class State:
         """What is known of a task; an empty seat where nothing is."""
         return self.seats.get(task, NOTHING_KNOWN)
 
+    # Derived from the orders alone, and so made again only when these change: see `with_seat`.
+
+    @functools.cached_property
+    def orders(self) -> Mapping[Task, Orders]:
+        """What was decided of each task."""
+        return {task: seat.orders for task, seat in self.seats.items()}
+
     @functools.cached_property
     def forming(self) -> frozenset[Task]:
-        """The tasks that are formed, asked of one State many times."""
-        return frozenset(task for task, seat in self.seats.items() if seat.orders.forming)
+        """The tasks that are formed."""
+        return frozenset(task for task, orders in self.orders.items() if orders.forming)
+
+    @functools.cached_property
+    def to_stop(self) -> frozenset[Task]:
+        """The tasks whose child must not run now."""
+        orders = self.orders.items()
+        return frozenset(t for t, each in orders if each.forming or each.generation is None)
 
 
+ORDERS_ALONE = ("orders", "forming", "to_stop")
 NOTHING_KNOWN = Seat()
 Step = tuple[State, tuple[Effect, ...]]
 
@@ -255,7 +269,11 @@ def ended(state: State, end: End) -> Step:
 
 def with_seat(state: State, task: Task, **changes: Any) -> State:
     """The state with changes to what is known of one task."""
-    return replace(state, seats={**state.seats, task: replace(state.seat(task), **changes)})
+    after = replace(state, seats={**state.seats, task: replace(state.seat(task), **changes)})
+    if "orders" not in changes and task in state.seats:
+        # A large run hears many reports between two decisions.
+        vars(after).update((key, vars(state)[key]) for key in ORDERS_ALONE if key in vars(state))
+    return after
 
 
 def with_orders(state: State, tasks: Iterable[Task], **changes: Any) -> State:
@@ -292,7 +310,7 @@ def latest_generation(state: State) -> int:
 
 def awaits_pods(state: State) -> bool:
     """Whether the run shall grow when pods are there for it."""
-    return state.wanted is not state.job
+    return state.wanted.digest != state.job.digest
 
 
 def reports(state: State) -> dict[Task, Report]:

@@ -292,5 +292,6 @@ def _remembered(state: State) -> End:
             failed,
             key=lambda each: (-each[1].generation, each[1].exit_code == DRAINED, -each[1].ago),
         )
-        return End(Phase.FAILED, root.exit_code or 1, root.reason, str(task), found=True)
+        assert root.exit_code  # it has failed
+        return End(Phase.FAILED, root.exit_code, root.reason, str(task), found=True)
     return End(Phase.FAILED, ExitCode.TRY_AGAIN, "no task remembers how", found=True)

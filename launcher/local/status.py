@@ -21,20 +21,24 @@ from launcher.shared.exits import End, ExitCode, LauncherError, Phase
 from launcher.shared.log import say
 
 WATCH_SECONDS = 1.0
+TIMEOUT_SECONDS = 10.0
 # Runs in the controller's pod, which carries no more of the launcher than it needs. Takes the
-# address, and the seconds between two answers where one is not enough.
-ASK = """
-import sys, time, urllib.request
+# port, and the seconds between two answers where one is not enough.
+ASK = f"""
+import http.client, sys, time
 try:
     while True:
-        print(urllib.request.urlopen(sys.argv[1]).read().decode(), flush=True)
+        port, seconds = int(sys.argv[1]), {TIMEOUT_SECONDS}
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+        connection.request("GET", "{PATH}")
+        print(connection.getresponse().read().decode(), flush=True)
+        connection.close()
         if len(sys.argv) < 3:
             break
         time.sleep(float(sys.argv[2]))
-except OSError as error:
-    sys.exit(f"the controller does not answer: {error}")
+except (OSError, http.client.HTTPException) as error:
+    sys.exit(f"the controller does not answer: {{error}}")
 """.strip()
-TIMEOUT_SECONDS = 10.0
 
 
 def show(found: Mapping[str, Any]) -> list[str]:
@@ -127,7 +131,7 @@ def _through(release: str, kubectl: Sequence[str], watch: bool) -> Iterator[dict
     if not types & {"Complete", "Failed"}:
         container = job["spec"]["template"]["spec"]["containers"][0]
         port = container["ports"][0]["containerPort"]
-        inside = [container["command"][0], "-c", ASK, f"http://127.0.0.1:{port}{PATH}"]
+        inside = [container["command"][0], "-c", ASK, str(port)]
         inside += [str(WATCH_SECONDS)] if watch else []
         command = [*kubectl, "exec", f"job/{name}", "--", *inside]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

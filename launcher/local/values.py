@@ -13,34 +13,15 @@ from typing import Any
 import yaml
 
 from launcher.shared.exits import ExitCode, LauncherError
-from launcher.shared.job import JOB_VERSION, Job, job_of
+from launcher.shared.job import JOB_VERSION, POLICIES, Job, job_of
 from launcher.shared.modes import EVALUATOR, MODES
+from launcher.shared.sources import SOURCES
 
 PACKAGE = Path(__file__).absolute().parent.parent
 # The chart's own defaults: beside the launcher in a wheel, in the chart in a checkout.
 DEFAULTS = (PACKAGE / "values.yaml", PACKAGE.parent / "charts" / "tfrun" / "values.yaml")
 # Values whose keys are Kubernetes' or the user's own.
 FREE = {"env", "inline", "pod", "resources", "podSecurityContext", "securityContext"}
-# Sources, each by the keys that fill it in.
-SOURCES = {
-    "nfs": ("server", "path"),
-    "claim": ("name", "subPath"),
-    "archive": ("url", "sha256"),
-    "git": ("url", "ref"),
-    "image": ("path",),
-}
-# What job.json takes from the values as it stands.
-POLICIES = (
-    "restarts",
-    "success",
-    "chiefFirst",
-    "checkpoints",
-    "hangTimeout",
-    "deadline",
-    "logs",
-    "grace",
-    "cleanup",
-)
 HOST = "127.0.0.1"
 
 

@@ -24,6 +24,19 @@ JOB_VERSION = 1
 MOST_TASKS = 100_000
 SUCCESSES = ("AllWorkers", "Chief")
 CLEANUPS = ("Delete", "Keep")
+# What job.json takes from the values as it stands, here as for a task that no controller leads:
+# nothing starts again, nothing is watched.
+POLICIES: Mapping[str, Any] = {
+    "restarts": {"limit": 0, "permanentCodes": [], "refill": 0},
+    "success": "AllWorkers",
+    "chiefFirst": False,
+    "checkpoints": "",
+    "hangTimeout": 0,
+    "deadline": 0,
+    "logs": "",
+    "grace": 0,
+    "cleanup": "Keep",
+}
 
 
 @dataclass(frozen=True)

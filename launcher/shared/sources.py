@@ -13,7 +13,17 @@ from urllib.parse import unquote, urlsplit
 from launcher.shared.json_fields import Reader, matches
 
 REFRESHES = ("OnRequest", "OnGeneration")  # when the code is pulled anew
-SOURCES = ("nfs", "claim", "archive", "git", "inline", "image", "folder")
+# The sources of code, each with its keys; those of `inline` are the user's file names. `folder` is
+# for a person's machine alone.
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    "nfs": ("server", "path"),
+    "claim": ("name", "subPath"),
+    "archive": ("url", "sha256"),
+    "git": ("url", "ref"),
+    "inline": (),
+    "image": ("path",),
+    "folder": ("path",),
+}
 PULL_SECONDS = 120.0  # for which a source may be silent
 INLINE_BYTES = 512 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
 HEX_32, HEX_64, COMMIT = "[0-9a-f]{32}", "[0-9a-f]{64}", "[0-9a-f]{40}([0-9a-f]{24})?"

@@ -6,29 +6,13 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from launcher.shared.environment import Environment
 from launcher.shared.identity import Task, task_of_pod
-from launcher.shared.job import JOB_VERSION, MOST_TASKS, Job, job_of
+from launcher.shared.job import JOB_VERSION, MOST_TASKS, POLICIES, Job, job_of
 from launcher.shared.modes import EVALUATOR, MODES
 
 DEFAULT_PORT = 2222
-# What job.json says of a run that no controller leads: nothing starts again, nothing is watched.
-ALONE: Mapping[str, Any] = {
-    "version": JOB_VERSION,
-    "run": "standalone",
-    "maxReplicas": {"worker": 0},
-    "program": {"args": [], "env": {}, "workingDir": ""},
-    "restarts": {"limit": 0, "permanentCodes": [], "refill": 0},
-    "success": "AllWorkers",
-    "chiefFirst": False,
-    "checkpoints": "",
-    "hangTimeout": 0,
-    "deadline": 0,
-    "logs": "",
-    "cleanup": "Keep",
-}
 
 
 @dataclass(frozen=True)
@@ -129,12 +113,21 @@ def _standalone_job(
         return None
     return job_of(
         {
-            **ALONE,
+            **POLICIES,
+            "version": JOB_VERSION,
             "release": pod_name,
+            "run": "standalone",
             "mode": mode.name,
             "replicas": replicas,
+            "maxReplicas": {"worker": 0},
             "addresses": {"host": host, "port": port},
-            "program": {**ALONE["program"], "command": list(program), "flags": flags},
+            "program": {
+                "command": list(program),
+                "args": [],
+                "env": {},
+                "flags": flags,
+                "workingDir": "",
+            },
             "code": {"image": {"path": str(Path.cwd())}},
             "grace": grace,
         }

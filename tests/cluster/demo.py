@@ -60,7 +60,7 @@ def train(release: Release, code: Path) -> int:
 def failed(end: RunEnd) -> int:
     """Says how the run failed (the log has said the rest), and returns the program's own code."""
     say(f"the job has failed: {end.message['reason']}")
-    return int(end.message.get("code", end.exit_code)) or 1
+    return int(end.message.get("exitCode", end.exit_code)) or 1
 
 
 def succeeded(cluster: Cluster, folders: Folders, end: RunEnd, seconds: float) -> int:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import ClusterError, binaries, kind, packages
+from tests.cluster import ClusterError, binaries, demo, kind, packages
 from tests.cluster.box import Box, first_node, free_subnet
 from tests.cluster.choose import in_full, named
 from tests.cluster.components import containerd_config
 from tests.cluster.plan import Plan
+from tests.cluster.release import RunEnd
 
 PLAN = Plan(
     box="default",
@@ -183,3 +184,10 @@ def test_kind_is_removed_with_its_nfs_server() -> None:
     runner = Recorder({})
     kind.down(Path("kind"), runner)
     assert runner.asked == ["docker rm --force tfrun-nfs", "kind delete cluster --name tfrun"]
+
+
+@pytest.mark.parametrize(
+    ("told", "code"), [({"exitCode": 137}, 137), ({}, 1), ({"exitCode": 0}, 1)]
+)
+def test_a_demo_that_fails_ends_with_its_programs_code(told: dict[str, int], code: int) -> None:
+    assert demo.failed(RunEnd("Failed", 1, {"reason": "no data", **told})) == code
