@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import IO, Union
 from urllib.parse import urlsplit
 
-from launcher.code import stall
 from launcher.code.copy import FULL
 from launcher.code.credentials import Credentials
-from launcher.code.stall import Patience
+from launcher.code.stall import Stall, call
 from launcher.code.unpack import unpack, untrusted
 from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.log import say
@@ -74,7 +73,7 @@ def _download(archive: Archive, file: Path, cancelled: threading.Event) -> None:
         left = archive.timeout - (time.monotonic() - heard)
         writer = file.open("wb")
         attempt = functools.partial(_try_download, archive, writer)
-        failure, moved = stall.call(attempt, str(archive), left, cancelled)
+        failure, moved = call(attempt, str(archive), left, cancelled)
         if not failure:
             return
         heard = time.monotonic() if moved else heard
@@ -85,7 +84,7 @@ def _download(archive: Archive, file: Path, cancelled: threading.Event) -> None:
             raise LauncherError(ExitCode.TRY_AGAIN, f"{archive} is no longer wanted")
 
 
-def _try_download(archive: Archive, writer: IO[bytes], waiting: Patience) -> tuple[str, bool]:
+def _try_download(archive: Archive, writer: IO[bytes], stall: Stall) -> tuple[str, bool]:
     """Why it failed, if for a reason that may pass, and whether anything came."""
     content = hashlib.sha256()
     size = 0
@@ -96,12 +95,12 @@ def _try_download(archive: Archive, writer: IO[bytes], waiting: Patience) -> tup
             most = FETCHED_BYTES + 1 if length is None else length
             while data := reader.read1(min(READ_BYTES, most - size)):
                 size += len(data)
-                waiting.moved += 1
+                stall.moved += 1
                 if size > FETCHED_BYTES:
                     raise untrusted(str(archive), f"at most {FETCHED_BYTES} bytes")
                 content.update(data)
                 writer.write(data)
-                if waiting.over:
+                if stall.over:
                     break
     except urllib.error.HTTPError as error:
         error.close()

@@ -26,7 +26,7 @@ from typing import Callable
 from launcher.code import ignore, links
 from launcher.code.manifest import Manifest, stamp_of_copy, stamp_of_origin
 from launcher.code.pool import Pool
-from launcher.code.stall import Patience
+from launcher.code.stall import Stall
 from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.log import say
 
@@ -117,8 +117,8 @@ class _Copy:
         self.source = str(origin.folder)
         self.old = str(old)
         self.new = str(new)
-        self.patience = Patience(timeout, cancelled)
-        self.pool = Pool(self.patience)
+        self.stall = Stall(timeout, cancelled)
+        self.pool = Pool(self.stall)
         self.strict = True  # else what has vanished was never there
         self.manifest = Manifest(Path(f"{old}.json"))
         self.read: list[int] = []  # the sizes of the files that were read
@@ -289,14 +289,14 @@ class _Copy:
         at = begin
         while at < end:
             got = os.preadv(reader, [memoryview(buffer)[: end - at]], at)
-            if not got or self.patience.over:
+            if not got or self.stall.over:
                 raise _ChangedError(name)
             data = memoryview(buffer)[:got]
             content.update(data)
             if got < READ_BYTES or not buffer.startswith(ZEROS):
                 _write(writer, data, at)
             at += got
-            self.patience.moved += 1
+            self.stall.moved += 1
         if stamp_of_origin(os.fstat(reader)) != stamp:
             raise _ChangedError(name)
         return content.digest()

@@ -6,7 +6,7 @@ import queue
 import threading
 from typing import Callable
 
-from launcher.code.stall import Patience
+from launcher.code.stall import Stall
 
 
 class Pool:
@@ -15,23 +15,23 @@ class Pool:
     Each task has the name of what it reads. The first exception of a task ends all.
     """
 
-    def __init__(self, patience: Patience) -> None:
-        self.patience = patience
+    def __init__(self, stall: Stall) -> None:
+        self.stall = stall
         self.lock = threading.Lock()
         self._tasks: queue.SimpleQueue[tuple[str, Callable[[], None]] | None] = queue.SimpleQueue()
         self._reading: list[str] = []
 
     def put(self, name: str, task: Callable[[], None]) -> None:
         """Has a thread do a task."""
-        self.patience.add()
+        self.stall.add()
         self._tasks.put((name, task))
 
     def run(self, threads: int, label: str, silent: Callable[[float], str]) -> None:
-        """Returns when all tasks are done. `label` and `silent` are for Patience.wait."""
+        """Returns when all tasks are done. `label` and `silent` are for Stall.wait."""
         for _ in range(threads):
             threading.Thread(target=self._work, daemon=True).start()
         try:
-            self.patience.wait(label, silent)
+            self.stall.wait(label, silent)
         finally:
             for _ in range(threads):
                 self._tasks.put(None)
@@ -44,7 +44,7 @@ class Pool:
     def _work(self) -> None:
         while True:
             task = self._tasks.get()
-            if task is None or self.patience.over:
+            if task is None or self.stall.over:
                 return
             name, act = task
             failure: Exception | None = None
@@ -56,4 +56,4 @@ class Pool:
                 failure = error
             with self.lock:
                 self._reading.remove(name)
-            self.patience.done(failure)
+            self.stall.done(failure)

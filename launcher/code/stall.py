@@ -1,7 +1,7 @@
-"""Waits for work that may hang in a system call: a server that is away lets it, for ever.
+"""Waits for work that may stall: a system call on a server that is away can hang for ever.
 
-The work is done by daemon threads that nobody waits for longer than asked: what one may still do
-afterwards must do no harm.
+Daemon threads do the work, and the caller waits for them only so long. A thread that hangs longer
+may still act afterwards, and must do no harm then.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ WATCH_SECONDS = 0.5
 T = TypeVar("T")
 
 
-class Patience:
-    """What the threads tell of their work, and how long is waited for it.
+class Stall:
+    """What threads report of their work, and how long the caller waits while nothing moves.
 
-    `moved` grows with everything that comes; threads may add to it without a lock: what is lost in
-    a race is made up for by the next. Once `over` is set, nobody wants the work any more.
+    `moved` grows with everything that comes. Threads may add to it without a lock: only that it
+    changes matters. Once `over` is set, nobody waits for the work any more.
     """
 
     def __init__(self, timeout: float, cancelled: threading.Event) -> None:
@@ -74,20 +74,20 @@ class Patience:
                 self.changed.wait(min(WATCH_SECONDS, self.timeout))
 
 
-def call(act: Callable[[Patience], T], label: str, timeout: float, cancelled: threading.Event) -> T:
+def call(act: Callable[[Stall], T], label: str, timeout: float, cancelled: threading.Event) -> T:
     """What `act` returns or raises, with a thread of its own. Raises LauncherError as `wait`."""
-    patience = Patience(timeout, cancelled)
+    stall = Stall(timeout, cancelled)
     results: list[T] = []
 
     def run() -> None:
         try:
-            results.append(act(patience))
+            results.append(act(stall))
         except Exception as error:
-            patience.done(error)
+            stall.done(error)
         else:
-            patience.done()
+            stall.done()
 
-    patience.add()
+    stall.add()
     threading.Thread(target=run, daemon=True).start()
-    patience.wait(label, lambda seconds: f"{label} has not answered for {seconds:.0f} s")
+    stall.wait(label, lambda seconds: f"{label} has not answered for {seconds:.0f} s")
     return results[0]

@@ -22,7 +22,20 @@ from launcher.controller.http import RefusedError, Request, Server
 from launcher.controller.kubernetes import Kubernetes, StatefulSet, SupersededError
 from launcher.controller.progress import Progress
 from launcher.decisions import directive, step
-from launcher.decisions import state as run_state
+from launcher.decisions.state import (
+    Begin,
+    Effect,
+    Event,
+    Finish,
+    Heard,
+    NoCode,
+    RunPhase,
+    Say,
+    State,
+    Tick,
+    reports,
+    runs,
+)
 from launcher.shared.exits import End, ExitCode, LauncherError, Phase, end_of, signalled
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
@@ -76,13 +89,14 @@ class _Controller:
             Kubernetes(settings.kubernetes, self.job.release) if settings.kubernetes else None
         )
         self.id = os.urandom(8).hex()
-        self.state = run_state.State(self.job, self.job, Leader(0, self.id))
+        self.state = State(self.job, self.job, Leader(0, self.id))
         self.instructions = directive.instructions(self.state)
         self.found: dict[str, StatefulSet] = {}
         self.progress = Progress()
-        self.effects: asyncio.Queue[run_state.Effect] = asyncio.Queue()
+        self.effects: asyncio.Queue[Effect] = asyncio.Queue()
         self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        self.told = False  # the end; a controller after this one should find it on record then
+        # Tasks are told of the end only when it is on record, so that a later controller finds it.
+        self.end_recorded = False
         self.farewell: set[Task] = set()  # who has heard of the end, and has stopped
         self.server = Server(self._answer, self._fail)
         self.waiting: dict[Task, asyncio.Event] = {}
@@ -149,11 +163,11 @@ class _Controller:
     async def _follow(self) -> End:
         """Leads, and returns how the run ended. Raises SupersededError where another one leads."""
         self._step(await self._begin())
-        while self.state.phase is not run_state.RunPhase.YIELDED:
+        while self.state.phase is not RunPhase.YIELDED:
             effect = await self.effects.get()
-            if isinstance(effect, run_state.Say):
+            if isinstance(effect, Say):
                 say(effect.text)
-            elif isinstance(effect, run_state.Finish):
+            elif isinstance(effect, Finish):
                 await self._finish(effect.end)
                 return effect.end
             elif self.kubernetes:
@@ -161,7 +175,7 @@ class _Controller:
                 await self._insist(self.kubernetes.scale, effect.role, leader, replicas)
         raise SupersededError
 
-    async def _begin(self) -> run_state.Begin:
+    async def _begin(self) -> Begin:
         """Claims the StatefulSets, and finds out what there is."""
         leader = Leader(time.time_ns() // 1_000_000 if self.kubernetes else 0, self.id)
         while self.kubernetes:
@@ -176,7 +190,7 @@ class _Controller:
         revisions = {role: item.revision for role, item in self.found.items()}
         age = 0.0 if ended else await self._age(leader)
         end = replace(end_of(ended), found=True) if ended else None
-        return run_state.Begin(leader.number, pods, revisions, age, end)
+        return Begin(leader.number, pods, revisions, age, end)
 
     def _on_record(self) -> Mapping[str, Any] | None:
         """How this run ended, where one of the StatefulSets has got to know it."""
@@ -199,7 +213,7 @@ class _Controller:
         while True:
             busy = self.state.forming or self.state.chief_due_at is not None
             await asyncio.sleep(BUSY_TICK_SECONDS if busy else TICK_SECONDS)
-            self._step(run_state.Tick())
+            self._step(Tick())
 
     async def _diagnose(self) -> None:
         """Says why no pod starts: with an NFS path that cannot be mounted no task ever speaks."""
@@ -207,7 +221,7 @@ class _Controller:
         said, missing_since = "", None
         while source.kind == "nfs":
             await asyncio.sleep(DIAGNOSE_SECONDS)
-            if run_state.reports(self.state):
+            if reports(self.state):
                 return
             found = await asyncio.get_running_loop().run_in_executor(
                 None, nfs_probe.diagnose, source.server, source.path
@@ -220,13 +234,13 @@ class _Controller:
                 missing_since = None
             elif missing_since is None:
                 missing_since = now
-            elif self.state.phase is run_state.RunPhase.STARTING:
+            elif self.state.phase is RunPhase.STARTING:
                 continue  # Kubernetes is away: the end could not be recorded
             elif now - missing_since >= MISSING_SECONDS:
-                self._step(run_state.NoCode(found.text))
+                self._step(NoCode(found.text))
                 return
 
-    def _step(self, event: run_state.Event) -> None:
+    def _step(self, event: Event) -> None:
         before = self.state
         self.state, effects = step.step(before, event, time.monotonic())
         for effect in effects:
@@ -240,7 +254,7 @@ class _Controller:
             self._wake()
 
     def _wake(self) -> None:
-        """Answers the requests that are being held."""
+        """Answers the requests that are kept open."""
         for changed in self.waiting.values():
             changed.set()
 
@@ -254,7 +268,7 @@ class _Controller:
         }
         say(_last_words(end, self.job.run))
         gone = await self._record(record)
-        self.told = True
+        self.end_recorded = True
         self._wake()
         await self._farewell(gone)
 
@@ -278,7 +292,7 @@ class _Controller:
     async def _farewell(self, gone: bool) -> None:
         """Gives the tasks the time to hear of the end, and to stop."""
         seconds = FAREWELL_SECONDS if gone else KEPT_FAREWELL_SECONDS + self.job.grace
-        tasks = set(run_state.reports(self.state) if gone else self.state.job.tasks)
+        tasks = set(reports(self.state) if gone else self.state.job.tasks)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.farewell >= tasks:
             await asyncio.sleep(0.02)
@@ -321,10 +335,10 @@ class _Controller:
         superseded = self.waiting.pop(task, None)
         if superseded:
             superseded.set()
-        self._step(run_state.Heard(report))
+        self._step(Heard(report))
         holds = report.holds
         ended = holds and holds.action is Action.END and holds.run == self.job.run
-        if ended and not run_state.runs(report):
+        if ended and not runs(report):
             self.farewell.add(task)
         if task == self.job.mode.chief:
             line = self.progress.line(report, time.monotonic())
@@ -358,8 +372,7 @@ class _Controller:
 
     def _directive(self, report: Report) -> Directive | None:
         wanted = directive.directive(self.instructions, report)
-        # What tasks have heard cannot be taken back: the end is told when it is on record.
-        if wanted and wanted.action is Action.END and not self.told:
+        if wanted and wanted.action is Action.END and not self.end_recorded:
             return None
         return wanted
 

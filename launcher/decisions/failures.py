@@ -1,4 +1,4 @@
-"""What the ends of children mean: done or lost, whose fault, tried again or the run's end. Pure."""
+"""What the ends of children mean: done or failed, whose fault, a restart or the run's end. Pure."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from launcher.shared.exits import End, ExitCode, Phase, signalled
 from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Action, ChildReport, Report
 
-SETTLE_SECONDS = 0.5  # what is lost so soon after a failure may have caused it
+SETTLE_SECONDS = 0.5  # the root cause may be reported so long after a follow-up failure
 LATE_SECONDS = 5.0  # how old a report may be when it is heard
 LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
-# The launcher's own ends that another try cannot mend.
+# The launcher's own exit codes that a restart cannot repair.
 PERMANENT = frozenset({ExitCode.USAGE, ExitCode.CODE_MISSING, ExitCode.CONFIGURATION})
-# How a child ends from outside: its node is drained, its pod deleted. It is the program's fault
-# only where a child ends like that more than DRAINS times while its launcher lives on.
+# A drain or a deleted pod ends a child with SIGTERM. More than DRAINS such ends under one living
+# launcher are the program's fault.
 DRAINED = signalled(signal.SIGTERM)
 DRAINS = 2
 
 
-# What a report tells.
+# What a report says.
 
 
 def notice(state: State, report: Report, lost_after: float, now: float) -> Step:
-    """What a report says of the task's child: nothing new, done, or lost.
+    """What a report says of the task's child: nothing new, done, or failed.
 
-    What is lost from outside was lost after `lost_after`, when the task was last heard before.
+    A child that was lost from outside ended after `lost_after`, the time of the report before.
     """
     task, child = report.task, report.child
     orders = state.seat(task).orders
@@ -64,12 +64,12 @@ def notice(state: State, report: Report, lost_after: float, now: float) -> Step:
 
 
 def _launcher_lost(state: State, report: Report, lost_after: float, now: float) -> Step:
-    """The launcher that was to run the task's child is gone, and the child with it."""
+    """The launcher that ran the task's child is gone, and the child with it."""
     task, child = report.task, report.child
     generation = state.seat(task).orders.generation
-    assert generation is not None  # the lost launcher was to run it
+    assert generation is not None  # the lost launcher ran it
     if not report.holds and child and child.exit_code and child.generation == generation:
-        # The new launcher found it noted: nobody had told that child to end.
+        # The new launcher has found the crash marker: the child was not told to end.
         state = with_seat(state, task, news_from=generation + 1)
         blame, exit_code, reason = Blame.WITH_LAUNCHER, child.exit_code, child.reason
     else:
@@ -79,7 +79,7 @@ def _launcher_lost(state: State, report: Report, lost_after: float, now: float) 
 
 
 def _child_runs(state: State, report: Report, child: ChildReport, now: float) -> Step:
-    """A child that hangs is a failure; a server whose pod is told to end is lost."""
+    """A child that hangs has failed; a server whose pod was told to end is lost."""
     task = report.task
     orders = state.seat(task).orders
     if orders.forming or orders.generation is None:
@@ -91,7 +91,7 @@ def _child_runs(state: State, report: Report, child: ChildReport, now: float) ->
         )
         return _fail(state, failure, now, everybody=task.role != EVALUATOR)
     if told_to_end(state, report):
-        # The server goes on until the chief has saved.
+        # The server still runs, so that the chief can save.
         reason = "its pod was told to end"
         failure = Failure(task, child.generation, DRAINED, reason, now, Blame.OUTSIDE)
         return _fail(state, failure, now)
@@ -106,7 +106,7 @@ def _child_ended(
     lost_after: float,
     now: float,
 ) -> Step:
-    """A child has ended: well, as it was told to, or as a failure."""
+    """A child has ended: well, because it was told to, or as a failure."""
     task = report.task
     orders = state.seat(task).orders
     if child.stopped:
@@ -120,7 +120,7 @@ def _child_ended(
     elif (
         orders.forming and state.settled_at is None and child.generation < latest_generation(state)
     ):
-        return state, ()  # all stop for another reason, and it failed because others had stopped
+        return state, ()  # a follow-up failure: other tasks have stopped before it
     else:
         blame, reason = Blame.PROGRAM, child.reason
         if exit_code == DRAINED:
@@ -131,7 +131,7 @@ def _child_ended(
 
 
 def _drained(state: State, report: Report, now: float) -> tuple[State, Blame]:
-    """Whose fault it is that a child ended as if from outside: the program's, if that goes on."""
+    """Whose fault it is that SIGTERM ended a child: the program's, if that happens too often."""
     drains = (*_lately(state, state.seat(report.task).drains, now), now)
     outside = len(drains) <= DRAINS
     return (
@@ -141,7 +141,7 @@ def _drained(state: State, report: Report, now: float) -> tuple[State, Blame]:
 
 
 def _should_run(report: Report) -> bool:
-    """Whether a task holds that its latest child shall run: nobody here has stopped it."""
+    """Whether the directive that a task holds says that its latest child runs."""
     holds, child = report.holds, report.child
     if not holds or not child:
         return False
@@ -149,15 +149,15 @@ def _should_run(report: Report) -> bool:
 
 
 def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -> Step:
-    """Notes a failure, and has everybody whom it reaches formed anew."""
+    """Records a failure, and has all tasks that it reaches formed anew."""
     task = failure.task
     known = state.seat(task).failure
     if known and (known.blame is not Blame.PROGRAM or failure.blame is Blame.PROGRAM):
         return state, ()
     tasks = state.job.tasks
     if failure.blame is not Blame.PROGRAM and task.role != EVALUATOR:
-        # What failed since then may have failed for want of this task, so it is not charged. The
-        # last failure of this task itself stays charged.
+        # Failures since then may be follow-up failures, so their charges are taken back. Earlier
+        # failures stay charged, those of this task too.
         outside = failure.blame is Blame.OUTSIDE
         since = failure.at - LATE_SECONDS if outside else failure.at
         state = replace(state, charges=tuple(at for at in state.charges if at <= since))
@@ -170,15 +170,15 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
     who = names(reached, tasks, "stop")
     text = f"generation {failure.generation}: lost {task}: {failure.reason}; {who}"
     if task.role != EVALUATOR and all(t.role == EVALUATOR for t in state.forming):
-        state = replace(state, not_before=None)  # the evaluator's pause is its own
+        state = replace(state, not_before=None)  # that was the evaluator's pause
     return form_with(state, reached | state.forming), (Say(text),)
 
 
-# What the run comes to.
+# Success, restart, or the end of the run.
 
 
 def success(state: State) -> End | None:
-    """The good end of the run, once all have ended well for whom it waits."""
+    """The successful end of the run, once all programs that it needs have ended well."""
     mode = state.job.mode
     chief_decides = state.job.success == "Chief"
     deciding = [mode.chief] if chief_decides else filter(mode.decides_success, state.job.tasks)
@@ -193,7 +193,7 @@ def success(state: State) -> End | None:
 
 
 def judge(state: State, now: float) -> Step:
-    """Finds the root cause of what failed; ends the run with it, or lets it go on."""
+    """Finds the root cause of the failures, and ends the run with it or lets it restart."""
     failures = _by_cause(state)
     root = failures[0]
     if root.task.role == EVALUATOR:
@@ -210,11 +210,11 @@ def judge(state: State, now: float) -> Step:
 
 
 def _by_cause(state: State) -> list[Failure]:
-    """All that failed, the root cause first.
+    """All failures, the root cause first.
 
-    The evaluator only looks on: it explains nothing, and never ends the run. A server needs no
-    program, so a lost server explains a program that failed, whichever was seen first: both end
-    within milliseconds.
+    The evaluator comes last: it causes no failure of another task, and never ends the run. A
+    server does not depend on a program, so a lost server is the cause of a failed program, even if
+    the program's end was seen first: both end within milliseconds.
     """
     runs_program = state.job.mode.runs_program
     return sorted(
@@ -234,23 +234,23 @@ def _final(state: State, root: Failure) -> str | None:
 
 
 def _give_up(state: State, root: Failure, why: str) -> Step:
-    """Ends the run, but only once all have been heard from: one that is gone would explain it."""
+    """Ends the run, once all tasks have reported: one that was lost would be the root cause."""
     everybody = frozenset(task for task in state.job.tasks if task.role != EVALUATOR)
     if not state.forming >= everybody:
-        state = replace(state, charges=state.charges[:-1])  # it is judged once more
+        state = replace(state, charges=state.charges[:-1])  # it is judged and charged again
         return form_with(state, everybody), (Say(f"{root.task}: {why}; all tasks stop"),)
     reason = f"{root.task} failed: {root.reason}, {why}"
-    # A server that ends with 0 has failed all the same.
+    # A server must not end, so exit code 0 is a failure too.
     end = End(Phase.FAILED, root.exit_code or 1, reason, str(root.task), root.last_lines)
     return ended(state, end)
 
 
 def _try_again(state: State, root: Failure) -> State:
-    """All that failed is dealt with, and those that are formed may start."""
+    """Clears the failures, so that the tasks that are formed can start."""
     reports = [state.seat(task).report for task in state.forming]
     children = [report.child for report in reports if report]
     if any(child and child.generation == state.generation for child in children):
-        # Some could not even prepare for this generation: all prepare for another.
+        # A task failed to prepare for this generation, so all prepare for another one.
         state = replace(state, generation=latest_generation(state) + 1)
     seats = {
         task: replace(seat, failure=None) if seat.failure else seat
@@ -274,6 +274,6 @@ def _explain(state: State, failures: list[Failure], now: float) -> str:
 
 
 def _lately(state: State, times: tuple[float, ...], now: float) -> tuple[float, ...]:
-    """Those that the restart budget has not forgotten yet."""
+    """The times that are not older than restarts.refill."""
     refill = state.job.restarts.refill
     return tuple(at for at in times if not refill or now - at < refill)

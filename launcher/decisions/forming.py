@@ -1,4 +1,4 @@
-"""Forming a generation: who takes part, what they still lack, the pods, the start. Pure."""
+"""Forming a generation: which tasks, what they still lack, their pods, the start. Pure."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from launcher.shared.protocol import Action
 
 # How long the controller waits for a leaving task to report; longer than a task is ever silent.
 LEAVING_SECONDS = 40.0
-SAY_SECONDS = 10.0  # between two lines about who is missing
-SAY_TASKS = 10  # named in one line
-# For the chief's session to come up before the others start anyway; longer where its checkpoints
-# are looked at, which tell it: to restore a large model takes its time.
+SAY_SECONDS = 10.0  # between two lines about missing tasks
+SAY_TASKS = 10  # how many tasks one line names
+# How long the other tasks wait for the chief's session before they start anyway. Longer with a
+# checkpoint folder, which shows when the session is up: restoring a large model takes time.
 CHIEF_SECONDS = 20.0
 SAVING_CHIEF_SECONDS = 120.0
 
 
 def form_with(state: State, tasks: Iterable[Task]) -> State:
-    """Has tasks formed anew, together with those that are being formed."""
+    """Has tasks formed anew, in one generation with those that are being formed."""
     before, tasks = state.forming, frozenset(tasks)
     if before >= tasks:
         return state
@@ -52,7 +52,7 @@ def form_with(state: State, tasks: Iterable[Task]) -> State:
     programs = [task for task in job.tasks if job.mode.decides_success(task)]
     all_form = state.forming.issuperset(programs) and not before.issuperset(programs)
     if job.delivery.refresh and all_form:
-        # The new generation has new code, and the evaluator looks on with the same.
+        # The new generation has new code. The evaluator pulls the new code too.
         alone = [task for task in job.tasks if task.role == EVALUATOR]
         state = pull_again(state, [*programs, *alone])
         state = replace(with_orders(state, alone, forming=True), commit=None, digest=None)
@@ -60,7 +60,7 @@ def form_with(state: State, tasks: Iterable[Task]) -> State:
 
 
 def lacks(state: State, task: Task) -> str | None:
-    """What a task still lacks to start; None where nothing."""
+    """What a task still lacks to start; None if nothing."""
     seat = state.seat(task)
     report, is_member = seat.report, member(state, task)
     if not report:
@@ -69,12 +69,15 @@ def lacks(state: State, task: Task) -> str | None:
         return "its child has not stopped"
     holds = report.holds
     if not is_member:
-        # An older controller that is still alive may yet tell it to run.
+        # Until then an older controller that is still alive can tell it to run.
         obeys = holds and holds.leader == state.leader and holds.action is Action.WAIT
         return None if obeys else "has not answered"
-    asked = (state.leader, Action.WAIT, state.generation, state.job.digest, seat.orders.pull)
-    told = holds and (holds.leader, holds.action, holds.generation, holds.job_digest, holds.pull)
-    if told != asked:
+    expected = (state.leader, Action.WAIT, state.generation, state.job.digest, seat.orders.pull)
+    holds_now = holds and (
+        *(holds.leader, holds.action, holds.generation),
+        *(holds.job_digest, holds.pull),
+    )
+    if holds_now != expected:
         return "has not answered"
     if told_to_end(state, report):
         return "its pod is ending"
@@ -88,7 +91,8 @@ def lacks(state: State, task: Task) -> str | None:
 def may_train(state: State, task: Task, now: float) -> bool:
     """Whether a task that leaves may still train with servers of the last generation.
 
-    One that runs a child does until it reports otherwise; one that is silent is not waited for.
+    A task that ran a child when it last reported may. Any other may until it obeys this controller,
+    or has been silent for LEAVING_SECONDS.
     """
     seat = state.seat(task)
     if not lacks(state, task) or not seat.report:
@@ -98,7 +102,7 @@ def may_train(state: State, task: Task, now: float) -> bool:
 
 
 def awaited(state: State) -> dict[Task, str]:
-    """What the tasks lack without which the run cannot grow."""
+    """What tasks still lack before the run can grow, by task."""
     lacking = {}
     for task in state.wanted.tasks:
         report = state.seat(task).report
@@ -111,7 +115,7 @@ def awaited(state: State) -> dict[Task, str]:
 
 
 def _pull_failed(state: State, task: Task) -> bool:
-    """Whether a task that is to join has told that it could not pull the code."""
+    """Whether a task that is to join has reported that it could not pull the code."""
     seat = state.seat(task)
     report = seat.report
     if (
@@ -126,7 +130,7 @@ def _pull_failed(state: State, task: Task) -> bool:
 
 
 def say_missing(state: State, now: float) -> Step:
-    """Names now and then whom the run waits for, and why; a pull that failed is tried again."""
+    """Names the tasks that the run waits for, each SAY_SECONDS; retries pulls that have failed."""
     if state.said_at is not None and now - state.said_at < SAY_SECONDS:
         return state, ()
     lacking: dict[Task, str]
@@ -147,9 +151,9 @@ def say_missing(state: State, now: float) -> Step:
 
 
 def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Step:
-    """Starts the tasks that are formed: all have said that nothing of theirs runs.
+    """Starts the tasks that are formed: all have reported that no child of theirs runs.
 
-    Those that start later are formed once more.
+    The tasks in `later` stay in forming, for the next generation.
     """
     job, generation = state.job, latest_generation(state)
     tasks = state.forming & frozenset(job.tasks) - later
@@ -181,13 +185,13 @@ def _started(state: State, tasks: Iterable[Task]) -> dict[Task, Seat]:
         assert seat.report
         incarnation = seat.report.incarnation
         orders = replace(seat.orders, generation=generation, incarnation=incarnation, done=False)
-        # An end of an earlier child that is still being reported has been dealt with.
+        # Ends of earlier children may still be reported, and were handled already.
         seats[task] = replace(seat, orders=orders, news_from=generation)
     return seats
 
 
 def _awaiting_chief(state: State, tasks: frozenset[Task], now: float) -> State:
-    """Programs that start with the chief wait for its session, where the mode has it so."""
+    """Makes programs that start with the chief wait for its session, in modes that need it."""
     job = state.job
     chief = job.mode.chief
     if chief not in tasks:
@@ -200,7 +204,7 @@ def _awaiting_chief(state: State, tasks: frozenset[Task], now: float) -> State:
 
 
 def chief_awaited_no_more(state: State) -> State:
-    """Those that wait for the chief start."""
+    """Starts the tasks that wait for the chief."""
     if state.chief_due_at is None:
         return state
     waiting = [task for task, seat in state.seats.items() if seat.orders.waits_for_chief]
@@ -208,9 +212,10 @@ def chief_awaited_no_more(state: State) -> State:
 
 
 def without_leaving(state: State, now: float) -> Step:
-    """Pods that are too many go, where nobody has to start again for it.
+    """Removes the pods of tasks that leave, where no task has to restart for it.
 
-    Those that wait for more pods start again soon: theirs go when they have stopped.
+    While the run waits for more pods it is about to restart, so pods go only when their tasks have
+    stopped.
     """
     gone = leaving(state)
     if not gone or (awaits_pods(state) and any(may_train(state, task, now) for task in gone)):
@@ -219,17 +224,17 @@ def without_leaving(state: State, now: float) -> Step:
 
 
 def _let_go(state: State) -> Step:
-    """The pods of those who leave go, and nobody asks for them any more."""
+    """Removes the pods of tasks that leave, and forgets these tasks' reports."""
     return scale(forget_reports(state, leaving(state)), down=True)
 
 
 def chief_seconds(job: Job) -> float:
-    """How long the others wait for the chief's session."""
+    """How long the other tasks wait for the chief's session, in seconds."""
     return SAVING_CHIEF_SECONDS if job.checkpoints else CHIEF_SECONDS
 
 
 def hosts(state: State) -> dict[Task, str]:
-    """Where the chief is, and those whose loss starts others again, by IP address."""
+    """The IP addresses of the chief and of the tasks whose loss restarts others."""
     mode = state.job.mode
     return {
         task: report.address
@@ -241,7 +246,7 @@ def hosts(state: State) -> dict[Task, str]:
 
 
 def scale(state: State, down: bool, up: bool = True) -> Step:
-    """Pods are made before they are needed, and go when nothing of theirs runs any more."""
+    """Scales to the wanted counts: `up` before pods are needed, `down` when they run nothing."""
     effects = tuple(
         Scale(role, wanted)
         for role, wanted in state.wanted.replicas.items()
@@ -253,7 +258,7 @@ def scale(state: State, down: bool, up: bool = True) -> Step:
 
 
 def names(tasks: Iterable[Task], everybody: Iterable[Task], verb: str) -> str:
-    """Who does something, in few words."""
+    """Which tasks do something, in few words: `worker-1 stops`, `all tasks stop`."""
     tasks = frozenset(tasks)
     if tasks >= frozenset(everybody):
         return f"all tasks {verb}"
@@ -261,6 +266,6 @@ def names(tasks: Iterable[Task], everybody: Iterable[Task], verb: str) -> str:
 
 
 def first_of(texts: Sequence[str], rest: str = "") -> str:
-    """The first of some texts, and how many more there are."""
+    """The first few texts, and how many more there are."""
     more = f" and {len(texts) - SAY_TASKS} more{rest}" if len(texts) > SAY_TASKS else ""
     return ", ".join(texts[:SAY_TASKS]) + more

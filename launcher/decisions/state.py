@@ -1,7 +1,7 @@
-"""What is known of a run, what happens to it, and what shall be done. Pure.
+"""The state of a run, its events and its effects. Pure.
 
 `State` is all that the decisions depend on. Events come in and effects go out: see `step`. The
-functions are the questions about a State that more than one decision asks.
+functions change a State, or answer questions that more than one module has.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ class RunPhase(enum.Enum):
       to ENDED where the end is on record already.
     * ADOPTING: the controller waits until all tasks have reported what they hold, for it keeps no
       memory of its own. Tasks that hold a directive go on with it. When all have reported, the run
-      is rebuilt from what they hold: LEADING. Where a task was told the end of this run: ENDED.
+      is rebuilt from what they hold: LEADING. ENDED when a task was told the end of this run, when
+      the deadline of the run is over, or when the code folder stays missing before any task has
+      reported.
     * LEADING: tasks run. Those that were lost are formed anew, together with those that cannot go
-      on without them. When the last program that the run needs has ended well, when a failure is
-      final, or when the time is over: ENDED.
-    * ENDED: nothing may run any more, and every task is told so.
-    * YIELDED: a task follows a younger controller, so this one tells nobody anything any more.
-      That is found in every phase but ENDED.
+      on without them. ENDED when the last program that the run needs has ended well, when a failure
+      is final, or when the deadline of the run is over.
+    * ENDED: no child may run any more, and the controller tells every task so.
+    * YIELDED: a task follows a younger controller, so this one sends no directives any more. It
+      can find that out in every phase but ENDED.
     """
 
     STARTING = "starting"
@@ -49,10 +51,10 @@ class RunPhase(enum.Enum):
 class Begin:
     """The controller knows the cluster.
 
-    `number` is this controller's as a Leader, greater than that of all before it; 0 where nobody
-    gives numbers, and it takes one above all that the tasks know. `pods` counts those that exist
-    or are being made, `revisions` names the newest template of pods, both by role; `age` is how
-    many seconds ago the run began, `end` how it ended, if that is on record.
+    `number` is this controller's number as Leader, greater than that of every earlier one; 0
+    without Kubernetes, where the controller takes one above all that the tasks know. `pods` counts
+    those that exist or are being made, `revisions` names the newest template of pods, both by role;
+    `age` is how many seconds ago the run began, `end` how it ended, if that is on record.
     """
 
     number: int
@@ -76,7 +78,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class NoCode:
-    """The code's source has been found missing, and so no pod can start."""
+    """The code folder is missing, so no pod can start."""
 
     reason: str
 
@@ -86,7 +88,7 @@ Event = Union[Begin, Heard, Tick, NoCode]
 
 @dataclass(frozen=True)
 class Scale:
-    """Effect: a role's StatefulSet shall have so many pods."""
+    """Effect: scale a role's StatefulSet to so many pods."""
 
     role: str
     replicas: int
@@ -94,14 +96,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Say:
-    """Effect: a line for a person."""
+    """Effect: write a line to the log."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Finish:
-    """Effect: the run has ended; record it, free its pods, end with its code."""
+    """Effect: the run has ended. Record the end, free the pods, exit with its exit code."""
 
     end: End
 
@@ -110,31 +112,31 @@ Effect = Union[Scale, Say, Finish]
 
 
 class Blame(enum.IntEnum):
-    """Whose fault a failure is. The smaller ones explain the greater ones."""
+    """Whose fault a failure is. A failure with a smaller value may have caused those after it."""
 
-    # The child was ended from outside, or its pod went. Nothing of that is the program's fault, and
-    # what failed since then may have failed for want of it.
+    # The child was stopped from outside, or its pod was deleted. That is not the program's fault,
+    # so it is not charged. Failures since then may be follow-up failures.
     OUTSIDE = 0
-    # The child was killed together with its launcher. Nobody can tell that from a program that
-    # takes too much memory, so it is charged; but it explains what failed since then as well.
+    # The child was killed together with its launcher. The program may have taken too much memory,
+    # so it is charged. Failures since then may be follow-up failures.
     WITH_LAUNCHER = 1
-    # The child ended or hung while its launcher lived: the program did that, and it is charged.
+    # The child ended or hung while its launcher lived. That is the program's fault, and charged.
     PROGRAM = 2
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A child that was lost."""
+    """A child that has failed or was lost."""
 
     task: Task
-    # Whose child it was.
+    # The generation whose child failed.
     generation: int
-    # As a shell tells it; DEADLINE for a child that hangs.
+    # As in a shell; DEADLINE for a child that hangs.
     exit_code: int
     # For people.
     reason: str
-    # When the child ended, in seconds on the controller's clock; where it was lost from outside or
-    # with its launcher, it ended at some time after this one.
+    # When the child ended, in seconds on the controller's clock. A child that was lost from outside
+    # or with its launcher ended at an unknown time after this one.
     at: float
     blame: Blame
     # What the child wrote last.
@@ -145,17 +147,17 @@ class Failure:
 class Orders:
     """What was decided of one task: all of a task that its directives depend on."""
 
-    # The generation whose child the task runs, or ran until it is formed anew; None before any.
+    # The generation whose child the task runs, or ran before it was formed anew; None before any.
     generation: int | None = None
-    # The life of the launcher that was to run that child; None with the generation.
+    # The incarnation of the launcher that runs that child; None before any generation.
     incarnation: str | None = None
-    # The task shall start with the run's generation, and runs nothing until all can start.
+    # The task is to start in the run's latest generation, and runs nothing until all can start.
     forming: bool = False
-    # The task starts its child when the chief's session is up.
+    # The task starts its child only when the chief's session is up.
     waits_for_chief: bool = False
-    # The program of that generation has ended well; a task that is formed anew is done until then.
+    # The program of that generation has ended well. Stays true until the task starts again.
     done: bool = False
-    # How often the task was asked to pull the code once more.
+    # How often the task was asked to pull the code again.
     pull: int = 0
 
 
@@ -165,13 +167,15 @@ class Seat:
 
     # The latest report; None before the first, and when the task has left the run.
     report: Report | None = None
-    # When any report came, in seconds on the controller's clock.
+    # When the last report came, in seconds on the controller's clock.
     heard_at: float | None = None
-    # The first generation whose child's end is news: the ends of those before were dealt with.
+    # The first generation whose child's end is news. Ends of children of earlier generations were
+    # handled already.
     news_from: int = 1
-    # When children of the task ended as if from outside; the times that the restart budget keeps.
+    # When SIGTERM from outside ended the task's children; times older than restarts.refill are
+    # dropped.
     drains: tuple[float, ...] = ()
-    # Why the task is formed anew, until the cause of all that failed has been found.
+    # The failure for which the task restarts; cleared when the root cause is known.
     failure: Failure | None = None
     orders: Orders = field(default_factory=Orders)
 
@@ -180,8 +184,8 @@ class Seat:
 class Disagreement:
     """The tasks that are formed have different code."""
 
-    since: float  # when it was seen first, in seconds on the controller's clock
-    pulls: int = 0  # how often tasks have pulled the code again for it
+    since: float  # when it was first seen, in seconds on the controller's clock
+    pulls: int = 0  # how often tasks were asked to pull the code again because of it
 
 
 @dataclass(frozen=True)
@@ -190,52 +194,54 @@ class State:
 
     # The run at the size that trains now.
     job: Job
-    # What a person asked for: the same object, unless pods for a larger size are still awaited.
+    # The job that the values ask for: the same as `job`, unless a smaller run trains until the pods
+    # are there.
     wanted: Job
     leader: Leader
     phase: RunPhase = RunPhase.STARTING
     # The latest generation. Generations count from 1; None before any.
     generation: int | None = None
-    # How many pods exist or are being made, by role; empty where nobody can scale them.
+    # How many pods exist or are being made, by role; empty without Kubernetes.
     pods: Mapping[str, int] = field(default_factory=dict)
-    # The newest template of pods, by role; a role is missing where nobody tells.
+    # The newest template of pods, by role; a role is missing where it is unknown.
     revisions: Mapping[str, str] = field(default_factory=dict)
-    # Every task that was heard of, or of which something was decided.
+    # Every task that has reported, or of which something was decided.
     seats: Mapping[Task, Seat] = field(default_factory=dict)
-    # IP addresses at the last start: of the chief, and of those without whom others cannot go on.
+    # IP addresses at the last start: of the chief, and of the tasks whose loss restarts others.
     hosts: Mapping[Task, str] = field(default_factory=dict)
-    # When those that wait for the chief start without it; None while nobody waits.
+    # When the tasks that wait for the chief start without it; None while no task waits.
     chief_due_at: float | None = None
-    # When the failures are judged, for what follows from the first has shown by then; None: none.
+    # When the controller judges the failures: it waits, so that follow-up failures are seen. None:
+    # no failure.
     settled_at: float | None = None
     # When the tasks that are formed may start at the earliest; None: at once.
     not_before: float | None = None
-    # When failures were charged to the restart budget, as far as it has not forgotten them.
+    # The times of the failures that count against the restart budget.
     charges: tuple[float, ...] = ()
     # The digest of the code that the run began with; None until the first generation starts.
     digest: str | None = None
-    # The commit that a branch means, as the chief found out; None until then.
+    # The commit to which the chief resolved the branch; None until then.
     commit: str | None = None
     # None while the tasks that are formed have the same code.
     disagreement: Disagreement | None = None
-    # Why tasks had to start again at last, for people; None before any failure.
+    # The cause of the last restart, for people; None before any.
     cause: str | None = None
-    # When the chief was last seen to make a step, or to start.
+    # When the chief last reported a new step, or a new child.
     moved_at: float | None = None
     # When the run began; None in STARTING.
     began_at: float | None = None
-    # When a line about who is missing was last said.
+    # When the controller last logged which tasks are missing.
     said_at: float | None = None
     # When this controller began to adopt.
     adopts_since: float | None = None
-    # When it had heard all tasks of the run, and still waited for those that leave.
+    # When all tasks of the run had reported, and only those that leave had not.
     complete_at: float | None = None
 
     def seat(self, task: Task) -> Seat:
-        """What is known of a task; an empty seat where nothing is."""
+        """What is known of a task; an empty seat where nothing is known."""
         return self.seats.get(task, NOTHING_KNOWN)
 
-    # Derived from the orders alone, and so made again only when these change: see `with_seat`.
+    # Derived from the orders alone, so `with_seat` keeps them while the orders stay the same.
 
     @functools.cached_property
     def orders(self) -> Mapping[Task, Orders]:
@@ -263,7 +269,7 @@ Step = tuple[State, tuple[Effect, ...]]
 
 
 def ended(state: State, end: End) -> Step:
-    """The end of the run: nothing may run any more."""
+    """The run has ended: no child may run any more."""
     return replace(state, phase=RunPhase.ENDED), (Finish(end),)
 
 
@@ -271,7 +277,7 @@ def with_seat(state: State, task: Task, **changes: Any) -> State:
     """The state with changes to what is known of one task."""
     after = replace(state, seats={**state.seats, task: replace(state.seat(task), **changes)})
     if "orders" not in changes and task in state.seats:
-        # A large run hears many reports between two decisions.
+        # Most reports leave the orders as they are, and a large run has many tasks.
         vars(after).update((key, vars(state)[key]) for key in ORDERS_ALONE if key in vars(state))
     return after
 
@@ -286,7 +292,7 @@ def with_orders(state: State, tasks: Iterable[Task], **changes: Any) -> State:
 
 
 def pull_again(state: State, tasks: Iterable[Task]) -> State:
-    """Has tasks pull the code once more."""
+    """Has tasks pull the code again."""
     seats = dict(state.seats)
     for task in tasks:
         seat = state.seat(task)
@@ -295,7 +301,7 @@ def pull_again(state: State, tasks: Iterable[Task]) -> State:
 
 
 def forget_reports(state: State, tasks: Iterable[Task]) -> State:
-    """What tasks reported that are no part of the run any more is forgotten."""
+    """Forgets what these tasks have reported: they are no part of the run any more."""
     gone = {task: replace(seat, report=None) for task in tasks if (seat := state.seats.get(task))}
     return replace(state, seats={**state.seats, **gone})
 
@@ -309,12 +315,12 @@ def latest_generation(state: State) -> int:
 
 
 def awaits_pods(state: State) -> bool:
-    """Whether the run shall grow when pods are there for it."""
+    """Whether the run grows as soon as the pods for that are there."""
     return state.wanted.digest != state.job.digest
 
 
 def reports(state: State) -> dict[Task, Report]:
-    """The latest reports of all tasks that were heard."""
+    """The latest reports of all tasks that have reported."""
     return {task: seat.report for task, seat in state.seats.items() if seat.report}
 
 
@@ -349,19 +355,19 @@ def runs(report: Report) -> bool:
 
 
 def told_to_end(state: State, report: Report) -> bool:
-    """Whether a server's pod was told to end: all others that hold something are ready."""
+    """Whether a server's pod was told to end: every other task that holds a directive can start."""
     serves = not state.job.mode.runs_program(report.task)
     return serves and report.holds is not None and not report.can_start
 
 
 def newest(report: Report) -> int:
-    """The newest generation that a task knows of: a new launcher may only know its last child's."""
+    """The newest generation that a task knows of; a new launcher may only know its last child's."""
     holds, child = report.holds, report.child
     return max(holds.generation if holds else 0, child.generation if child else 0)
 
 
 def digests(state: State) -> dict[Task, str]:
-    """The digests of the code by the tasks that run it, and that are about to."""
+    """The digest of the code of each task that runs it or can start it."""
     runs_program = state.job.mode.runs_program
     heard = ((task, state.seat(task).report) for task in filter(runs_program, state.job.tasks))
     return {task: report.digest for task, report in heard if report and report.can_start}

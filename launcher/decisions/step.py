@@ -209,7 +209,7 @@ def _form(state: State, now: float) -> Step:
 
 
 def _late(state: State) -> frozenset[Task]:
-    """An evaluator that is not ready where others are: nobody waits for it."""
+    """An evaluator that lacks something while the others lack nothing: the run does not wait."""
     late = frozenset(t for t in state.forming if t.role == EVALUATOR and lacks(state, t))
     return late if late < state.forming else frozenset()
 

@@ -267,9 +267,9 @@ def _anew(
 # An end that was found.
 
 
-def _ended_with(code: int, child: ChildReport | None) -> bool:
+def _ended_with(exit_code: int, child: ChildReport | None) -> bool:
     """Whether a task's child ended so, and not because it was told to."""
-    return child is not None and child.exit_code == code and not child.stopped
+    return child is not None and child.exit_code == exit_code and not child.stopped
 
 
 def _remembered(state: State) -> End:

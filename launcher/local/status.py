@@ -45,7 +45,7 @@ def show(found: Mapping[str, Any]) -> list[str]:
     """A status as lines: the run first, then a line for each task."""
     if "end" in found:
         return [_ended(found["end"])]
-    ago = found.get("progressAgo")  # which an older controller does not tell
+    ago = found["progressAgo"]
     lines = [
         f"{found['release']}: {found['phase']}, generation {found['generation']}, "
         f"restarts {found['restarts']} of {found['restartLimit']}, "
@@ -69,7 +69,8 @@ def show(found: Mapping[str, Any]) -> list[str]:
 
 
 def _ended(end: Mapping[str, Any]) -> str:
-    return f"{end.get('phase', 'Ended')}: {end.get('reason', '')} (code {end.get('exitCode', '?')})"
+    phase, exit_code = end.get("phase", "Ended"), end.get("exitCode", "?")
+    return f"{phase}: {end.get('reason', '')} (exit code {exit_code})"
 
 
 def run(

@@ -92,12 +92,15 @@ class End:
 
 
 def end_of(record: Mapping[str, Any]) -> End:
-    """The end that a record or a termination message tells; where either is broken, the worst."""
+    """The end that a record or a termination message tells.
+
+    A missing or wrong field counts as a failure of the launcher.
+    """
     phases = {phase.value: phase for phase in Phase}
-    code, lines = record.get("exitCode"), record.get("lastLines")
+    exit_code, lines = record.get("exitCode"), record.get("lastLines")
     return End(
         phases.get(str(record.get("phase")), Phase.FAILED),
-        code if isinstance(code, int) and 0 <= code <= 255 else int(ExitCode.BUG),
+        exit_code if isinstance(exit_code, int) and 0 <= exit_code <= 255 else int(ExitCode.BUG),
         str(record.get("reason", "")),
         str(record.get("task", "")),
         tuple(str(line) for line in lines) if isinstance(lines, list) else (),
@@ -110,21 +113,22 @@ class LauncherError(Exception):
     `last_lines` are those of a program that the launcher ran.
     """
 
-    def __init__(self, code: ExitCode, reason: str, last_lines: tuple[str, ...] = ()) -> None:
+    def __init__(self, exit_code: ExitCode, reason: str, last_lines: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
-        self.exit_code = code
+        self.exit_code = exit_code
         self.reason = reason
         self.last_lines = last_lines
 
 
-def describe(code: int) -> str:
+def describe(exit_code: int) -> str:
     """What an exit code says, and no more: 137 is a SIGKILL, not yet an out-of-memory kill."""
-    if code > SIGNALLED:
+    if exit_code > SIGNALLED:
         try:
-            return f"killed by {signal.Signals(code - SIGNALLED).name} (exit code {code})"
+            name = signal.Signals(exit_code - SIGNALLED).name
+            return f"killed by {name} (exit code {exit_code})"
         except ValueError:
             pass
-    return f"exit code {code}"
+    return f"exit code {exit_code}"
 
 
 def signalled(number: int) -> int:

@@ -1,4 +1,7 @@
-"""A task's line to the controller: one held HTTP/1.1 request at a time on one connection."""
+"""A task's line to the controller: one HTTP/1.1 request at a time, on one connection.
+
+The controller may keep a request open until it has an answer.
+"""
 
 from __future__ import annotations
 

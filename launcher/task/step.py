@@ -93,9 +93,9 @@ def _take(state: State, event: Event) -> Step:
 
 
 def _told(state: State, directive: Directive) -> State:
-    held = state.directive
-    if held and (directive.leader, directive.generation) < (held.leader, held.generation):
-        return state  # an older controller that is still alive has nothing to say any more
+    current = state.directive
+    if current and (directive.leader, directive.generation) < (current.leader, current.generation):
+        return state  # it comes from an older controller that is still alive
     return replace(state, directive=directive)
 
 

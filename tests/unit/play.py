@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from launcher.decisions import directive, failures
-from launcher.decisions import state as run_state
+from launcher.decisions import state as decisions_state
 from launcher.decisions.step import step
 from launcher.shared.exits import End, ExitCode
 from launcher.shared.identity import Task, parse_task
@@ -109,7 +109,7 @@ class Pod:
         return child.generation if child and self.doing(Activity.RUNNING) else None
 
     @property
-    def serving(self) -> bool:
+    def stands_in(self) -> bool:
         return self.doing(Activity.STANDING_IN)
 
     def be(self, address: str = "", revision: str = "") -> None:
@@ -147,12 +147,12 @@ class Play:
         """A new controller comes; `replicas` is what the StatefulSets say."""
         self.job = job
         self.controllers += 1
-        self.state = run_state.State(job, job, Leader(0, f"controller {self.controllers}"))
+        self.state = decisions_state.State(job, job, Leader(0, f"controller {self.controllers}"))
         self.said: list[str] = []
         self.scaled: list[tuple[str, int]] = []
         self.end: End | None = None
         number = self.controllers
-        self.step(run_state.Begin(number, replicas or {}, revisions or {}, age, end))
+        self.step(decisions_state.Begin(number, replicas or {}, revisions or {}, age, end))
 
     def make(self, task: Task, left: ChildReport | None = None) -> Pod:
         """A pod is made, in the place of the last one of its name; `left` is what it left there."""
@@ -163,17 +163,17 @@ class Play:
 
     @property
     def generation(self) -> int:
-        return run_state.latest_generation(self.state)
+        return decisions_state.latest_generation(self.state)
 
     def pod(self, name: str) -> Pod:
         return self.pods[parse_task(name)]
 
-    def step(self, event: run_state.Event) -> None:
+    def step(self, event: decisions_state.Event) -> None:
         self.state, effects = step(self.state, event, self.now)
         for effect in effects:
-            if isinstance(effect, run_state.Say):
+            if isinstance(effect, decisions_state.Say):
                 self.said.append(effect.text)
-            elif isinstance(effect, run_state.Scale):
+            elif isinstance(effect, decisions_state.Scale):
                 self.scaled.append((effect.role, effect.replicas))
             else:
                 assert self.end is None, "a run ends once"
@@ -181,14 +181,14 @@ class Play:
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
-        self.step(run_state.Tick())
+        self.step(decisions_state.Tick())
 
     def tell(self, *names: str) -> None:
         """These tasks report once, and do at once what they are answered."""
         for name in names:
             pod = self.pod(name)
             report = pod.report()
-            self.step(run_state.Heard(report))
+            self.step(decisions_state.Heard(report))
             told = self.directive(report)
             if told:
                 pod.take(task_state.Told(told))
@@ -215,7 +215,7 @@ class Play:
         raise AssertionError("it never settles")
 
     def _picture(self) -> list[object]:
-        return [(pod.holds, pod.child, pod.serving) for pod in self.pods.values()]
+        return [(pod.holds, pod.child, pod.stands_in) for pod in self.pods.values()]
 
     def exit(self, name: str, code: int, *lines: str, ago: float = 0.0) -> None:
         """A child ends by itself, so many seconds ago."""

@@ -12,13 +12,13 @@ from tests.unit.jobs import job
 PS, CHIEF, WORKER = Task("ps", 0), Task("worker", 0), Task("worker", 1)
 
 
-def seat(task: Task, child: ChildReport | None, ready: bool = True) -> Report:
-    return Report(task, "one", 1, "", "", None, child, ready)
+def report(task: Task, child: ChildReport | None, can_start: bool = True) -> Report:
+    return Report(task, "one", 1, "", "", None, child, can_start)
 
 
 def state(child: ChildReport | None = None, **changes: Any) -> State:
     """A run in which worker-1 has been heard 5 s ago."""
-    report = seat(WORKER, child, changes.pop("ready", True))
+    heard = report(WORKER, child, changes.pop("can_start", True))
     orders = changes.pop("orders", Orders())
     wanted = job()
     return State(
@@ -27,7 +27,7 @@ def state(child: ChildReport | None = None, **changes: Any) -> State:
             "wanted": wanted,
             "leader": Leader(1, "me"),
             "phase": RunPhase.LEADING,
-            "seats": {WORKER: Seat(report, 95.0, orders=orders)},
+            "seats": {WORKER: Seat(heard, 95.0, orders=orders)},
             "began_at": 40.0,
             **changes,
         }

@@ -9,8 +9,8 @@ from launcher.shared.identity import Task
 from launcher.shared.protocol import ChildReport, Report
 
 
-def at(step: int | None, last_step: int | None = None) -> Report:
-    child = ChildReport(1, global_step=step, total_steps=last_step)
+def at(step: int | None, total_steps: int | None = None) -> Report:
+    child = ChildReport(1, global_step=step, total_steps=total_steps)
     return Report(Task("worker", 0), "one", 1, "", "", None, child, can_start=True)
 
 
@@ -24,7 +24,7 @@ def test_a_line_comes_at_once_and_then_at_most_every_five_seconds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last_step", "left"),
+    ("total_steps", "left"),
     [
         (None, ""),
         (100, ""),
@@ -33,11 +33,13 @@ def test_a_line_comes_at_once_and_then_at_most_every_five_seconds() -> None:
         (100_000, ", 2 h 46 min left"),
     ],
 )
-def test_what_is_left_is_told_where_the_last_step_is(last_step: int | None, left: str) -> None:
+def test_what_is_left_is_told_where_the_total_is_known(total_steps: int | None, left: str) -> None:
     progress = Progress()
-    progress.line(at(0, last_step), 0.0)
-    of = f" of {last_step}" if last_step else ""
-    assert progress.line(at(100, last_step), 10.0) == (f"step 100{of}, 10.0 steps per second{left}")
+    progress.line(at(0, total_steps), 0.0)
+    of = f" of {total_steps}" if total_steps else ""
+    assert progress.line(at(100, total_steps), 10.0) == (
+        f"step 100{of}, 10.0 steps per second{left}"
+    )
 
 
 def test_a_program_that_went_back_to_its_checkpoint_has_no_rate() -> None:

@@ -18,7 +18,7 @@ from tests.unit.controller.states import RUNNING, state
         (state(RUNNING), "running"),
         (state(RUNNING, orders=Orders(forming=True)), "stopping"),
         (state(None, orders=Orders(forming=True)), "waiting to start"),
-        (state(None, orders=Orders(forming=True), ready=False), "pulling the code"),
+        (state(None, orders=Orders(forming=True), can_start=False), "pulling the code"),
         (state(None, orders=Orders(waits_for_chief=True)), "waiting for the chief"),
         (state(ChildReport(3, 0), orders=Orders(done=True)), "done"),
         (state(ChildReport(3, 1)), "failed"),

@@ -159,11 +159,11 @@ def test_a_finished_worker_trains_again_only_where_all_tasks_must(
     play = started(mode=mode)
     play.exit("worker-0", 0)
     play.settle()
-    assert play.pod("worker-0").serving == (mode == "parameter-server")
+    assert play.pod("worker-0").stands_in == (mode == "parameter-server")
     play.exit(lost, 1)
     play.settle()
     assert play.pod("worker-0").started == ([1, 2] if again else [1])
-    assert play.pod("worker-0").serving != again
+    assert play.pod("worker-0").stands_in != again
     for name in play.running():
         if name != "ps-0":
             play.exit(name, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.decisions import state as run_state
+from launcher.decisions import state as decisions_state
 from launcher.decisions.state import RunPhase
 from launcher.shared.exits import ExitCode, Phase
 from launcher.shared.identity import Task
@@ -45,7 +45,7 @@ def test_a_deadline_ends_the_run_before_all_tasks_are_adopted() -> None:
 
 def test_missing_code_ends_a_run_whose_tasks_never_started() -> None:
     play = Play()
-    play.step(run_state.NoCode("there is no app in /exports"))
+    play.step(decisions_state.NoCode("there is no app in /exports"))
     assert play.end
     assert (play.end.exit_code, play.end.reason) == (66, "there is no app in /exports")
 
@@ -53,7 +53,7 @@ def test_missing_code_ends_a_run_whose_tasks_never_started() -> None:
 def test_missing_code_does_not_end_a_run_of_which_a_task_was_heard() -> None:
     play = Play()
     play.tell("worker-0")
-    play.step(run_state.NoCode("there is no app in /exports"))
+    play.step(decisions_state.NoCode("there is no app in /exports"))
     assert play.end is None
 
 
@@ -62,7 +62,7 @@ def test_an_older_report_that_comes_late_is_ignored(play: Play) -> None:
     play.exit("worker-1", 1)
     play.settle()
     before = play.state
-    play.step(run_state.Heard(old))
+    play.step(decisions_state.Heard(old))
     assert play.state == before
 
 
@@ -70,7 +70,7 @@ def test_a_task_that_is_not_of_the_run_changes_nothing(play: Play) -> None:
     stranger = Pod(Task("worker", 7), "stranger")
     before = play.state
     report = stranger.report()
-    play.step(run_state.Heard(report))
+    play.step(decisions_state.Heard(report))
     assert play.state == before
     told = play.directive(report)
     assert told
@@ -90,14 +90,14 @@ def test_a_task_that_is_not_of_the_run_is_told_to_stop(play: Play) -> None:
 
 def test_a_report_that_is_heard_twice_changes_nothing(play: Play) -> None:
     report = play.pod("worker-1").report()
-    play.step(run_state.Heard(report))
+    play.step(decisions_state.Heard(report))
     before = play.state
-    play.step(run_state.Heard(report))
+    play.step(decisions_state.Heard(report))
     assert play.state == before
 
 
 def test_the_same_events_give_the_same_decisions() -> None:
-    def history() -> tuple[run_state.State, list[str]]:
+    def history() -> tuple[decisions_state.State, list[str]]:
         play = started()
         play.exit("worker-1", 1)
         play.settle("worker-0")
@@ -110,10 +110,10 @@ def test_the_same_events_give_the_same_decisions() -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_reports_from_before_the_controllers_first_read_count(play: Play, when: str) -> None:
-    play.state = run_state.State(play.job, play.job, Leader(0, "new"))
+    play.state = decisions_state.State(play.job, play.job, Leader(0, "new"))
     if when == "before":
         play.tell(*EVERYBODY)
-    play.step(run_state.Begin(1, {"ps": 1, "worker": 2}, {}))
+    play.step(decisions_state.Begin(1, {"ps": 1, "worker": 2}, {}))
     if when == "after":
         play.tell(*EVERYBODY)
     assert play.state.phase is RunPhase.LEADING

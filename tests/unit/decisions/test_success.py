@@ -21,7 +21,7 @@ def test_success_needs_every_worker(play: Play) -> None:
     play.settle()
     assert play.end is None
     assert play.running() == {"ps-0": 1, "worker-1": 1}
-    assert play.pod("worker-0").serving, "its seat is kept"
+    assert play.pod("worker-0").stands_in, "a server stands in for it"
     play.exit("worker-1", 0)
     play.settle()
     assert play.end

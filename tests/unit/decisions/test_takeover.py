@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from launcher.decisions import directive
-from launcher.decisions import state as run_state
+from launcher.decisions import state as decisions_state
 from launcher.decisions.state import RunPhase
 from launcher.decisions.step import step
 from launcher.shared.exits import End, Phase
@@ -24,7 +24,7 @@ from tests.unit.play import (
 
 
 def test_nothing_is_decided_before_the_record_of_the_end_is_read(play: Play) -> None:
-    play.state = run_state.State(play.job, play.job, Leader(0, "new"))
+    play.state = decisions_state.State(play.job, play.job, Leader(0, "new"))
     play.exit("worker-0", 0)
     play.exit("worker-1", 1)
     play.lose("worker-0")
@@ -180,15 +180,15 @@ def test_the_older_of_two_controllers_yields(play: Play) -> None:
     play.lead(play.job)
     play.settle()
     report = play.pod("worker-0").report()
-    state, _ = step(older, run_state.Heard(report), play.now)
+    state, _ = step(older, decisions_state.Heard(report), play.now)
     assert state.phase is RunPhase.YIELDED
     assert directive.directive(directive.instructions(state), report) is None
 
 
 def test_a_controller_without_kubernetes_takes_a_number_above_all_others(play: Play) -> None:
     """A clock that is behind must not keep a controller from leading."""
-    play.state = run_state.State(play.job, play.job, Leader(0, "new"))
-    play.step(run_state.Begin(0, {}, {}))
+    play.state = decisions_state.State(play.job, play.job, Leader(0, "new"))
+    play.step(decisions_state.Begin(0, {}, {}))
     play.settle()
     assert play.state.leader == Leader(2, "new")
     assert play.running() == all_run(1)
@@ -217,11 +217,11 @@ def test_the_older_controller_yields_also_before_it_leads(play: Play, early: boo
     report = play.pod("worker-0").report()
     assert report.holds
     younger = replace(report.holds, leader=Leader(3, "younger"))
-    events: list[run_state.Event] = [
-        run_state.Begin(2, {}, {}),
-        run_state.Heard(replace(report, holds=younger)),
+    events: list[decisions_state.Event] = [
+        decisions_state.Begin(2, {}, {}),
+        decisions_state.Heard(replace(report, holds=younger)),
     ]
-    state = run_state.State(play.job, play.job, Leader(0, "older"))
+    state = decisions_state.State(play.job, play.job, Leader(0, "older"))
     for event in reversed(events) if early else events:
         state, _ = step(state, event, play.now)
     assert state.phase is RunPhase.YIELDED

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from launcher.controller.status import PATH, document
-from launcher.decisions import state as run_state
+from launcher.decisions import state as decisions_state
 from launcher.decisions import step
 from launcher.local import status
 from launcher.shared.exits import ExitCode, LauncherError
@@ -40,11 +40,11 @@ def test_the_lines_tell_the_run_its_tasks_and_the_last_cause() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ready", "said"), [(True, "waiting to join"), (False, "pulling the code")]
+    ("can_start", "said"), [(True, "waiting to join"), (False, "pulling the code")]
 )
-def test_a_task_that_waits_to_join_is_told(ready: bool, said: str) -> None:
+def test_a_task_that_waits_to_join_is_told(can_start: bool, said: str) -> None:
     small = job(replicas={"ps": 1, "worker": 1})
-    found = document(state(ready=ready, job=small), 100.0)
+    found = document(state(can_start=can_start, job=small), 100.0)
     assert status.show(found)[3] == f"  worker-1  {said}"
 
 
@@ -55,11 +55,11 @@ def test_the_lines_tell_of_a_failed_and_silent_task() -> None:
 
 def test_the_end_of_a_run_is_one_line() -> None:
     end = {"phase": "Failed", "reason": "worker-1 failed: exit code 42", "exitCode": 42}
-    assert status.show({"end": end}) == ["Failed: worker-1 failed: exit code 42 (code 42)"]
+    assert status.show({"end": end}) == ["Failed: worker-1 failed: exit code 42 (exit code 42)"]
 
 
 def test_a_run_of_which_no_task_was_heard_is_told() -> None:
-    begun, _ = step.step(state(seats={}), run_state.Tick(), 41.0)
+    begun, _ = step.step(state(seats={}), decisions_state.Tick(), 41.0)
     assert status.show(document(begun, 41.0))[0].startswith("mnist: leading")
 
 
@@ -169,8 +169,8 @@ def test_watch_prints_each_change_until_the_controller_is_gone(
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        ('{"phase": "Failed", "reason": "why", "exitCode": 42}', "Failed: why (code 42)"),
-        ("what Python says", "Ended: what Python says (code 42)"),
+        ('{"phase": "Failed", "reason": "why", "exitCode": 42}', "Failed: why (exit code 42)"),
+        ("what Python says", "Ended: what Python says (exit code 42)"),
     ],
 )
 def test_the_end_is_read_from_the_termination_message(

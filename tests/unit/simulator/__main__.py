@@ -11,9 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tests.unit.simulator.histories import explain, play, tell
-from tests.unit.simulator.schedule import (
-    schedule_for,
-)
+from tests.unit.simulator.schedule import schedule_for
 
 
 def _batch(seeds: range) -> tuple[int, list[tuple[int, str]]]:
@@ -26,7 +24,9 @@ def _batch(seeds: range) -> tuple[int, list[tuple[int, str]]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Seeded schedules against launcher.decisions.")
+    parser = argparse.ArgumentParser(
+        description="Seeded schedules of faults against both pure steps."
+    )
     parser.add_argument("--seeds", type=int, default=2000, help="how many schedules")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--tell", action="store_true", help="print each schedule's history")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from launcher.decisions import directive, forming
-from launcher.decisions import state as run_state
+from launcher.decisions import state as decisions_state
 from launcher.decisions.step import step
 from launcher.shared.exits import End, ExitCode
 from launcher.shared.identity import Task
@@ -95,12 +95,12 @@ class Controller:
     job: Job
     wish: Wish
     offset: float
-    state: run_state.State
+    state: decisions_state.State
     alive: bool = True
     number: int = 0  # of its claim on the StatefulSets
     recorded: bool = False
     waiting: dict[Task, tuple[Pod, int, int, Report]] | None = None
-    effects: list[run_state.Effect] | None = None
+    effects: list[decisions_state.Effect] | None = None
     busy: bool = False
     farewell: set[Task] | None = None
 
@@ -348,7 +348,7 @@ class Simulation:
     def start_controller(self, serial: int) -> None:
         if serial != self.newest:
             return
-        state = run_state.State(self.job, self.job, Leader(0, f"{self.random():.6f}"))
+        state = decisions_state.State(self.job, self.job, Leader(0, f"{self.random():.6f}"))
         controller = Controller(serial, self.job, self.wish, self.random() * 1e6, state)
         controller.waiting, controller.effects, controller.farewell = {}, [], set()
         self.controllers.append(controller)
@@ -366,18 +366,20 @@ class Simulation:
         if run in self.records:
             self.log("the record says that {} has ended", run)
             there = {role: self.replicas.get(role, 0) for role in controller.job.replicas}
-            self.step(controller, run_state.Begin(number, there, {}, end=self.records[run]))
+            self.step(controller, decisions_state.Begin(number, there, {}, end=self.records[run]))
             return
         began_at = self.run_began.setdefault(run, self.now)
         roles = [role for role in controller.job.replicas if role in self.replicas]
         revisions = {role: str(self.wish.revision) for role in roles}
         replicas = {role: self.replicas[role] for role in roles}
-        self.step(controller, run_state.Begin(number, replicas, revisions, self.now - began_at))
+        self.step(
+            controller, decisions_state.Begin(number, replicas, revisions, self.now - began_at)
+        )
         self.tick(controller)
 
     def tick(self, controller: Controller) -> None:
         if controller.alive:
-            self.step(controller, run_state.Tick())
+            self.step(controller, decisions_state.Tick())
             self.after(TICK_SECONDS, self.tick, controller)
 
     def crash(self, controller: Controller, again: bool = True) -> None:
@@ -390,26 +392,29 @@ class Simulation:
         if again and controller.serial == self.newest and self.outcome is None:
             self.after(0.5 + self.random() * 8, self.start_controller, controller.serial)
 
-    def step(self, controller: Controller, event: run_state.Event) -> None:
+    def step(self, controller: Controller, event: decisions_state.Event) -> None:
         before = controller.state
         now = self.now + controller.offset
         state, effects = step(before, event, now)
         controller.state = state
         if self.history is not None:
             for effect in effects:
-                if isinstance(effect, run_state.Say):
+                if isinstance(effect, decisions_state.Say):
                     self.log("[{}] {}", controller.serial, effect.text)
-        if len(state.charges) > len(before.charges) and before.phase is run_state.RunPhase.LEADING:
+        if (
+            len(state.charges) > len(before.charges)
+            and before.phase is decisions_state.RunPhase.LEADING
+        ):
             promises.check_charge(self, controller)
             for seconds in (5.0, 15.0, 30.0):
                 self.after(seconds, promises.check_charges, self)
         for effect in effects:
-            if not isinstance(effect, run_state.Say):
+            if not isinstance(effect, decisions_state.Say):
                 assert controller.effects is not None
                 controller.effects.append(effect)
         if effects:
             self.follow(controller)
-        if state.phase is run_state.RunPhase.YIELDED:
+        if state.phase is decisions_state.RunPhase.YIELDED:
             self.crash(controller)
         elif state is not before:
             self.wake(controller)
@@ -433,7 +438,7 @@ class Simulation:
         controller.busy = True
         self.after(self.random() ** 3 * 3, self.carry_out, controller, effect)
 
-    def carry_out(self, controller: Controller, effect: run_state.Effect) -> None:
+    def carry_out(self, controller: Controller, effect: decisions_state.Effect) -> None:
         controller.busy = False
         if not controller.alive:
             return
@@ -441,9 +446,9 @@ class Simulation:
             self.log("controller {} leads no more", controller.serial)
             self.crash(controller)
             return
-        if isinstance(effect, run_state.Scale):
+        if isinstance(effect, decisions_state.Scale):
             self.scale(effect.role, effect.replicas)
-        elif isinstance(effect, run_state.Finish):
+        elif isinstance(effect, decisions_state.Finish):
             self.finish(controller, effect.end)
             return
         self.follow(controller)
@@ -495,9 +500,9 @@ class Simulation:
         assert controller.farewell is not None
         holds = report.holds
         ended = holds and holds.action is Action.END and holds.run == controller.job.run
-        if ended and not run_state.runs(report):
+        if ended and not decisions_state.runs(report):
             controller.farewell.add(report.task)
-        self.step(controller, run_state.Heard(report))
+        self.step(controller, decisions_state.Heard(report))
         if not controller.alive:
             return
         wanted = self.directive(controller, report)

@@ -11,7 +11,7 @@ from launcher.task.watch import WAITS, Watch
 
 
 @pytest.mark.parametrize(
-    ("line", "step", "last_step"),
+    ("line", "step", "total_steps"),
     [
         ("step 900", 900, None),
         ("step 900/2000 loss 0.1", 900, 2000),
@@ -27,14 +27,14 @@ from launcher.task.watch import WAITS, Watch
     ],
 )
 def test_a_step_is_read_as_programs_print_it(
-    tmp_path: Path, line: str, step: int | None, last_step: int | None
+    tmp_path: Path, line: str, step: int | None, total_steps: int | None
 ) -> None:
     watch = Watch(tmp_path / "ready", None)
     watch.line(line)
-    assert (watch.global_step, watch.total_steps) == (step, last_step)
+    assert (watch.global_step, watch.total_steps) == (step, total_steps)
 
 
-def test_the_last_step_is_remembered(tmp_path: Path) -> None:
+def test_the_total_is_remembered(tmp_path: Path) -> None:
     watch = Watch(tmp_path / "ready", None)
     for line in ("step 1 of 9", "loss 0.5", "step 2"):
         watch.line(line)
