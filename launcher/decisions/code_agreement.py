@@ -1,4 +1,4 @@
-"""Agreement of the tasks on the code: programs that run together are of one digest. Pure."""
+"""Agreement of the tasks on the code: programs that run together have the same digest. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from launcher.shared.identity import Task
 from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Report
 
-# For the tasks' code to become the same: NFS clients may believe what they saw for a minute.
+# How long, and how often, tasks pull again before different code ends the run: NFS clients cache
+# for up to a minute.
 AGREE_SECONDS = 120.0
 AGREE_PULLS = 3
 LONGEST_PULL_PAUSE = 20.0
@@ -29,10 +30,10 @@ LONGEST_PULL_PAUSE = 20.0
 def agree(state: State, now: float, later: frozenset[Task] = frozenset()) -> Step:
     """Starts the tasks that are formed, if those that run the program have the same code.
 
-    What the run began with is its code to the end, unless each generation is to pull anew.
+    A run keeps the code that it began with, unless each generation pulls new code (code.refresh).
     """
     found = digests(state)
-    if not found:  # only servers start: the one program is still being stopped
+    if not found:  # only servers start: no task has code to compare
         return start(state, now, later)
     alone = frozenset(task for task in found if task.role == EVALUATOR)
     workers = [digest for task, digest in found.items() if task not in alone]
@@ -41,7 +42,7 @@ def agree(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
     if not others:
         return start(state, now, later)
     if alone.issuperset(others) and not alone.issuperset(state.forming):
-        # The evaluator only looks on: nobody waits for it.
+        # The run does not wait for the evaluator.
         return start(state, now, later=later | alone & state.forming)
     named = first_of([f"{task} has {found[task]}" for task in others], " have others")
     known = "the run began with" if state.digest else "the rest"
@@ -49,15 +50,15 @@ def agree(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
     everybody = frozenset(state.job.tasks)
     if state.job.delivery.refresh and not state.forming >= everybody:
         return form_with(state, everybody), (Say(f"{text}; all tasks pull it again"),)
-    # Before the first start it is unknown whose code is the newest.
+    # Before the first start it is unknown which code is the newest, so all pull again.
     again = others if state.digest else sorted(found)
     return _disagree(state, now, text, again, others[0] if not alone.issuperset(others) else None)
 
 
 def _disagree(state: State, now: float, text: str, again: list[Task], culprit: Task | None) -> Step:
-    """Has tasks pull the code again after a pause; where that does not help, the run ends.
+    """Has tasks pull the code again after a pause; ends the run where that does not help.
 
-    It does not end where only the evaluator differs: there is no culprit then.
+    Without a culprit, where only the evaluator differs, the run does not end.
     """
     before = state.disagreement or Disagreement(now)
     seconds = now - before.since
@@ -74,7 +75,7 @@ def _disagree(state: State, now: float, text: str, again: list[Task], culprit: T
 
 
 def resolved(state: State, chief: Report) -> State:
-    """What a branch means is found out once, by the chief, for all tasks."""
+    """Keeps the commit to which the chief resolved the branch: all tasks pull that commit."""
     holds = chief.holds
     if state.commit or not chief.can_start or not holds or holds.run != state.job.run:
         return state
@@ -84,7 +85,7 @@ def resolved(state: State, chief: Report) -> State:
 
 
 def known_digest(state: State) -> str | None:
-    """The digest of the code that the run began with, as those know it who took part."""
+    """The digest of the code that the run began with, as most tasks that took part report it."""
     found = Counter(
         digest
         for task, digest in digests(state).items()

@@ -1,7 +1,7 @@
-"""What one task shall change to. Pure.
+"""The directive that answers a task's report. Pure.
 
 A directive is made of the Instructions to all tasks and of the task's own report, and of nothing
-else. So whoever compares Instructions knows whether a directive may have changed.
+else. So while the Instructions stay the same, so does the directive that answers a report.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ NO_ORDERS = Orders()
 
 @dataclass(frozen=True)
 class Instructions:
-    """All of a State that directives are made of."""
+    """What all directives are made of: the part of a State that they depend on."""
 
     phase: RunPhase
     leader: Leader
     # The run at the size that trains.
     job: Job
-    # The latest one, 0 before any.
+    # The latest generation; 0 before any.
     generation: int
-    # How many failures the restart budget has paid for.
+    # How many failures count against the restart budget.
     charged: int
-    # What a branch means, where that has been found out.
+    # The commit to which the chief resolved the branch; None until then.
     commit: str | None
-    # The addresses of tasks whose names may still mean an older pod.
+    # The IP addresses of tasks whose names may still resolve to an older pod.
     hosts: Mapping[Task, str]
-    # Whether a program that shall stop still runs.
+    # Whether a program that is to stop still runs.
     programs_stop: bool
     orders: Mapping[Task, Orders]
 
 
 def instructions(state: State) -> Instructions:
-    """What the tasks of a run are told by a State."""
+    """The part of a State that directives depend on."""
     return Instructions(
         phase=state.phase,
         leader=state.leader,
@@ -59,7 +59,7 @@ def instructions(state: State) -> Instructions:
 
 
 def _programs_stop(state: State) -> bool:
-    """Whether a program that shall stop still runs."""
+    """Whether a program that is to stop still runs."""
     programs = filter(state.job.mode.decides_success, state.to_stop)
     reports = (state.seats[task].report for task in programs)
     return any(
@@ -69,7 +69,7 @@ def _programs_stop(state: State) -> bool:
 
 
 def directive(told: Instructions, report: Report) -> Directive | None:
-    """What the task that reports shall change to; None where it shall go on with what it holds."""
+    """What the task that reports has to change to; None if it goes on with what it holds."""
     if told.phase in (RunPhase.STARTING, RunPhase.YIELDED):
         return None
     if told.phase is RunPhase.ADOPTING and report.holds:
@@ -92,7 +92,7 @@ def directive(told: Instructions, report: Report) -> Directive | None:
 
 
 def _end(told: Instructions, report: Report) -> tuple[Action, int] | None:
-    """The run has ended: nothing to tell who knows that, even by another controller."""
+    """The run has ended. A task that knows the end, even from another controller, gets None."""
     holds = report.holds
     if not holds:
         return Action.END, told.generation
@@ -103,24 +103,25 @@ def _end(told: Instructions, report: Report) -> tuple[Action, int] | None:
 
 
 def _part(told: Instructions, report: Report) -> tuple[Action, int] | None:
-    """The task's part in the run: what it shall do, and in which generation."""
+    """The task's part in the run: its action, and the generation of that."""
     task, holds, mode = report.task, report.holds, told.job.mode
     orders = told.orders.get(task, NO_ORDERS)
     if orders.forming or orders.generation is None:
         serves = not mode.runs_program(task) and holds and holds.action is Action.RUN
         if serves and told.programs_stop:
-            return None  # it keeps the variables until every program could save them
+            return None  # the server keeps the variables until every program has saved and stopped
         member = task.index < told.job.replicas.get(task.role, 0)
         if holds and not member:
-            return Action.WAIT, max(told.generation, holds.generation)  # it only has to stop
+            return Action.WAIT, max(told.generation, holds.generation)  # it leaves: it only stops
         return Action.WAIT, told.generation
     if not orders.done:
         return Action.WAIT if orders.waits_for_chief else Action.RUN, orders.generation
-    # It must not train again. What an older controller told it since is no going back.
+    # The program must not train again. An older controller may have given the task a later
+    # generation; the number never decreases.
     later = holds.generation if holds else 0
     generation = max(orders.generation, later)
     if mode.stand_ins and mode.decides_success(task):
         return Action.STAND_IN, generation
     if report.incarnation == orders.incarnation and later <= orders.generation:
-        return Action.RUN, generation  # it holds that already, and its child has ended
+        return Action.RUN, generation  # it holds that already: its child has ended
     return Action.WAIT, generation

@@ -1,13 +1,13 @@
 """All decisions about a run, as a pure function: `step(state, event, now)`.
 
 No I/O, no clock, no randomness. `state` holds what is known, and the phases of a run. A generation
-is a number that grows whenever tasks have to start (again). Forming it takes all of them to say
-that nothing of theirs runs any more; then they start together. `modes` tells how far a loss
-reaches: one worker, or everybody. A failure can end the run only once all tasks have been heard
-from after it, for one that was lost explains it.
+is the number of a start: it grows whenever tasks start or restart. A generation forms until all of
+its tasks have reported that no child of theirs runs; then they start together. `modes` tells which
+tasks restart when one is lost: only that one, or others too. A failure can end the run only when
+all tasks have reported after it, because the loss of another task may be its root cause.
 
-Here is what each event starts. The parts of a decision are `takeover`, `failures`,
-`code_agreement` and `forming`; `directive` is what a task is told of it all.
+This module holds what each event starts. The parts of a decision are in `takeover`, `failures`,
+`code_agreement` and `forming`; `directive` makes what each task is told.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ from launcher.shared.protocol import Leader, Report
 
 
 def step(state: State, event: Event, now: float) -> Step:
-    """The next state and what must be done, in this order."""
+    """The next state, and the effects to carry out in this order."""
     if state.phase in (RunPhase.ENDED, RunPhase.YIELDED):
         return state, ()
     if isinstance(event, Begin):
         return _begin(state, event, now)
     if isinstance(event, NoCode):
         if reports(state):
-            return state, ()  # somebody did start
+            return state, ()  # a task has started all the same
         return ended(state, End(Phase.FAILED, ExitCode.CODE_MISSING, event.reason))
     if isinstance(event, Heard):
         return _hear(state, event.report, now)
@@ -83,7 +83,7 @@ def _tick(state: State, now: float) -> Step:
 def _begin(state: State, event: Begin, now: float) -> Step:
     state = replace(state, leader=Leader(event.number, state.leader.id), pods=event.pods)
     if event.end:
-        # Tasks that are still there may not know yet, and nobody waits for those that leave.
+        # Tasks that are still there may not know the end yet. Tasks that leave need not know it.
         state, effects = scale(state, down=True, up=False)
         state, more = ended(state, event.end)
         return state, (*effects, *more)
@@ -113,13 +113,14 @@ def _hear(state: State, report: Report, now: float) -> Step:
     seat = state.seat(task)
     before = seat.report
     if before and before.incarnation == report.incarnation and before.sequence > report.sequence:
-        return state, ()  # overtaken on its way
+        return state, ()  # a newer report has overtaken it
     if state.phase is not RunPhase.STARTING and not _belongs(state, task):
         return state, ()
     lost_after = now if seat.heard_at is None else seat.heard_at
     news_from = seat.news_from
     if before and before.incarnation != report.incarnation:
-        # Nothing of its own has been dealt with; it may fail to prepare as the last one did.
+        # Of the new launcher nothing was handled yet. It may fail to prepare in the same
+        # generation as the launcher before it.
         news_from = latest_generation(state)
     state = with_seat(state, task, report=report, heard_at=now, news_from=news_from)
     if task == state.job.mode.chief:
@@ -140,7 +141,7 @@ def _hear(state: State, report: Report, now: float) -> Step:
 
 
 def _go_on(state: State, now: float) -> Step:
-    """Takes over, and leads from then on."""
+    """Takes over if it has not yet, then leads."""
     effects: tuple[Effect, ...] = ()
     if state.phase is RunPhase.ADOPTING:
         state, effects = adopt(state, now)
@@ -156,7 +157,7 @@ def _go_on(state: State, now: float) -> Step:
 
 
 def _lead(state: State, now: float) -> Step:
-    """Ends a run that is done, fits it to the pods that are there, starts tasks that are formed."""
+    """Ends a run that is done, adapts it to the pods that exist, starts tasks that are formed."""
     end = success(state)
     if end:
         return ended(state, end)
@@ -174,7 +175,7 @@ def _lead(state: State, now: float) -> Step:
 
 
 def _await_chief(state: State, now: float) -> Step:
-    """Lets go whom the chief keeps waiting: it has ended well, or its time is over."""
+    """Starts the tasks that wait for the chief, when it has ended well or is late."""
     if state.chief_due_at is None:
         return state, ()
     if state.seat(state.job.mode.chief).orders.done:
@@ -187,7 +188,7 @@ def _await_chief(state: State, now: float) -> Step:
 
 
 def _form(state: State, now: float) -> Step:
-    """Judges what failed, and starts the tasks that are formed, once they lack nothing."""
+    """Judges the failures and starts the tasks that are formed, once they lack nothing."""
     settles = state.settled_at is not None and now < state.settled_at
     if not state.forming or settles:
         return state, ()
@@ -229,9 +230,9 @@ def _yield(state: State) -> Step:
 
 
 def _after_misleading(state: State, report: Report) -> State:
-    """An older controller led a while longer, and told this task of a generation of its own.
+    """Handles that an older controller, which led a while longer, gave a task a later generation.
 
-    No generation is used twice, and the task starts in one of this controller's.
+    No generation is used twice, so this controller forms a later one for the task.
     """
     task = report.task
     orders = state.seat(task).orders
@@ -247,7 +248,7 @@ def _after_misleading(state: State, report: Report) -> State:
 
 
 def _misled(state: State, report: Report) -> int | None:
-    """The later generation that another controller has told a task of; None where none has."""
+    """The later generation that another controller gave a task; None if none did."""
     orders, holds = state.seat(report.task).orders, report.holds
     if holds and holds.leader == state.leader:
         return None
@@ -258,6 +259,6 @@ def _misled(state: State, report: Report) -> int | None:
 
 
 def _belongs(state: State, task: Task) -> bool:
-    """Whether it is a task of the run, or a pod that is there and shall leave it."""
+    """Whether it is a task of the run, or one that leaves and still has a pod."""
     wanted = state.wanted.replicas.get(task.role, 0)
     return task.index < max(state.pods.get(task.role, 0), wanted)

@@ -1,7 +1,7 @@
-"""Taking over: what goes on of that which runs, by a new controller or at a larger size. Pure.
+"""Taking over running tasks, by a new controller or at a larger size: which of them go on. Pure.
 
-A controller keeps no memory of its own. Tasks remember what they hold and how their children
-ended, and from that the run is built again; `step` goes on from there.
+A controller keeps no memory of its own. Tasks remember which directive they hold and how their
+children ended, and the run is rebuilt from that; `step` goes on from there.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ def adopt(state: State, now: float) -> Step:
 
 
 def _hear_out(state: State, now: float) -> tuple[State, bool]:
-    """Whether the tasks that matter have reported, and the run at the size that they make up."""
+    """The run at the size whose tasks have reported, and whether enough tasks have reported."""
     if not all_heard(state, state.job.tasks):
         smaller = _heard_size(state) if _waited(state.adopts_since, now) else None
         if not smaller:
             return state, False
-        # The last controller had asked for more pods, and there is no room for them yet.
+        # The last controller asked for more pods, and the cluster has no room for them yet.
         state = replace(state, job=smaller)
     if not all_heard(state, leaving(state)):
-        # One of them may still run the last generation's child, or may never have started.
+        # A task that leaves may still run a child of the last generation, or never have started.
         if state.complete_at is None:
             return replace(state, complete_at=now), False
         if not _waited(state.complete_at, now):
@@ -73,12 +73,12 @@ def _hear_out(state: State, now: float) -> tuple[State, bool]:
 
 
 def _waited(since: float | None, now: float) -> bool:
-    """Whether a task that may have left had the time to report."""
+    """Whether a task that leaves had the time to report."""
     return since is not None and now - since >= LEAVING_SECONDS
 
 
 def _heard_size(state: State) -> Job | None:
-    """The run at the size that was heard of, if that is what trains."""
+    """The run at the size whose tasks have reported, if a program trains at that size."""
     job = state.job
     heard = reports(state)
     counts = {
@@ -99,7 +99,7 @@ def _heard_size(state: State) -> Job | None:
 
 
 def _numbered(state: State, holdings: Mapping[Task, Holds]) -> State:
-    """A leader that was given no number takes one above all that the tasks know."""
+    """A leader without a number takes one above all that the tasks know."""
     if state.leader.number:
         return state
     number = max((holds.leader.number for holds in holdings.values()), default=0)
@@ -107,7 +107,7 @@ def _numbered(state: State, holdings: Mapping[Task, Holds]) -> State:
 
 
 def _trains_on(state: State, holdings: Mapping[Task, Holds]) -> bool:
-    """Whether a program goes on at the size that trains, or only the evaluator is missing."""
+    """Whether a program goes on at the current size, or only the evaluator's pod is missing."""
     tasks = frozenset(state.job.tasks)
     if all(task in tasks or task.role == EVALUATOR for task in state.wanted.tasks):
         return True
@@ -117,7 +117,7 @@ def _trains_on(state: State, holdings: Mapping[Task, Holds]) -> bool:
 
 
 def _found_running(state: State, holdings: Mapping[Task, Holds]) -> dict[Task, int]:
-    """The generations of the tasks whose children go on, or went on to their end."""
+    """The generations of the tasks whose children can go on, or have ended by themselves."""
     return {
         task: holds.generation
         for task in state.job.tasks
@@ -141,7 +141,7 @@ def _rebuilt(
         task: replace(
             state.seats[task],
             orders=_orders_found(report, running.get(task)),
-            # What failed of those that start anyway may have failed for the same reason.
+            # Of tasks that restart anyway, earlier failures do not matter any more.
             news_from=generation + 1 if task in anew else running.get(task, 1),
         )
         for task, report in heard.items()
@@ -163,7 +163,7 @@ def _rebuilt(
 
 
 def _orders_found(report: Report, generation: int | None) -> Orders:
-    """What the last controller had decided of a task; without a generation it has to start."""
+    """What the last controller decided of a task; without a generation the task has to start."""
     holds = report.holds
     pull = holds.pull if holds else 0
     if generation is None:
@@ -174,15 +174,15 @@ def _orders_found(report: Report, generation: int | None) -> Orders:
 
 
 def _charged(state: State, holdings: Mapping[Task, Holds]) -> int:
-    """How many failures the restart budget has paid for.
+    """How many failures count against the restart budget.
 
-    Charges are taken back as well, in the newest generation: the least there knows best.
+    Charges can be taken back, so the smallest count in the newest generation is the right one.
     """
     for task in {*(t for t in state.job.tasks if t.role != EVALUATOR), *leaving(state)}:
         report, holds = state.seat(task).report, holdings.get(task)
         begun = holds is not None and holds.generation > 0
         if not begun or not report or _ended_with(DRAINED, report.child):
-            return 0  # one that was lost may be what some of it was charged for
+            return 0  # the charged failures may follow from the loss of this task
     digest = state.job.program_digest
     known = [holds for holds in holdings.values() if holds.program_digest == digest]
     latest = max((holds.generation for holds in known), default=0)
@@ -192,7 +192,7 @@ def _charged(state: State, holdings: Mapping[Task, Holds]) -> int:
 def _set_going(
     state: State, holdings: Mapping[Task, Holds], anew: frozenset[Task], now: float
 ) -> Step:
-    """Has those formed that cannot go on; where all go on, pods that are too many go."""
+    """Has tasks formed that cannot go on; if all can, removes the pods of tasks that leave."""
     if anew:
         state = form_with(state, anew)
         stop = any(holds.action in (Action.RUN, Action.STAND_IN) for holds in holdings.values())
@@ -208,7 +208,7 @@ def _set_going(
 
 
 def grow(state: State) -> Step:
-    """The pods for a larger size are there: it takes the place of the smaller one."""
+    """Changes to the larger size: its pods are there."""
     state = replace(state, job=state.wanted)
     holdings = _holdings(state)
     begun = {
@@ -227,7 +227,7 @@ def grow(state: State) -> Step:
     return state, (Say(f"{text}generation {state.generation} forms"),)
 
 
-# What tasks hold, and how it fits.
+# What tasks hold, and whether they can go on with it.
 
 
 def _holdings(state: State) -> dict[Task, Holds]:
@@ -236,11 +236,11 @@ def _holdings(state: State) -> dict[Task, Holds]:
 
 
 def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
-    """Whether what a task holds is still what is wanted of it."""
+    """Whether a task can go on with the directive that it holds."""
     if holds.program_digest != job.program_digest:
         return False
-    # Where only the chief starts again for other counts, servers keep an older ClusterSpec; the
-    # evaluator is in no ClusterSpec.
+    # In modes in which other counts restart only the chief, servers go on with an older ClusterSpec.
+    # The evaluator is in no ClusterSpec.
     servers_keep = job.mode.resize is Reach.WITH_CHIEF and not job.mode.runs_program(task)
     keeps = servers_keep or task.role == EVALUATOR
     return holds.cluster_digest == job.cluster_digest or keeps
@@ -249,7 +249,7 @@ def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
 def _anew(
     state: State, holdings: Mapping[Task, Holds], running: Mapping[Task, int]
 ) -> frozenset[Task]:
-    """Whom a new controller must start: the new, the lost, and all whom a change reaches."""
+    """The tasks that must start: new and lost ones, and all that have to restart with them."""
     job, tasks = state.job, state.job.tasks
     if not holdings or any(
         holds.program_digest != job.program_digest for holds in holdings.values()
@@ -264,16 +264,16 @@ def _anew(
     return job.mode.reached(lost, tasks)
 
 
-# An end that was found.
+# An end that the tasks remember.
 
 
 def _ended_with(exit_code: int, child: ChildReport | None) -> bool:
-    """Whether a task's child ended so, and not because it was told to."""
+    """Whether a task's child ended with this exit code, and was not told to stop."""
     return child is not None and child.exit_code == exit_code and not child.stopped
 
 
 def _remembered(state: State) -> End:
-    """How a run ended, as its tasks remember it: no record of it was kept."""
+    """How a run ended, as its tasks remember it; there is no record of the end."""
     mode = state.job.mode
     heard = reports(state)
     needed = [mode.chief] if state.job.success == "Chief" else state.job.tasks
@@ -287,7 +287,7 @@ def _remembered(state: State) -> End:
         if (child := report.child) and child.exit_code and not child.stopped
     ]
     if failed:
-        # The first failure of the newest generation; one from outside only if there is no other.
+        # The first failure of the newest generation; a SIGTERM only if there is no other failure.
         task, root = min(
             failed,
             key=lambda each: (-each[1].generation, each[1].exit_code == DRAINED, -each[1].ago),
