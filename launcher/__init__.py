@@ -1,4 +1,4 @@
-"""The tfrun launcher: runs one task of a distributed TensorFlow run, or the whole run.
+"""The tfrun launcher. It runs one task, the controller of a run, or a whole run on one machine.
 
     shared      everywhere: who a task is, modes, job.json, protocol, ClusterSpec, exits, log
     task        a task pod: one task's story, and the child process

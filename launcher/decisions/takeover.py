@@ -239,8 +239,8 @@ def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
     """Whether a task can go on with the directive that it holds."""
     if holds.program_digest != job.program_digest:
         return False
-    # In modes in which other counts restart only the chief, servers go on with an older ClusterSpec.
-    # The evaluator is in no ClusterSpec.
+    # Where other counts restart only the chief, servers go on with an older ClusterSpec. The
+    # evaluator is in no ClusterSpec.
     servers_keep = job.mode.resize is Reach.WITH_CHIEF and not job.mode.runs_program(task)
     keeps = servers_keep or task.role == EVALUATOR
     return holds.cluster_digest == job.cluster_digest or keeps

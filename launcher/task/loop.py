@@ -58,7 +58,7 @@ from launcher.task.watch import Watch
 FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 LEAVE_SECONDS = 0.2  # between two looks at whether the chief has left its server
 UP_SECONDS = 0.2  # between two looks at whether the chief's session is up
-LEAST_HANG_SECONDS = 0.1  # between two looks at whether the program makes progress
+LEAST_HANG_SECONDS = 0.1  # at least, between two looks at whether the program makes progress
 
 
 def run(settings: TaskSettings, environ: Mapping[str, str]) -> End:
@@ -100,8 +100,9 @@ class _Loop:
             assert settings.job
             self._told(Directive(Leader(0, "alone"), Action.RUN, 1, 0, settings.job))
         while True:
-            effects = self._take(self._next())
-            if self.watch:
+            event = self._next()
+            effects = self._take(event)
+            if self.watch and not isinstance(event, Seen):
                 effects = (*effects, *self._take(self._look(self.watch)))
             end = self._carry_out(effects)
             if end:
@@ -144,12 +145,17 @@ class _Loop:
     def _look(self, watch: Watch) -> Seen:
         return Seen(
             at=time.monotonic(),
-            up=is_chief(self.state) and watch.up(),
+            up=is_chief(self.state) and (self._is_up() or watch.up()),
             quiet=watch.quiet(),
             global_step=watch.global_step,
             total_steps=watch.total_steps,
             last_lines=self.child.last_lines() if self.child else (),
         )
+
+    def _is_up(self) -> bool:
+        """Whether the program is known to be up: its checkpoint folder need not be listed again."""
+        child = self.state.child
+        return child is not None and child.up
 
     def _chief_is_here(self) -> bool:
         directive = self.state.directive

@@ -62,7 +62,7 @@ class Code:
 class State:
     """All that a task's next step depends on.
 
-    The first five say who the task is: `incarnation` is new with every start of the launcher,
+    The first four say who the task is: `incarnation` is new with every start of the launcher,
     `address` its IP address, `revision` the template of its pod. `alone` says that no controller
     leads it, `leaves` that its launcher ends with the run.
     """

@@ -60,7 +60,9 @@ def step(state: State, event: Event) -> Step:
     last: Sequence[Effect] = ()
     if end:
         last = (Leave(end),)
-    elif state is not before or isinstance(event, Told):  # what it holds is always answered for
+    elif state is not before or isinstance(
+        event, Told
+    ):  # the link waits for a report after each directive
         last = (Tell(),)
     return state, (*effects, *more, *last)
 
@@ -190,7 +192,7 @@ def _advance(state: State) -> Step:
         return _begin(state, directive)
     if doing.activity in CHILDREN:
         return (state, ()) if _wants_child(doing, directive) else _stop(state, signal.SIGTERM)
-    if doing.directive is directive or doing.ending:
+    if doing.directive == directive or doing.ending:
         return state, ()
     return replace(state, doing=replace(doing, ending=True)), (Cancel(),)
 
@@ -202,17 +204,21 @@ def _begin(state: State, directive: Directive) -> Step:
         return state, ()
     if directive.action is Action.STAND_IN:
         if state.stood_in == generation:
-            return state, ()  # that server has ended: nobody was harmed, and it would end again
+            return (
+                state,
+                (),
+            )  # that server has ended by itself, and another would end in the same way
         doing = Doing(Activity.STANDING_IN, directive)
         return replace(state, doing=doing, stood_in=generation), (StartServer(directive),)
-    if _ended_in(state, generation) and not _asked_again(state, directive):
+    if _had_child_in(state, generation) and not _asked_again(state, directive):
         return state, ()
     if not has_code(state, directive):
         if not _may_pull(state, directive):
             return state, ()
-        # The last copy goes while the next one is made. What is known of an earlier child stays:
-        # a new controller may have to hear of its generation yet.
-        child = None if _ended_in(state, generation) else state.child
+        # The last copy goes while the next one is made. A child of a newer generation stays
+        # known: a new controller has yet to hear that there was one.
+        newer = state.child is not None and state.child.generation > generation
+        child = state.child if newer else None
         doing = Doing(Activity.PULLING, directive)
         return replace(state, doing=doing, code=None, child=child), (Pull(directive),)
     if directive.action is not Action.RUN:
@@ -232,8 +238,8 @@ def _wants_child(doing: Doing, directive: Directive) -> bool:
     return directive.action in actions and directive.generation == doing.directive.generation
 
 
-def _ended_in(state: State, generation: int) -> bool:
-    """Whether this generation's child was started already, and so has ended where none runs."""
+def _had_child_in(state: State, generation: int) -> bool:
+    """Whether the latest child, running or ended, is of this generation."""
     return state.child is not None and state.child.generation == generation
 
 
@@ -248,7 +254,7 @@ def _asked_again(state: State, directive: Directive) -> bool:
 def _may_pull(state: State, directive: Directive) -> bool:
     """The chief finds out what a branch means; all others wait until it is told."""
     known = directive.commit or not directive.job.source.moves
-    return bool(known or is_chief(state) or state.alone)
+    return bool(known or is_chief(state))
 
 
 def _stop(state: State, number: int) -> Step:

@@ -301,6 +301,7 @@ class Simulation:
         if self.random() < 0.8:
             self.send(pod)
         pod.alive = False
+        pod.token += 1  # what it had begun ends with it
         self.after(0.1 + self.random(), self.gone, pod)
 
     def gone(self, pod: Pod) -> None:
