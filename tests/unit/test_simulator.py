@@ -1,4 +1,4 @@
-"""Seeded schedules of faults against the decisions; and broken decisions, which it must notice."""
+"""Seeded schedules of faults against both steps; and broken rules, which it must notice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launcher.decisions import code_agreement, directive, failures, forming, step, takeover
+from launcher.task import step as task_step
 from tests.unit.simulator import histories
 from tests.unit.simulator.schedule import schedule_for
 
@@ -98,6 +99,22 @@ RULES = {
         failures,
         "if child.generation < state.seat(task).news_from:",
         "if False:",
+    ),
+    "a task starts its child once in a generation": (
+        task_step,
+        "return state.child is not None and state.child.generation == generation",
+        "return False",
+    ),
+    "a task that waits starts nothing": (
+        task_step,
+        "if directive.action is not Action.RUN:",
+        "if False:",
+    ),
+    "a preparation that was cancelled is no failure": (
+        task_step,
+        "        if doing.ending:\n            return state, ()\n"
+        "        state = replace(state, failed=",
+        "        state = replace(state, failed=",
     ),
     "who could not prepare prepares again": (
         failures,

@@ -308,3 +308,23 @@ def test_a_new_run_starts_after_the_end_of_the_last(play: Play) -> None:
     play.settle()
     assert play.end is None
     assert play.running() == all_run(2)
+
+
+def test_the_end_of_another_runs_program_is_not_remembered_as_this_runs(play: Play) -> None:
+    """Where the end is not on record, a controller after it asks the tasks."""
+    for name in ("worker-0", "worker-1"):
+        play.exit(name, 0)
+    play.settle()
+    assert play.end
+    for name in ("worker-0", "worker-1"):
+        play.pod(name).can_pull = False
+    play.lead(job(run="another", deadline=100))
+    play.settle()
+    play.tick(100)
+    play.settle()
+    assert play.end
+    assert play.end.phase is Phase.FAILED
+    play.lead(job(run="another", deadline=200))
+    play.settle()
+    assert play.end
+    assert play.end.phase is Phase.FAILED

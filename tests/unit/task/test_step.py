@@ -282,3 +282,76 @@ def test_a_task_without_controller_ends_with_its_program(code: int, phase: Phase
     assert isinstance(leave, Leave)
     assert (leave.end.phase, leave.end.exit_code) == (phase, code)
     assert leave.end.last_lines == ("bye",)
+
+
+# Rules that hold only in rare orders of events.
+
+
+def test_a_directive_that_comes_twice_cancels_nothing() -> None:
+    again = Told(replace(told(Action.RUN).directive))
+    assert after(told(Action.RUN), again)[1] == [Tell()]
+
+
+def test_a_preparation_is_cancelled_once() -> None:
+    assert after(told(Action.RUN), told(Action.RUN, 2), told(Action.RUN, 3))[1] == [Tell()]
+
+
+def test_peers_that_were_reached_for_a_cancelled_start_are_reached_again() -> None:
+    state, _ = after(told(Action.RUN), PULLED, told(Action.RUN, 2), PeersReached())
+    assert doing(state) is Activity.REACHING
+    state, _ = after(told(Action.RUN, 1), PULLED, told(Action.WAIT, 1), PeersReached())
+    assert step(state, told(Action.RUN, 1))[1][0] == ReachPeers(told(Action.RUN, 1).directive)
+
+
+def test_a_pull_that_failed_and_then_came_makes_way_for_the_child() -> None:
+    failed = Failed(ExitCode.IO, "no answer", (), 1.0)
+    again = told(Action.RUN, pull=1)
+    state, effects = after(told(Action.RUN), failed, again, PULLED)
+    assert effects == [ReachPeers(again.directive), Tell()]
+    assert state.failed is None
+
+
+def test_a_start_that_failed_is_not_tried_again_for_another_pull() -> None:
+    failed = Failed(127, "it is not found", (), 1.0)
+    assert after(*RUNS, failed, told(Action.RUN, pull=1))[1] == [Tell()]
+
+
+def test_a_failed_pull_is_tried_again_only_in_its_own_generation() -> None:
+    state, _ = after(told(Action.WAIT), Failed(ExitCode.IO, "no answer", (), 1.0))
+    state = replace(state, child=ChildReport(2, 0))
+    assert step(state, told(Action.WAIT, 2, pull=1))[1] == (Tell(),)
+
+
+def test_the_code_is_not_there_while_it_is_pulled_again() -> None:
+    state, _ = after(told(Action.WAIT), PULLED, told(Action.WAIT, pull=1))
+    assert state.code is None
+    assert not report(state, 1, 0.0).can_start
+
+
+def test_a_pull_forgets_a_child_of_an_earlier_generation() -> None:
+    """It may be another run's: a controller would take its end for one of this run."""
+    ended = (*RUNS, ChildEnded(0, (), 1.0))
+    state, _ = after(*ended, told(Action.WAIT, 2, job=job(run="another")))
+    assert state.child is None
+
+
+def test_a_stand_in_that_is_stopped_leaves_the_programs_end_as_it_was() -> None:
+    served = (*RUNS, ChildEnded(0, (), 1.0), told(Action.STAND_IN))
+    state, effects = after(*served, told(Action.WAIT, 2))
+    assert effects == [Stop(signal.SIGTERM), Tell()]
+    assert state.child
+    assert not state.child.stopped
+
+
+def test_up_and_hung_stay_told() -> None:
+    runs = (told(Action.RUN, job=job(hangTimeout=60)), PULLED, PeersReached())
+    seen = Seen(100.0, up=True, quiet=61.0)
+    state, _ = after(*runs, seen, Seen(200.0, up=False, quiet=0.0, global_step=3), task=CHIEF)
+    assert state.child
+    assert (state.child.up, state.child.hung, state.child.global_step) == (True, True, 3)
+
+
+def test_an_older_generation_of_the_same_controller_is_not_obeyed() -> None:
+    assert after(told(Action.RUN, 2), told(Action.RUN, 1))[1] == [Tell()]
+    state, _ = after(told(Action.RUN, 2), told(Action.RUN, 1))
+    assert state.directive == told(Action.RUN, 2).directive
