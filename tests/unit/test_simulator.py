@@ -100,6 +100,11 @@ RULES = {
         "if child.generation < state.seat(task).news_from:",
         "if False:",
     ),
+    "a task obeys no older controller": (
+        task_step,
+        "if current and (directive.leader, directive.generation)",
+        "if False and (directive.leader, directive.generation)",
+    ),
     "a task starts its child once in a generation": (
         task_step,
         "return state.child is not None and state.child.generation == generation",

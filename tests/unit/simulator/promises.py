@@ -8,6 +8,7 @@ from launcher.decisions import failures
 from launcher.shared.exits import End, ExitCode, Phase
 from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR
+from launcher.shared.protocol import Holds
 from tests.unit.simulator.schedule import (
     PERMANENT,
 )
@@ -24,14 +25,25 @@ class Violation(AssertionError):  # noqa: N818 a promise that was broken, no mis
         self.rule = rule
 
 
-def check_running(world: Simulation, started: Pod, new: Process) -> None:
-    """Something has just started."""
+def check_obedience(pod: Pod, held: Holds | None) -> None:
+    """A task has been told something; `held` is what it followed before."""
+    holds = pod.holds
+    if not held or not holds:
+        return
+    if holds.leader < held.leader:
+        raise Violation("leader", f"{pod.task} goes back to an older controller")
+    if holds.generation < held.generation:
+        raise Violation("generation", f"{pod.task} goes back to generation {holds.generation}")
+
+
+def check_running(
+    world: Simulation, started: Pod, new: Process, sender: Controller, sent_at: float
+) -> None:
+    """Something has just started, as `sender` told the task at `sent_at`."""
     job = new.job
     ended_at = world.ended.get(job.run)
-    if ended_at is not None and started.sent_at > ended_at:
-        sender = started.sent_by
-        if sender and world.claims == sender.number:
-            raise Violation("after the end", f"{started.task} starts: {world.describe()}")
+    if ended_at is not None and sent_at > ended_at and world.claims == sender.number:
+        raise Violation("after the end", f"{started.task} starts: {world.describe()}")
     if started.task.role == EVALUATOR:
         return
     mode = job.mode

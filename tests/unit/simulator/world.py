@@ -49,7 +49,7 @@ class Process:
     began_at: float
     up: bool = False
     stopping: bool = False
-    doomed: str = ""  # whose fault its end will be
+    hung: bool = False
 
 
 @dataclass(eq=False)
@@ -65,8 +65,6 @@ class Pod:
     state: task_state.State | None = None  # the launcher's
     left: ChildReport | None = None  # what the last launcher in this pod died with
     sequence: int = 0
-    sent_by: Controller | None = None
-    sent_at: float = 0.0
     edition: int = 0  # of the code that was pulled
     process: Process | None = None
     epoch: int = 0  # of the request; answers to earlier ones are void
@@ -143,6 +141,7 @@ class Simulation:
         self.pull_fails: dict[Task, int] = {}
         self.drains: Counter[Task] = Counter()  # children that were terminated
         self.edits = 0  # of the code
+        self.sent: dict[int, tuple[Controller, float, Directive]] = {}  # by the directive's id()
 
     # Time.
 
@@ -549,7 +548,10 @@ class Simulation:
         """Something happens to a task, and all that it does about it."""
         assert pod.state
         token = pod.token
-        pod.state, effects = task_step.step(pod.state, event)
+        before = pod.state
+        pod.state, effects = task_step.step(before, event)
+        if pod.state.directive is not before.directive:
+            self.log("{} holds {}", pod.task, _holds(pod.holds))
         for effect in effects:
             if pod.token == token:
                 self.do(pod, effect)
@@ -616,17 +618,11 @@ class Simulation:
     ) -> None:
         if pod.token != token or pod.epoch != epoch or not pod.reachable or not pod.alive:
             return
-        holds = pod.holds
-        new = directive.holds()
-        if holds is None or (new.leader, new.generation) >= (holds.leader, holds.generation):
-            if holds and new.generation < holds.generation:
-                raise Violation(
-                    "generation", f"{pod.task} holds {_holds(holds)} and is told {_holds(new)}"
-                )
-            self.log("{} holds {}", pod.task, _holds(new))
-            pod.sent_by, pod.sent_at = controller, sent_at
+        held = pod.holds
+        self.sent[id(directive)] = (controller, sent_at, directive)
         pod.answered = False
         self.take(pod, task_state.Told(directive))
+        promises.check_obedience(pod, held)
 
     def pull(self, pod: Pod, token: int) -> None:
         if pod.token != token:
@@ -670,7 +666,7 @@ class Simulation:
         pod.process = process
         self.running[pod] = None
         self.log("{} starts its child in generation {}", task, generation)
-        promises.check_running(self, pod, process)
+        promises.check_running(self, pod, process, *self.sent[id(effect.directive)][:2])
         if not program:
             return
         poison = self.poison.get((job.run, self.wish.args))
@@ -695,7 +691,7 @@ class Simulation:
         self.after(seconds, self.end_child, pod, process, code, whose)
 
     def end_child(self, pod: Pod, process: Process, code: int, whose: str) -> None:
-        if pod.process is not process or process.doomed == "hung":
+        if pod.process is not process or process.hung:
             return
         task, job, stopped = pod.task, process.job, process.stopping
         self.note_end(pod)
@@ -725,7 +721,7 @@ class Simulation:
         """SIGTERM, and SIGKILL after the grace."""
         process = pod.process
         assert process
-        process.stopping, process.doomed = True, ""
+        process.stopping, process.hung = True, False
         chance = self.random()
         seconds, code = self.random() * 1.5, 143
         if not process.program:
@@ -755,11 +751,11 @@ class Simulation:
 
     def hang(self, pod: Pod, process: Process, whose: str) -> None:
         if process.job.hang_timeout and not process.stopping:
-            process.doomed = "hung"
+            process.hung = True
             self.after(HANG_SECONDS, self.tell_hang, pod, process, whose)
 
     def tell_hang(self, pod: Pod, process: Process, whose: str) -> None:
-        if pod.process is process and process.doomed == "hung":
+        if pod.process is process and process.hung:
             self.log("the child of {} makes no progress ({})", pod.task, whose)
             self.blame(pod, process.job, int(ExitCode.DEADLINE), whose)
             self.take(pod, task_state.Seen(self.now, up=process.up, quiet=HANG_SECONDS))
