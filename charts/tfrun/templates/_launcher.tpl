@@ -1,9 +1,9 @@
 {{/*
-The launcher that the pods of one side run: `task` or `controller`.
+Renders the launcher's files that the pods of one side need. A side is `task` or `controller`.
 
 A package of launcher/ says where its code runs (launcher/__init__.py), so a side is a list of
-packages. A ConfigMap's keys have no folders: launcher/task/step.py is the key task.step.py, and the
-volume's `items` make a path of it again.
+packages; `.` stands for the files at the top, __init__.py and __main__.py. A ConfigMap's keys have no
+folders: launcher/task/step.py is the key task.step.py.
 */}}
 
 {{/* Takes (dict "root" $ "side" "task"). */}}

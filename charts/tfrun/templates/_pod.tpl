@@ -33,7 +33,7 @@ securityContext:
   readOnly: true
 {{- end }}
 
-{{/* Takes (dict "root" $ "side" "task"). */}}
+{{/* Maps each key of the ConfigMap back to its path. Takes (dict "root" $ "side" "task"). */}}
 {{- define "tfrun.launcher.volume" -}}
 - name: tfrun-launcher
   configMap:

@@ -32,3 +32,16 @@ def test_the_map_names_exactly_the_files_of_each_folder(folder: Path) -> None:
 
 def test_the_map_names_no_folder_that_does_not_exist() -> None:
     assert NAMED.keys() <= {str(folder.relative_to(TESTS.parent)) for folder in FOLDERS}
+
+
+PAGES = [
+    *(TESTS.parent / name for name in ("README.md", "CHANGELOG.md", "tests/README.md")),
+    *(TESTS.parent / "docs").glob("*.md"),
+    *(TESTS.parent / "examples").glob("*/README.md"),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(TESTS.parent)) for p in PAGES])
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert link.startswith(("http://", "https://")) or (page.parent / link).exists(), link
