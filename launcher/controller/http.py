@@ -1,4 +1,4 @@
-"""HTTP/1.1, as little of it as tasks speak. Nothing that arrives is trusted for its size."""
+"""The part of HTTP/1.1 that tasks use. Sizes that a client claims are not trusted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IDLE_SECONDS = 60.0  # a connection that says nothing for so long is closed
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks for."""
+    """What a client asks for."""
 
     method: str
     path: str
@@ -24,7 +24,7 @@ class Request:
 
 
 class RefusedError(Exception):
-    """A request that is answered with an error; the text is for whoever asked."""
+    """A request that is answered with an error; the text is for the client."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)

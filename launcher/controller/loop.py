@@ -1,6 +1,6 @@
 """The run's controller: HTTP, clock and Kubernetes calls around the decisions.
 
-One event loop, so that decisions are taken one after the other.
+One event loop takes all decisions, one after the other.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ from launcher.shared.protocol import (
 
 TICK_SECONDS = 1.0
 BUSY_TICK_SECONDS = 0.05
-DIAGNOSE_SECONDS = 4.0  # without a word from any task
+DIAGNOSE_SECONDS = 4.0  # without a report from any task
 MISSING_SECONDS = 30.0  # how long a folder may stay missing before the run fails
-REFUSED_SECONDS = 5.0  # until a Role that has just been made is known to every API server
-FAREWELL_SECONDS = 2.0  # for the tasks to hear of the end; the pods go anyway
-KEPT_FAREWELL_SECONDS = 10.0  # and its grace, for tasks that nobody else will tell to stop
+REFUSED_SECONDS = 5.0  # until every API server knows a Role that was just created
+FAREWELL_SECONDS = 2.0  # for tasks to hear of the end; Kubernetes removes their pods anyway
+KEPT_FAREWELL_SECONDS = 10.0  # and grace, where pods stay: only the controller stops the tasks
 LONGEST_BACKOFF = 10.0
-# Codes after which the chart's Job starts the controller again: its own failure, and its death
-# by SIGKILL or SIGTERM. A run that ends with one of them must not be taken for that.
+# Exit codes after which the chart's Job restarts the controller: its own failure, and its end by
+# SIGKILL or SIGTERM. The controller must not exit with one of them because the run has.
 RETRIED = frozenset({ExitCode.BUG, signalled(signal.SIGKILL), signalled(signal.SIGTERM)})
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def run(settings: ControllerSettings) -> End:
 
 
 def exit_code(end: End) -> int:
-    """The controller's exit code: the run's own, or 1 where the Job would start it again."""
+    """The controller's exit code: the run's own, or 1 if the Job would restart the controller."""
     return 1 if end.phase is Phase.FAILED and end.exit_code in RETRIED else end.exit_code
 
 
@@ -97,7 +97,7 @@ class _Controller:
         self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         # Tasks are told of the end only when it is on record, so that a later controller finds it.
         self.end_recorded = False
-        self.farewell: set[Task] = set()  # who has heard of the end, and has stopped
+        self.farewell: set[Task] = set()  # tasks that know the end and have stopped
         self.server = Server(self._answer, self._fail)
         self.waiting: dict[Task, asyncio.Event] = {}
         self.encoded: dict[Holds, bytes] = {}
@@ -142,7 +142,7 @@ class _Controller:
             self._wake()
 
     def _check(self, task: asyncio.Future[Any]) -> None:
-        """A part of the controller that fails by itself ends it: nobody waits for a silent one."""
+        """Ends the controller when one of its background tasks has failed."""
         error = None if task.cancelled() else task.exception()
         if error:
             self._fail(error)
@@ -152,7 +152,7 @@ class _Controller:
             self.fault.set_exception(error)
 
     async def _until_superseded(self) -> End:
-        """What the run comes to; the Job starts a controller again that yielded in error."""
+        """How the run ended; after a yield, a SIGTERM: the Job then restarts the controller."""
         try:
             return await self._follow()
         except SupersededError:
@@ -161,7 +161,7 @@ class _Controller:
             return End(Phase.STOPPED, signalled(signal.SIGTERM), reason)
 
     async def _follow(self) -> End:
-        """Leads, and returns how the run ended. Raises SupersededError where another one leads."""
+        """Leads, and returns how the run ended. Raises SupersededError if a younger one leads."""
         self._step(await self._begin())
         while self.state.phase is not RunPhase.YIELDED:
             effect = await self.effects.get()
@@ -176,7 +176,7 @@ class _Controller:
         raise SupersededError
 
     async def _begin(self) -> Begin:
-        """Claims the StatefulSets, and finds out what there is."""
+        """Claims the StatefulSets, and reads the counts and records that they hold."""
         leader = Leader(time.time_ns() // 1_000_000 if self.kubernetes else 0, self.id)
         while self.kubernetes:
             for role in self.job.replicas:
@@ -184,7 +184,7 @@ class _Controller:
             newest = max(item.leader for item in self.found.values())
             if newest == leader:
                 break
-            leader = Leader(newest.number + 1, self.id)  # a clock is wrong
+            leader = Leader(newest.number + 1, self.id)  # the clock of one of the two is wrong
         ended = self._on_record()
         pods = {role: item.replicas for role, item in self.found.items()}
         revisions = {role: item.revision for role, item in self.found.items()}
@@ -193,7 +193,7 @@ class _Controller:
         return Begin(leader.number, pods, revisions, age, end)
 
     def _on_record(self) -> Mapping[str, Any] | None:
-        """How this run ended, where one of the StatefulSets has got to know it."""
+        """How this run ended, if a StatefulSet has that on record."""
         ends = [end for item in self.found.values() for end in item.ends]
         return next((end for end in ends if end.get("run") == self.job.run), None)
 
@@ -216,7 +216,7 @@ class _Controller:
             self._step(Tick())
 
     async def _diagnose(self) -> None:
-        """Says why no pod starts: with an NFS path that cannot be mounted no task ever speaks."""
+        """Logs why no pod starts: with an NFS path that cannot be mounted no task ever reports."""
         source = self.job.source
         said, missing_since = "", None
         while source.kind == "nfs":
@@ -235,7 +235,7 @@ class _Controller:
             elif missing_since is None:
                 missing_since = now
             elif self.state.phase is RunPhase.STARTING:
-                continue  # Kubernetes is away: the end could not be recorded
+                continue  # Kubernetes does not answer yet: the end could not be recorded
             elif now - missing_since >= MISSING_SECONDS:
                 self._step(NoCode(found.text))
                 return
@@ -275,7 +275,7 @@ class _Controller:
     async def _record(self, record: Mapping[str, Any]) -> bool:
         """Writes the end to every StatefulSet, in the same change that frees its pods.
 
-        Whether all pods go.
+        Returns whether Kubernetes removes all pods.
         """
         free = self.job.cleanup == "Delete"
         gone = free and self.kubernetes is not None
@@ -284,13 +284,13 @@ class _Controller:
             ends = [*(end for end in item.ends if end.get("run") != record["run"]), record]
             try:
                 await self._insist(self.kubernetes.end, role, self.state.leader, ends, free)
-            except LauncherError as error:  # the run has ended all the same, and so it is told
+            except LauncherError as error:  # the run has ended all the same
                 gone = False
                 say(f"{error.reason}. The end is not on record there, and its pods stay")
         return gone
 
     async def _farewell(self, gone: bool) -> None:
-        """Gives the tasks the time to hear of the end, and to stop."""
+        """Gives the tasks time to hear of the end and to stop."""
         seconds = FAREWELL_SECONDS if gone else KEPT_FAREWELL_SECONDS + self.job.grace
         tasks = set(reports(self.state) if gone else self.state.job.tasks)
         deadline = time.monotonic() + seconds
@@ -298,7 +298,7 @@ class _Controller:
             await asyncio.sleep(0.02)
 
     async def _insist(self, call: Callable[..., T], *arguments: object) -> T:
-        """Calls Kubernetes until it answers; it may be away for a while."""
+        """Calls Kubernetes until it answers: it may be unreachable for a while."""
         failures = 0
         refused_at: float | None = None
         while True:
@@ -313,12 +313,12 @@ class _Controller:
                 await asyncio.sleep(1.0)
             except (OSError, http.client.HTTPException) as error:
                 failures += 1
-                refused_at = None  # a server that comes back may know no rights for a moment
+                refused_at = None  # an API server that restarts may know no Roles at first
                 delay = min(LONGEST_BACKOFF, 0.2 * 2**failures)
                 say(f"Kubernetes does not answer, next try in {delay:.1f} s: {error!r}")
                 await asyncio.sleep(delay)
 
-    # What tasks and people ask.
+    # Requests of tasks, and of people who ask for the status.
 
     async def _answer(self, request: Request) -> bytes:
         if request.path == status.PATH and request.method == "GET":
@@ -355,7 +355,7 @@ class _Controller:
         return self.encoded[key]
 
     async def _hold(self, report: Report) -> Directive | None:
-        """Keeps a request until there is news for its task, for so long as HTTP allows."""
+        """Keeps a request open until its task gets a directive, for at most HOLD_SECONDS."""
         task, until = report.task, time.monotonic() + HOLD_SECONDS
         changed = self.waiting[task] = asyncio.Event()
         wanted = None

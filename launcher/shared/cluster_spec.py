@@ -26,9 +26,9 @@ def address(addresses: Addresses, task: Task, ip: str = "") -> str:
 def spec(job: Job, hosts: Mapping[Task, str]) -> dict[str, list[str]]:
     """The ClusterSpec: each role's addresses in the order of their indices.
 
-    `hosts` are IP addresses that are known. A pod that was made again has another one, and its
-    name may mean the old one for half a minute, in which TensorFlow would dial a dead address. Only
-    those whose loss others start again by are listed so: nobody keeps an address that is no more.
+    `hosts` are IP addresses that are known. A pod that was recreated has a new IP address, but its
+    name can resolve to the old one for half a minute. Only tasks whose loss restarts others are
+    listed by IP address, so no other task keeps an old address.
     """
     losses = job.mode.losses
     return {

@@ -1,6 +1,6 @@
-"""The training modes as a table: who runs the program, who serves, how far a loss reaches. Pure.
+"""The training modes as a table: who runs the program, who serves, whom a loss restarts. Pure.
 
-What TensorFlow does when a task is lost differs by mode, and so does what must start again:
+What TensorFlow does when a task is lost differs by mode, and so do the tasks that must restart:
 https://www.tensorflow.org/guide/distributed_training
 """
 
@@ -14,7 +14,7 @@ from launcher.shared.identity import Task
 
 
 class Reach(enum.Enum):
-    """What starts again with a task that was lost."""
+    """Which tasks restart when a task is lost."""
 
     ITSELF = "itself"
     WITH_CHIEF = "itself and the chief"
@@ -26,12 +26,12 @@ class Mode:
     """One training mode.
 
     `least` are the roles of the ClusterSpec and the fewest tasks of each. `chief` is the task
-    that initialises and saves the model. `losses` and `resize` tell what starts again when a task
-    of a role is lost, and when the counts change. `stand_ins`: a finished task's address must stay
-    answered while others train. `joins`: workers join and leave alone where their names are
-    listed before. `chief_first`: the others start once the chief's session is up. `servers_first`:
-    what starts again waits until its servers answer, because those that were left alone try each
-    other at its first word, and after one vain try fail for a while without another.
+    that initialises and saves the model. `losses` and `resize` tell which tasks restart when a task
+    of a role is lost, and when the counts change. `stand_ins`: while others train, a server stands
+    in for a program that has ended. `joins`: workers join and leave without a restart of others if
+    the ClusterSpec lists them from the start. `chief_first`: the others start once the chief's
+    session is up. `servers_first`: the chief restarts only after its servers answer, because a
+    failed first connection makes TensorFlow fail for a while.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Mode:
         return task.role in self.programs
 
     def reached(self, lost: Iterable[Task], tasks: Iterable[Task]) -> frozenset[Task]:
-        """The tasks that start again when some are lost, or cannot go on."""
+        """The tasks that restart when some are lost or cannot go on."""
         everybody = frozenset(task for task in tasks if task.role != EVALUATOR)
         found: set[Task] = set()
         for task in lost:
@@ -72,8 +72,8 @@ EVALUATOR = "evaluator"  # beside every mode: fed by checkpoints, in no ClusterS
 MODES = {
     mode.name: mode
     for mode in (
-        # Between-graph replication: every task's ClusterSpec lists the same names, and a ps that
-        # came back at another address is found again by no task that was connected to it.
+        # Between-graph replication: every task's ClusterSpec lists the same addresses, and a task
+        # that was connected to a ps does not find it at a new address.
         Mode(
             name="parameter-server",
             least={"ps": 1, "worker": 1},

@@ -1,1 +1,1 @@
-"""What runs in a task pod: the story of one task, and its child process."""
+"""What runs in a task pod: the decisions of one task, and its child process."""

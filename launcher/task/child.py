@@ -1,6 +1,6 @@
-"""A child process: a session of its own, signals, grace, output line by line, its end.
+"""A child process: a session of its own, signals, grace period, output line by line, its end.
 
-The launcher is a container's first process, so it also buries what its child leaves behind.
+The launcher is a container's first process, so it also reaps the orphans that its child leaves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KEPT_LINE_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class Ended:
-    """A child's end: its code as a shell says it, its last lines of output, and when it exited."""
+    """A child's end: its exit code as in a shell, its last lines of output, and when it exited."""
 
     exit_code: int
     last_lines: tuple[str, ...]
@@ -73,8 +73,8 @@ class Child:
     def send(self, number: int) -> None:
         """Sends a signal to the child's whole process group."""
         with self._reaping:
-            if not self._reaped:  # afterwards its id may be another's
-                # A group of which only the dead leader is left is no error.
+            if not self._reaped:  # after that another process may have its id
+                # The group may have only its dead leader left.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.pid, number)
 
@@ -93,15 +93,15 @@ class Child:
         pump = threading.Thread(target=self._pump, args=[self._process.stdout], daemon=True)
         pump.start()
         self._wait_for_exit()
-        at = time.monotonic()  # what follows takes its time, and others' failures are told apart
+        at = time.monotonic()  # before what follows, so that failures of tasks keep their order
         if self._kill_timer:
             self._kill_timer.cancel()
-        self.send(signal.SIGKILL)  # end what it left behind in its group
+        self.send(signal.SIGKILL)  # processes left in its group
         with self._reaping:
             self._process.wait()
             self._reaped = True
-        _kill_orphans()  # and what left the group
-        pump.join(timeout=5)  # ends with the last writer, and they are all gone
+        _kill_orphans()  # processes that have left the group
+        pump.join(timeout=5)  # it ends with the last writer of the pipe, and all are gone
         self._ended(Ended(from_wait(self._process.returncode), tuple(self._lines), at))
 
     def _wait_for_exit(self) -> None:
@@ -115,7 +115,7 @@ class Child:
 
     def _pump(self, stream: IO[bytes]) -> None:
         copy = self._open_copy()
-        # There is no output where it was closed from the start.
+        # sys.stdout is None if it was closed when the launcher started.
         outputs = [out for out in (sys.stdout and sys.stdout.buffer, copy) if out]
         with stream, copy or contextlib.nullcontext():
             while line := stream.readline(LINE_BYTES):
@@ -125,7 +125,7 @@ class Child:
                     if self._line:
                         self._line(text)
                 for out in outputs:
-                    # A closed output is no reason to stop reading: the child would block.
+                    # Reading goes on when an output is closed, or the child would block.
                     with contextlib.suppress(OSError, ValueError):
                         out.write(line)
                         out.flush()
@@ -175,7 +175,7 @@ def _children() -> list[int]:
     children = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            # pid (name) state ppid ...: the name may hold anything, a bracket too.
+            # pid (name) state ppid ...: the name can hold any character, brackets too.
             after_name = stat.read_text(errors="replace").rpartition(")")[2].split()
             if int(after_name[1]) == os.getpid():
                 children.append(int(stat.parent.name))

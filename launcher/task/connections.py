@@ -1,4 +1,4 @@
-"""Who is connected to a port of this pod, as the kernel tells it."""
+"""Which addresses are connected to a port of this pod, from the kernel's tables."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ ESTABLISHED = "01"
 
 
 def connected(host: str, port: int) -> bool:
-    """Whether the IP address has a connection to the port. False where nobody tells, or it is none.
+    """Whether the IP address has a connection to the port. False if unknown, or no IP address.
 
     https://docs.kernel.org/networking/proc_net_tcp.html
     """
     try:
         peer = ipaddress.ip_address(host)
-    except ValueError:  # a report is not trusted for it
+    except ValueError:  # the address comes from a report, so it can be anything
         return False
     for table in TABLES:
         try:

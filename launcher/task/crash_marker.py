@@ -1,8 +1,7 @@
-"""A file that outlives a container's end: which child ran when the launcher was killed with it.
+"""A file that outlives the container: which child ran when the launcher was killed with it.
 
-A pod's work folder stays when its container starts again. With cgroup v2 the kernel kills a
-container's processes together when one of them takes too much memory, so the launcher that comes
-next is the only one to tell that the program did that.
+A pod's work folder stays when its container restarts. With cgroup v2 the kernel kills all processes
+of a container when one of them takes too much memory, so only the next launcher can report that.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ KILLED = signalled(signal.SIGKILL)
 
 
 def mark(work: Path, generation: int | None) -> None:
-    """Notes the generation of the child that runs; None when it has ended."""
+    """Writes the generation of the child that runs; None removes the file."""
     file = work / NAME
-    with contextlib.suppress(OSError):  # it only tells a failure from bad luck
+    with contextlib.suppress(OSError):  # without the file the end counts as lost from outside
         if generation is None:
             file.unlink()
         else:

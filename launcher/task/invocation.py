@@ -1,4 +1,4 @@
-"""How a task's child is started: its words, its environment, its folder. Pure.
+"""How a task's child is started: its arguments, its environment, its folder. Pure.
 
 A task that runs the program gets the ClusterSpec as TF_CONFIG
 (https://www.tensorflow.org/guide/distributed_training), as PS_HOSTS, WORKER_HOSTS, JOB_NAME and
@@ -21,7 +21,7 @@ from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.protocol import Directive
 
-# Not resolved: in a pod each file is a link into a folder of the ConfigMap's volume.
+# absolute() and not resolve(): in a pod each file is a link into the ConfigMap's volume.
 PACKAGE_PARENT = Path(__file__).absolute().parent.parent.parent
 
 
@@ -37,7 +37,7 @@ class Invocation:
 def program(
     directive: Directive, task: Task, pulled: Pulled, ready: Path, environ: Mapping[str, str]
 ) -> Invocation:
-    """The user's program, in the code folder, with it and what it requires on PYTHONPATH."""
+    """The user's program: runs in the code folder, which PYTHONPATH has with its requirements."""
     job = directive.job
     variables = _variables(directive, task)
     flags = tuple(f"--{name.lower()}={value}" for name, value in variables.items())
@@ -95,6 +95,6 @@ def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def python(job: Job) -> str:
-    """The Python that has TensorFlow: the program's own, where it names one."""
+    """The Python that has TensorFlow: the one in program.command, else the launcher's own."""
     command = job.program.command[0]
     return command if Path(command).name.startswith("python") else sys.executable

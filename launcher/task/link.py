@@ -28,18 +28,18 @@ from launcher.shared.protocol import (
 )
 
 SAY_SECONDS = 30.0
-PASSING_SECONDS = 3.0  # a fault that passes sooner needs no word
-LONGEST_BACKOFF = 2.0  # a new controller is how a change comes: tasks should find it soon
+PASSING_SECONDS = 3.0  # a shorter outage is not logged
+LONGEST_BACKOFF = 2.0  # each upgrade starts a new controller, which tasks should find soon
 FINISH_SECONDS = 1.0
-CONNECT_SECONDS = 3.0  # name servers may still tell the address of an earlier release, for 30 s
+CONNECT_SECONDS = 3.0  # DNS may return an earlier controller's address for 30 s
 
 
 class Link:
     """Sends the latest report, and hands over each directive that comes back.
 
-    A controller that cannot be reached is tried for ever, with backoff and jitter, and a line
-    each 30 s. `received` is called on the link's own thread; the link then waits for the report
-    that follows, so what a report says a task holds is what the task really follows.
+    While the controller cannot be reached, the link retries for ever, with backoff and jitter, and
+    logs a line every 30 s. It calls `received` on its own thread, then waits for the next report:
+    so the directive that a report says the task holds is the one that the task really follows.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Link:
         threading.Thread(target=self._run, daemon=True).start()
 
     def send(self, report: Report) -> None:
-        """Replaces the report; a request that is being held with the old one is given up."""
+        """Replaces the report. An open request with the old report is dropped."""
         with self._lock:
             self._report = report
             self._sent_at = time.monotonic()
@@ -69,7 +69,7 @@ class Link:
                     self._pending.shutdown(socket.SHUT_RDWR)
 
     def finish(self, report: Report) -> None:
-        """Sends the last report, and waits a moment for a controller that is there to take it."""
+        """Sends the last report. If a controller is connected, waits a moment until it has it."""
         self.send(replace(report, long_poll=False))
         if self._connected:
             self._finished.wait(FINISH_SECONDS)
@@ -83,12 +83,12 @@ class Link:
                 directive = self._exchange(connection)
             except (OSError, UnicodeError, http.client.HTTPException, LauncherError) as error:
                 connection.close()
-                if self._given_up:  # by send(): there is more to say
+                if self._given_up:  # by send(): there is a newer report
                     self._given_up = False
                     continue
                 self._connected = False
                 holds = self._report.holds
-                # After the end of the run the controller is gone for good, mostly.
+                # After the end of the run the controller has usually exited.
                 quiet = holds is not None and holds.action is Action.END
                 time.sleep(outage.failed(error, quiet))
                 continue
@@ -115,7 +115,7 @@ class Link:
         finally:
             with self._lock:
                 self._pending = None
-                if self._given_up:  # perhaps after the answer had come
+                if self._given_up:  # the answer may have come before that
                     connection.close()
         if response.status != 200:
             text = body[:500].decode(errors="replace")
@@ -128,7 +128,7 @@ class Link:
 
 
 class _Outage:
-    """The time in which a controller does not answer: when to try again, and what to say of it."""
+    """While a controller does not answer: when to retry, and what to log."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -136,7 +136,7 @@ class _Outage:
         self._lost_at = self._said_at = time.monotonic()
 
     def failed(self, error: Exception, quiet: bool) -> float:
-        """One more try has failed. Returns the seconds to wait before the next one."""
+        """Another try has failed. Returns the seconds to wait before the next one."""
         now = time.monotonic()
         if self._failures == 0:
             self._lost_at = now
@@ -157,7 +157,7 @@ class _Outage:
 
 
 def _aged(report: Report, seconds: float) -> Report:
-    """The report as it is so many seconds after it was made: its child's end is longer ago."""
+    """The report, so many seconds after it was made: the child's end is that much longer ago."""
     if report.child is None or report.child.exit_code is None:
         return report
     return replace(report, child=replace(report.child, ago=report.child.ago + seconds))

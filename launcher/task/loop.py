@@ -1,7 +1,7 @@
-"""Plays one task's part: does what `step` decides, and tells it what has happened.
+"""Runs one task: carries out the effects that `step` returns, and gives it the events.
 
-Everything that happens (a directive, a signal, a preparation is over, the child has ended) is an
-event in one queue. While a program runs its output is looked at now and then.
+All events (a directive, a signal, the end of a preparation or of the child) come through one queue.
+While a program runs, the loop also looks at its output from time to time.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ LEAST_HANG_SECONDS = 0.1  # at least, between two looks at whether the program m
 
 
 def run(settings: TaskSettings, environ: Mapping[str, str]) -> End:
-    """Plays the task's part until it is stopped; with no controller until its program ends."""
+    """Runs the task until it is stopped; without a controller, until its program ends."""
     return _Loop(settings, environ).play()
 
 
@@ -83,9 +83,9 @@ class _Loop:
         self.link: Link | None = None
         self.sequence = 0
         self.pulled: Pulled | None = None
-        self.cancelled = threading.Event()  # of the preparation
+        self.cancelled = threading.Event()  # set to cancel the preparation
         self.child: Child | None = None
-        self.watch: Watch | None = None  # where the child is the program
+        self.watch: Watch | None = None  # None where the child is a server
 
     def play(self) -> End:
         signals.listen((*step.STOPPING, *FORWARDED), self._signalled)
@@ -117,18 +117,18 @@ class _Loop:
         self.events.put(Told(directive))
 
     def _next(self) -> Event:
-        """The next event, or a look at what tells nothing by itself."""
+        """The next event: from the queue, or from a look at the program or at the chief."""
         while True:
             if awaits_chief(self.state) and not self._chief_is_here():
                 return ChiefLeft()
             try:
-                return self.events.get(timeout=self._patience())
+                return self.events.get(timeout=self._next_look())
             except queue.Empty:
                 if self.watch:
                     return self._look(self.watch)
 
-    def _patience(self) -> float | None:
-        """Seconds until something has to be looked at; None where everything tells by itself."""
+    def _next_look(self) -> float | None:
+        """Seconds until the next look is due; None if none is."""
         state, directive = self.state, self.state.directive
         if awaits_chief(state):
             return LEAVE_SECONDS
@@ -232,7 +232,7 @@ class _Loop:
         return CodePulled(pulled.digest, pulled.commit)
 
     def _reach(self, directive: Directive, cancelled: threading.Event) -> Event:
-        """A program needs the names of those who serve it, and may need them to answer."""
+        """Waits until the servers resolve and, where the program needs it, answer."""
         job = directive.job
         servers = [
             address
@@ -272,21 +272,21 @@ class _Loop:
         )
         self.watch = watch
         doing = self.state.doing
-        if doing and doing.activity is Activity.RUNNING:  # of one that stands in nothing is told
+        if doing and doing.activity is Activity.RUNNING:  # stand-ins are not reported
             self._mark(generation)
         words = " ".join(started.argv)
         say(f"generation {generation}: started {words} (process {self.child.pid})")
 
     def _stop(self, number: int) -> None:
         state = self.state
-        if self.child and state.directive:  # none where it could not start, which is not heard yet
+        if self.child and state.directive:  # no child: its start has failed
             grace = state.directive.job.grace
             if state.leaving is not None:
                 grace = max(1.0, state.leave_by - time.monotonic())
             self.child.stop(grace, number)
 
     def _mark(self, generation: int | None) -> None:
-        if self.settings.controller:  # alone it has nobody to tell
+        if self.settings.controller:  # without one, nothing reads the marker
             crash_marker.mark(self.settings.work, generation)
 
     def _report(self) -> Report:

@@ -1,4 +1,4 @@
-"""Waits until the other tasks can be reached: their names, and the ports that must answer."""
+"""Waits until other tasks can be reached: their names resolve, and their ports answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def wait(
                 del missing[address]
             except OSError as error:
                 missing[address] = error.strerror or str(error)
-            except UnicodeError:  # of the codec that names go through
+            except UnicodeError:  # from the codec of host names
                 missing[address] = "not a host name"
         if not missing:
             return

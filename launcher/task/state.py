@@ -1,7 +1,7 @@
-"""What a task knows of itself, what happens to it, and what shall be done. Pure.
+"""The state of a task, its events and its effects. Pure.
 
-`State` is all that its next step depends on. Events come in, effects go out: see `step`. The
-functions are the questions about a State that more than one module asks.
+`State` is all that the next step depends on. Events come in and effects go out: see `step`. The
+functions answer questions about a State that more than one module has.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from launcher.shared.protocol import Action, ChildReport, Directive, Report
 
 
 class Activity(enum.Enum):
-    """What a task does: one thing at a time, or nothing. Each ends with an event.
+    """What a task does: one thing at a time, or nothing. Each activity ends with an event.
 
-    A directive that asks for a child leads through these, as far as they are needed:
+    A directive that asks for a child leads through these activities, as far as they are needed:
 
         PULLING      -- CodePulled -----> the code of this run is there
         REACHING     -- PeersReached ---> the servers of this generation can be found
         RUNNING      -- ChildEnded -----> reported; another generation starts another child
         STANDING_IN  -- ChildEnded -----> nothing: the program of this task has ended before
 
-    Failed ends PULLING, REACHING and a child that could not start: it is reported as a child that
-    has ended. A directive that asks for something else cancels a preparation and stops a child;
-    the next thing begins when that has ended.
+    The event Failed ends PULLING and REACHING, and an activity whose child could not start; the
+    task reports it as a child that has ended. A directive that asks for something else cancels a
+    preparation or stops a child; the next activity begins when that has ended.
     """
 
     PULLING = "pulls the code"
@@ -50,7 +50,7 @@ class Doing:
 
 @dataclass(frozen=True)
 class Code:
-    """The code that is there: of which run, by which pull, its digest, what its branch meant."""
+    """The code in the pod: its run, the number of its pull, its digest, and its commit."""
 
     run: str
     pull: int
@@ -63,8 +63,8 @@ class State:
     """All that a task's next step depends on.
 
     The first four say who the task is: `incarnation` is new with every start of the launcher,
-    `address` its IP address, `revision` the template of its pod. `alone` says that no controller
-    leads it, `leaves` that its launcher ends with the run.
+    `address` is the pod's IP address, `revision` names the pod's template. `alone` says that no
+    controller leads it, `leaves` that its launcher ends with the run.
     """
 
     task: Task
@@ -73,23 +73,23 @@ class State:
     revision: str = ""
     alone: bool = False
     leaves: bool = False
-    directive: Directive | None = None  # what it follows
+    directive: Directive | None = None  # the latest one, which the task follows
     doing: Doing | None = None
     code: Code | None = None
-    child: ChildReport | None = None  # its latest child but for servers that stand in
+    child: ChildReport | None = None  # the latest child, stand-ins not counted
     ended_at: float = 0.0  # when that child ended, in seconds of the task's clock
-    failed: tuple[int, int] | None = None  # the generation and the pull of what failed to prepare
+    failed: tuple[int, int] | None = None  # generation and pull of a failed preparation
     reached: int | None = None  # the generation whose peers were reached
-    stood_in: int | None = None  # the generation in which a server last stood in
-    told_at: float = 0.0  # when progress was last reported, in seconds of the task's clock
-    leaving: int | None = None  # the signal that ends the launcher
-    leave_by: float = 0.0  # when its grace is over, in seconds of the task's clock
-    chief_left: bool = False  # while it leaves: the chief is not connected to it any more
+    stood_in: int | None = None  # the generation of the last stand-in
+    told_at: float = 0.0  # when it last reported progress, in seconds of the task's clock
+    leaving: int | None = None  # the signal that told the launcher to end
+    leave_by: float = 0.0  # when the grace period is over, in seconds of the task's clock
+    chief_left: bool = False  # while leaving: the chief is not connected any more
 
 
 @dataclass(frozen=True)
 class Told:
-    """The controller asks for something."""
+    """The controller has sent a directive."""
 
     directive: Directive
 
@@ -104,7 +104,7 @@ class Signalled:
 
 @dataclass(frozen=True)
 class CodePulled:
-    """The code is there."""
+    """The code is in the pod."""
 
     digest: str
     commit: str
@@ -112,12 +112,12 @@ class CodePulled:
 
 @dataclass(frozen=True)
 class PeersReached:
-    """The peers that the program needs can be found, and answer where they must."""
+    """The names of the peers resolve; where the program needs it, their ports answer too."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """What was begun has failed: a preparation, or the start of a child."""
+    """A preparation has failed, or a child could not start."""
 
     exit_code: int
     reason: str
@@ -127,7 +127,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class ChildEnded:
-    """The child has ended, `at` seconds of the task's clock, after these steps of its program."""
+    """The child has ended, `at` seconds of the task's clock. The steps are its program's last."""
 
     exit_code: int
     last_lines: tuple[str, ...]
@@ -138,9 +138,10 @@ class ChildEnded:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the program's output tells, `at` seconds of the task's clock.
+    """The launcher has looked at the program's output, `at` seconds of the task's clock.
 
-    `up` says that its session trains; it has made no progress for `quiet` seconds.
+    `up` says that the program's session trains. The program has made no progress for `quiet`
+    seconds.
     """
 
     at: float
@@ -153,7 +154,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class ChiefLeft:
-    """The chief is not connected to this server any more, or the grace is over."""
+    """The chief is not connected to this server any more, or the grace period is over."""
 
 
 Event = Union[Told, Signalled, CodePulled, PeersReached, Failed, ChildEnded, Seen, ChiefLeft]
@@ -161,19 +162,19 @@ Event = Union[Told, Signalled, CodePulled, PeersReached, Failed, ChildEnded, See
 
 @dataclass(frozen=True)
 class Say:
-    """Effect: a line for a person."""
+    """Effect: write a line to the log."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Tell:
-    """Effect: the controller shall have a new report."""
+    """Effect: send the controller a new report."""
 
 
 @dataclass(frozen=True)
 class Pull:
-    """Effect: bring the code here; what was there before may go. CodePulled or Failed follows."""
+    """Effect: pull the code, over the copy from before. CodePulled or Failed follows."""
 
     directive: Directive
 
@@ -187,7 +188,7 @@ class ReachPeers:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Effect: nobody wants the preparation any more. It ends all the same, as it can."""
+    """Effect: cancel the preparation. Its own event still follows."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ class StartServer:
 
 @dataclass(frozen=True)
 class Stop:
-    """Effect: send the child this signal, and SIGKILL when its grace is over."""
+    """Effect: send the child this signal, and SIGKILL when the grace period is over."""
 
     number: int
 
@@ -220,7 +221,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Leave:
-    """Effect: the launcher ends, after a last report."""
+    """Effect: send a last report, and end the launcher."""
 
     end: End
 
@@ -230,7 +231,7 @@ Step = tuple[State, tuple[Effect, ...]]
 
 
 def report(state: State, sequence: int, now: float) -> Report:
-    """What the task says of itself, `now` seconds of its clock."""
+    """The task's report, `now` seconds of its clock."""
     child, directive, code = state.child, state.directive, state.code
     if child and child.exit_code is not None:
         child = replace(child, ago=now - state.ended_at)
@@ -242,7 +243,7 @@ def report(state: State, sequence: int, now: float) -> Report:
         revision=state.revision,
         holds=directive.holds() if directive else None,
         child=child,
-        # Who leaves starts nothing any more, whatever is asked of it.
+        # A task that leaves starts nothing any more, whatever the directive says.
         can_start=directive is not None and state.leaving is None and has_code(state, directive),
         stands_in=state.doing is not None and state.doing.activity is Activity.STANDING_IN,
         long_poll=True,
@@ -252,7 +253,7 @@ def report(state: State, sequence: int, now: float) -> Report:
 
 
 def has_code(state: State, directive: Directive) -> bool:
-    """Whether it has the code that a directive asks for; a server needs none."""
+    """Whether the task has the code that a directive asks for; a server needs none."""
     if not directive.job.mode.runs_program(state.task):
         return True
     code = state.code
@@ -260,7 +261,7 @@ def has_code(state: State, directive: Directive) -> bool:
 
 
 def is_chief(state: State) -> bool:
-    """Whether it is the chief of the run that it is part of."""
+    """Whether the task is the chief of its run."""
     return state.directive is not None and state.directive.job.mode.chief == state.task
 
 
@@ -270,7 +271,7 @@ def has_child(state: State) -> bool:
 
 
 def awaits_chief(state: State) -> bool:
-    """Whether it leaves, and serves a chief that may still save: it stops after the chief then."""
+    """Whether the task leaves and serves a chief that may still save: it stops after the chief."""
     directive, doing = state.directive, state.doing
     if state.leaving is None or state.chief_left or not directive or not doing or doing.ending:
         return False

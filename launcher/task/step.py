@@ -2,9 +2,9 @@
 
     a directive -> the code -> the peers -> a child -> its end -> one exit code
 
-What has happened comes in as an event, what is to be done goes out as effects. There is no thread,
-no clock and no process here: `loop` carries effects out for real, the simulator in simulated time.
-`state` holds what is known, and the events and effects.
+Events say what has happened, effects say what to do. There is no thread, no clock and no process
+here: `loop` carries effects out for real, the simulator in simulated time. `state` defines the
+state, the events and the effects.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PROGRESS_SECONDS = 5.0  # between two reports of the chief's step
 
 
 def step(state: State, event: Event) -> Step:
-    """The next state, and what is to be done, in this order."""
+    """The next state, and the effects to carry out in this order."""
     before = state
     state, effects = _take(state, event)
     state, more = _advance(state)
@@ -60,10 +60,8 @@ def step(state: State, event: Event) -> Step:
     last: Sequence[Effect] = ()
     if end:
         last = (Leave(end),)
-    elif state is not before or isinstance(
-        event, Told
-    ):  # the link waits for a report after each directive
-        last = (Tell(),)
+    elif state is not before or isinstance(event, Told):
+        last = (Tell(),)  # the link waits for a report after each directive
     return state, (*effects, *more, *last)
 
 
@@ -79,7 +77,7 @@ def _take(state: State, event: Event) -> Step:
         assert state.doing
         wanted = state.doing.directive
         code = Code(wanted.job.run, wanted.pull, event.digest, event.commit)
-        # What ends from now on in this generation is the child.
+        # An end in this generation is from now on the child's, not the pull's.
         return replace(state, doing=None, code=code, failed=None), ()
     if isinstance(event, PeersReached):
         assert state.doing
@@ -104,7 +102,7 @@ def _told(state: State, directive: Directive) -> State:
 def _signalled(state: State, event: Signalled) -> Step:
     if event.number not in STOPPING:
         return state, (Send(event.number),) if has_child(state) else ()
-    # Asked twice: no more grace.
+    # A second signal ends the grace period.
     asked_twice = state.leaving is not None and has_child(state)
     grace = state.directive.job.grace if state.directive else 0.0
     state = replace(state, leaving=event.number, leave_by=event.at + grace)
@@ -152,7 +150,7 @@ def _child_ended(state: State, event: ChildEnded) -> Step:
 
 
 def _seen(state: State, event: Seen) -> Step:
-    """What is new about the program; a step that it makes is told now and then."""
+    """What the program's output shows; the chief's steps are reported every PROGRESS_SECONDS."""
     directive, child = state.directive, state.child
     running = state.doing is not None and state.doing.activity is Activity.RUNNING
     if not directive or not child or not running:
@@ -176,11 +174,11 @@ def _seen(state: State, event: Seen) -> Step:
     return replace(state, child=seen, told_at=event.at), effects
 
 
-# What to do about it.
+# What to do next.
 
 
 def _advance(state: State) -> Step:
-    """The next thing towards what the directive asks for; one at a time, each brings an event."""
+    """The next activity that the directive needs: one at a time, and each ends with an event."""
     directive, doing = state.directive, state.doing
     if state.leaving is not None:
         if not has_child(state) or awaits_chief(state):
@@ -198,16 +196,13 @@ def _advance(state: State) -> Step:
 
 
 def _begin(state: State, directive: Directive) -> Step:
-    """What the directive asks for first, where nothing is being done."""
+    """Begins the first activity that the directive still needs; none is under way."""
     generation = directive.generation
     if directive.action is Action.END:
         return state, ()
     if directive.action is Action.STAND_IN:
         if state.stood_in == generation:
-            return (
-                state,
-                (),
-            )  # that server has ended by itself, and another would end in the same way
+            return state, ()  # that server has ended by itself, and another would end as well
         doing = Doing(Activity.STANDING_IN, directive)
         return replace(state, doing=doing, stood_in=generation), (StartServer(directive),)
     if _had_child_in(state, generation) and not _asked_again(state, directive):
@@ -215,8 +210,8 @@ def _begin(state: State, directive: Directive) -> Step:
     if not has_code(state, directive):
         if not _may_pull(state, directive):
             return state, ()
-        # The last copy goes while the next one is made. A child of a newer generation stays
-        # known: a new controller has yet to hear that there was one.
+        # A pull replaces the copy from before. A child of a newer generation stays reported: a new
+        # controller does not know of that generation yet.
         newer = state.child is not None and state.child.generation > generation
         child = state.child if newer else None
         doing = Doing(Activity.PULLING, directive)
@@ -244,7 +239,7 @@ def _had_child_in(state: State, generation: int) -> bool:
 
 
 def _asked_again(state: State, directive: Directive) -> bool:
-    """Whether what has ended is a pull of the code, and another one is asked for."""
+    """Whether a preparation has failed, and the directive asks for another pull."""
     if state.failed is None:
         return False
     generation, pull = state.failed
@@ -252,7 +247,7 @@ def _asked_again(state: State, directive: Directive) -> bool:
 
 
 def _may_pull(state: State, directive: Directive) -> bool:
-    """The chief finds out what a branch means; all others wait until it is told."""
+    """The chief resolves a branch to a commit; all others wait until a directive has it."""
     known = directive.commit or not directive.job.source.moves
     return bool(known or is_chief(state))
 
@@ -269,7 +264,7 @@ def _stop(state: State, number: int) -> Step:
 
 
 def _end(state: State) -> End | None:
-    """The launcher's own end, where it has come."""
+    """How the launcher ends now; None if it goes on."""
     task, child = str(state.task), state.child
     if has_child(state):
         return None

@@ -1,7 +1,7 @@
 """The built-in TensorFlow server, for tasks that only serve. Runs as a child process.
 
-It sets no signal handlers: Python's never run while the main thread sits in join(), and TERM
-ends the process by itself.
+It sets no signal handlers: Python runs none while the main thread is in join(), and SIGTERM ends
+the process without one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a child's output tells: the step it is at, whether it trains, whether it hangs."""
+"""What a child's output shows: its step, whether it trains, whether it hangs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 # "step 900/2000", "global_step=900", "Step: 900": as programs commonly print it.
 STEP = re.compile(r"step\b[\s:=#]*([0-9]{1,15})(?:\s*(?:/|of)\s*([0-9]{1,15}))?", re.IGNORECASE)
 
-# What programs print while they train; a word too early only lets the others start too early.
+# What programs print while they train. A false match only starts the other tasks too early.
 TRAINS = re.compile(r"\b(global_)?(step|epoch|iteration|iter|batch|loss)s?\b.*[0-9]", re.IGNORECASE)
 WAITS = "CreateSession still waiting for response from worker"
 
@@ -19,10 +19,10 @@ WAITS = "CreateSession still waiting for response from worker"
 class Watch:
     """The progress of one child. `line` is called on the thread that reads its output.
 
-    A program is up, that is its session trains, at the first line that tells of steps, epochs or
-    a loss, when it makes the file `ready`, or when something changes in its checkpoint folder. A
-    session without device filters comes up only with every other task there: TensorFlow's word
-    that it waits counts too.
+    A program is up, that is its session trains, at the first line about steps, epochs or a loss,
+    when the program makes the file `ready`, or when its checkpoint folder changes. A session
+    without device filters needs all other tasks to come up, so TensorFlow's line that it waits for
+    them counts too.
     """
 
     ready: Path
@@ -36,7 +36,7 @@ class Watch:
     _moved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        """What is in the checkpoint folder before the child starts does not count."""
+        """Files in the checkpoint folder from before the child starts do not count."""
         self._before = _listing(self.checkpoints)
 
     def line(self, text: str) -> None:
@@ -53,7 +53,7 @@ class Watch:
         return self.trains or self.ready.exists() or _listing(self.checkpoints) != self._before
 
     def quiet(self) -> float:
-        """Seconds without progress: the step where it tells one, else its output."""
+        """Seconds without progress: without a new step, or without output if it prints no steps."""
         now = time.monotonic()
         mark = ("step", self.global_step) if self.global_step is not None else ("lines", self.lines)
         if mark != self._moved:
@@ -65,7 +65,8 @@ def _listing(folder: Path | None) -> frozenset[tuple[str, int]]:
     if folder is None:
         return frozenset()
     try:
-        # Summaries begin before the model is restored; folders are another's, as an evaluator's.
+        # Summaries are written before the model is restored; folders belong to others, such as
+        # the evaluator.
         return frozenset(
             (path.name, path.stat().st_mtime_ns)
             for path in folder.iterdir()
