@@ -89,6 +89,15 @@ def wait_until_tasks_are_gone(release: Release) -> float:
     return time.monotonic() - begin
 
 
+def wait_for_what_pods_need(release: Release, seconds: float = 30) -> None:
+    """Waits for what Kubernetes itself puts into a new namespace.
+
+    One by one: `kubectl wait --for=create` ends at once where two are missing.
+    """
+    for need in ("serviceaccount/default", "configmap/kube-root-ca.crt"):
+        release.kubectl("wait", "--for=create", need, f"--timeout={seconds:g}s")
+
+
 def everything(release: Release) -> set[str]:
     """All that a namespace holds, but the tales of what has been."""
     kinds = release.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()

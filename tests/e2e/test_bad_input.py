@@ -10,14 +10,21 @@ import pytest
 from tests.cluster import ClusterError
 from tests.cluster.release import Release
 from tests.e2e.paced import generations
-from tests.e2e.runs import PROMPT_SECONDS, check_failed, everything, finish, tiny
+from tests.e2e.runs import (
+    PROMPT_SECONDS,
+    check_failed,
+    everything,
+    finish,
+    tiny,
+    wait_for_what_pods_need,
+)
 from tests.lines import Lines
 
 pytestmark = pytest.mark.cluster
 
 
 def test_values_that_cannot_work_are_refused_before_anything_is_made(release: Release) -> None:
-    release.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt")
+    wait_for_what_pods_need(release)
     before = everything(release)
     for settings, message in (
         ({**tiny("true"), "workers": 3}, "workers"),

@@ -48,6 +48,7 @@ from tests.e2e.runs import (
     task_pods,
     tell,
     tiny,
+    wait_for_what_pods_need,
 )
 from tests.lines import TIMEOUT, Lines
 
@@ -239,10 +240,11 @@ def test_training_goes_on_without_the_control_plane(
     # What has lost the API server may ask again only a minute after its return; the next test needs
     # all of it, as a pod in a new namespace does.
     new = places.make()
-    needs = ("serviceaccount/default", "configmap/kube-root-ca.crt")
-    new.kubectl("wait", "--for=create", *needs, f"--timeout={SILENCE_SECONDS}s")
-    make_killer(new)
-    places.leave(new.namespace)
+    try:
+        wait_for_what_pods_need(new, SILENCE_SECONDS)
+        make_killer(new)
+    finally:
+        places.leave(new.namespace)
 
 
 def wait_for_kept_steps(folders: Folders, name: str) -> None:

@@ -39,6 +39,7 @@ from tests.e2e.runs import (
     task_pods,
     tell,
     tiny,
+    wait_for_what_pods_need,
     wait_until_tasks_are_gone,
 )
 from tests.lines import Lines
@@ -236,7 +237,7 @@ def test_a_new_controller_takes_over_a_training_that_goes_on(
 def test_helm_uninstall_in_the_middle_of_a_run_leaves_nothing(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
-    release.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt")
+    wait_for_what_pods_need(release)
     before = everything(release)
     folders = on_nfs(paced)
     install_paced(release, folders, steps=100_000)
@@ -263,7 +264,7 @@ def wait_until_only(release: Release, before: set[str]) -> None:
 def test_both_helms_install_upgrade_roll_back_and_uninstall(release: Release, helm: str) -> None:
     cluster = dataclasses.replace(release.cluster, helm=getattr(release.cluster, helm))
     release = dataclasses.replace(release, cluster=cluster)
-    release.kubectl("wait", "--for=create", "serviceaccount/default", "configmap/kube-root-ca.crt")
+    wait_for_what_pods_need(release)
     before = everything(release)
     said = release.install([], tiny(FOR_EVER))
     assert "kubectl -n" in said
