@@ -68,16 +68,13 @@ def lacks(state: State, task: Task) -> str | None:
     if runs(report):
         return "its child has not stopped"
     holds = report.holds
+    # Until then an older controller that is still alive can tell it to run.
+    if not holds or (holds.leader, holds.action) != (state.leader, Action.WAIT):
+        return "has not answered"
     if not is_member:
-        # Until then an older controller that is still alive can tell it to run.
-        obeys = holds and holds.leader == state.leader and holds.action is Action.WAIT
-        return None if obeys else "has not answered"
-    expected = (state.leader, Action.WAIT, state.generation, state.job.digest, seat.orders.pull)
-    holds_now = holds and (
-        *(holds.leader, holds.action, holds.generation),
-        *(holds.job_digest, holds.pull),
-    )
-    if holds_now != expected:
+        return None
+    expected = (state.generation, state.job.digest, seat.orders.pull)
+    if (holds.generation, holds.job_digest, holds.pull) != expected:
         return "has not answered"
     if told_to_end(state, report):
         return "its pod is ending"

@@ -24,8 +24,8 @@ JOB_VERSION = 1
 MOST_TASKS = 100_000
 SUCCESSES = ("AllWorkers", "Chief")
 CLEANUPS = ("Delete", "Keep")
-# What job.json takes from the values as it stands, here as for a task that no controller leads:
-# nothing starts again, nothing is watched.
+# The policies of a run: keys that job.json takes from the values unchanged. The values here switch
+# each policy off, as a task without a controller needs them.
 POLICIES: Mapping[str, Any] = {
     "restarts": {"limit": 0, "permanentCodes": [], "refill": 0},
     "success": "AllWorkers",
