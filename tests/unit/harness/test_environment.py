@@ -21,9 +21,9 @@ folder = Path(sys.argv[1])
 
 def make():
     folder.mkdir()
-    (folder / "half").touch()
     with folder.with_name("made").open("a") as made:
         made.write("x")
+    (folder / "half").touch()  # last: who waits for it may kill this process
     deadline = time.monotonic() + 30
     while not Path(sys.argv[2]).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
