@@ -156,7 +156,7 @@ def _tool(name: str) -> Path:
 
 def kube_version() -> str:
     """The Kubernetes version that the chart is rendered for: the one that the schemas are of."""
-    return binaries.pinned("kubernetes")
+    return binaries.pinned(binaries.KUBERNETES)
 
 
 def template(

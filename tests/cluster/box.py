@@ -34,10 +34,18 @@ from tests.cluster.components import (
     node_is_ready,
 )
 from tests.cluster.plan import Node, Plan
-from tests.cluster.progress import ClusterError, run, say, step, within
+from tests.cluster.progress import (
+    ClusterError,
+    announce,
+    beside,
+    run,
+    say,
+    step,
+    within,
+)
 
 REPOSITORY = Path(__file__).parents[2]
-TOOLS = ("kubernetes", "runtime", "etcd", "coredns")
+TOOLS = (*binaries.NODE, "kubectl", "helm")  # what it runs, and what speaks to it
 # Candidates for the network of a box, in order of preference.
 SUBNETS = [f"10.{second}.0.0/16" for second in range(254, 223, -1)]
 SUBNETS += [f"172.{second}.0.0/16" for second in range(31, 19, -1)]
@@ -95,16 +103,14 @@ class Box:
                     "root, or have a Docker engine that answers you (docker info), or name a "
                     "context of your kubeconfig: make ... CONTEXT=name"
                 )
-            packages.require()
             refuse_overlay(binaries.cache())
-            tools = tuple(str(binaries.build(group)) for group in TOOLS)
-            images = [image.pause()] + ([image.tensorflow()] if self.tensorflow else [])
+            images = self._prepare()
             plan = self.alive()
             if not plan or not within(PATIENCE_SECONDS, partial(is_well, plan)):
                 with step(f"starting the Kubernetes in a box ({self.name})"):
                     self._clean()
                     try:
-                        plan = self._start(tools, images[0].name)
+                        plan = self._start(images[0].name)
                     except BaseException:
                         self._clean()
                         raise
@@ -172,7 +178,27 @@ class Box:
             raise ClusterError(f"it did not obey, see {self.folder}/log/{component}.log")
         return plan
 
-    def _start(self, tools: tuple[str, ...], pause_image: str) -> Plan:
+    def _prepare(self) -> list[image.Image]:
+        """Install and build what is missing, the images beside the tools; return the images."""
+        wanted = packages.missing()
+        with_tensorflow = self.tensorflow and not image.is_made()
+        announce(
+            bool(wanted)
+            + binaries.STEPS * bool(binaries.missing(TOOLS))
+            + (image.STEPS + 1) * with_tensorflow  # and its import
+            + (not self.alive())
+        )
+        if not packages.present(packages.CERTIFICATES):
+            packages.require()
+
+        def images() -> list[image.Image]:
+            packages.require()
+            return [image.pause()] + ([image.tensorflow()] if self.tensorflow else [])
+
+        beside(partial(binaries.tools, *TOOLS), images)
+        return images()
+
+    def _start(self, pause_image: str) -> Plan:
         """Start the box's processes and wait until all of them are ready."""
         mount_nfs = "" if kernel_mounts_nfs() else str(compiled.mount_nfs())
         for name in ("log", "hold"):
@@ -200,7 +226,7 @@ class Box:
                     subnet=subnet,
                     node=first_node(subnet),
                     folder=str(self.folder),
-                    tools=tools,
+                    tools=str(binaries.tools(*TOOLS)),
                     pause_image=pause_image,
                     mount_nfs=mount_nfs,
                 )
@@ -242,7 +268,7 @@ class Box:
 
     def _import(self, images: list[image.Image]) -> None:
         """Give containerd the images that it does not have."""
-        ctr = [f"{binaries.build('runtime')}/ctr", f"--address={CONTAINERD}", "--namespace=k8s.io"]
+        ctr = [str(binaries.tool("ctr")), f"--address={CONTAINERD}", "--namespace=k8s.io"]
         there = run(self.enter(*ctr, "images", "ls", "--quiet")).split()
         for one in images:
             if one.name not in there:

@@ -24,12 +24,16 @@ class Cluster:
     context: str
     kubectl: Path
     helm: Path  # Helm 4
-    helm3: Path
     image: str  # TensorFlow, as pods name it
     image_again: str  # the same, by another name where it has one
     nfs_server: str
     nfs_path: str
     nfs_folder: Path  # the same export, as a folder of this machine
+
+    @property
+    def helm3(self) -> Path:
+        """Helm 3, built when something asks for it: the demo does not."""
+        return binaries.tool("helm3")
 
 
 def ensure(context: str | None = None) -> Cluster:
@@ -47,7 +51,6 @@ def ensure(context: str | None = None) -> Cluster:
             context=kind.CONTEXT,
             kubectl=any_kubectl(),
             helm=binaries.tool("helm"),
-            helm3=binaries.tool("helm3"),
             image=kind.IMAGE,
             image_again=in_full(kind.IMAGE),
             nfs_server=made.nfs_server,
@@ -62,7 +65,6 @@ def ensure(context: str | None = None) -> Cluster:
         context=box.context,
         kubectl=binaries.tool("kubectl"),
         helm=binaries.tool("helm"),
-        helm3=binaries.tool("helm3"),
         image=tensorflow.name,
         image_again=tensorflow.again,
         nfs_server=plan.node.ip,
@@ -100,7 +102,6 @@ def named(context: str, environment: Mapping[str, str]) -> Cluster:
         context=context,
         kubectl=kubectl,
         helm=binaries.tool("helm"),
-        helm3=binaries.tool("helm3"),
         image=name,
         image_again=in_full(name),
         nfs_server=server,

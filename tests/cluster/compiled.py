@@ -30,4 +30,4 @@ def compiled(source: str, flags: list[str]) -> Path:
     def make(target: Path) -> None:
         run(["gcc", *FLAGS, "-o", target, file, *flags])
 
-    return make_once(cache() / "bin" / f"{file.stem}-{recipe}", f"compiling {source}", make)
+    return make_once(cache() / "bin" / f"{file.stem}-{recipe}", "", make)

@@ -183,7 +183,6 @@ def files(plan: Plan) -> Mapping[Path, str]:
 
 def containerd_config(plan: Plan, may_lower_oom: bool) -> str:
     """containerd: its own root, so that images survive; everything else in the box's /run."""
-    plugins = json.dumps([folder for folder in plan.tools if Path(folder, "ptp").exists()])
     return f"""version = 3
 root = "{plan.state}/containerd"
 state = "{CONTAINERD.parent}"
@@ -195,7 +194,7 @@ sandbox = "{plan.pause_image}"
 # Without the capability no process may lower its OOM score, and every container would fail.
 restrict_oom_score_adj = {"false" if may_lower_oom else "true"}
 [plugins."io.containerd.cri.v1.runtime".cni]
-bin_dirs = {plugins}
+bin_dirs = ["{plan.tools}"]
 conf_dir = "{RUN}/cni"
 use_internal_loopback = true
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]

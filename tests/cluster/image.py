@@ -33,6 +33,7 @@ UNUSED = (
     "usr/share/locale",
     f"{LIBRARIES}/tensorflow/include",
 )
+STEPS = 4  # of making it: Debian, TensorFlow, bytecode, archive
 REVISION = "1"  # raise it when the steps below change what the image holds
 
 
@@ -59,15 +60,12 @@ def pause() -> Image:
             shutil.copy(program, Path(root) / "pause")
             pack(Path(root), archive, name, {"Entrypoint": ["/pause"]})
 
-    return Image(name, make_once(archive_of(name), "packing the pause image", make))
+    return Image(name, make_once(archive_of(name), "", make))
 
 
 def tensorflow() -> Image:
     """The image of TensorFlow, with `python` and `python3` as the public image has them."""
-    recipe = digest(*(str(part).encode() for part in (TENSORFLOW, DEBIAN, PACKAGES, UNUSED)))
-    recipe = digest(recipe.encode(), REVISION.encode())[:8]
-    package, version = TENSORFLOW.split("==")
-    name = f"localhost/{package}:{version}-{recipe}"
+    name = tensorflow_name()
 
     def make(archive: Path) -> None:
         with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
@@ -77,7 +75,20 @@ def tensorflow() -> Image:
             with step("packing the TensorFlow image"):
                 pack(root, archive, name, settings)
 
-    return Image(name, make_once(archive_of(name), f"building the image of {TENSORFLOW}", make))
+    return Image(name, make_once(archive_of(name), "", make))
+
+
+def is_made() -> bool:
+    """Whether the TensorFlow image is there; else `tensorflow` makes it in STEPS steps."""
+    return archive_of(tensorflow_name()).exists()
+
+
+def tensorflow_name() -> str:
+    """The name of the TensorFlow image, by what it is made of."""
+    recipe = digest(*(str(part).encode() for part in (TENSORFLOW, DEBIAN, PACKAGES, UNUSED)))
+    recipe = digest(recipe.encode(), REVISION.encode())[:8]
+    package, version = TENSORFLOW.split("==")
+    return f"localhost/{package}:{version}-{recipe}"
 
 
 def fill(root: Path) -> None:
@@ -88,7 +99,7 @@ def fill(root: Path) -> None:
         debootstrap += [f"--include={PACKAGES}", DEBIAN]
         run([*debootstrap, root, *debian_mirror()], env=os.environ | apt_proxy())
     with step(f"installing {TENSORFLOW}"):
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-compile"]
+        pip = [sys.executable, "-m", "pip", "install", "--no-compile"]
         pip += ["--only-binary=:all:", f"--python-version={PYTHON}", TENSORFLOW]
         run([*pip, "--target", root / LIBRARIES])
     (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")

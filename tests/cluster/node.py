@@ -53,7 +53,7 @@ def main() -> None:
         raise SystemExit("nobody wants this box any more")
     plan = Plan.from_json(line)
     os.environ.clear()  # proxies and the like are the machine's, not the node's
-    os.environ |= {"PATH": ":".join([*plan.tools, SYSTEM_PATH]), "HOME": "/root"}
+    os.environ |= {"PATH": f"{plan.tools}:{SYSTEM_PATH}", "HOME": "/root"}
     try:
         prepare(plan)
         supervise(plan)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.cluster.progress import ClusterError, run, step
 
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 # A file or a command that shows that a package is there -> the package.
 NEEDED = {
     "unshare": "util-linux",
@@ -22,7 +23,7 @@ NEEDED = {
     "pkg-config": "pkg-config",
     "debootstrap": "debootstrap",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",  # not on Ubuntu
-    "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",  # for Go's downloads
+    CERTIFICATES: "ca-certificates",  # for Go's downloads
     "mount.nfs": "nfs-common",
     "rpcbind": "rpcbind",
     "ganesha.nfsd": "nfs-ganesha",
@@ -36,18 +37,24 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def require(needed: Mapping[str, str] = NEEDED) -> None:
     """Install what is missing, or say which command would."""
-    missing = sorted({package for sign, package in needed.items() if not present(sign)})
-    if not missing:
+    wanted = missing(needed)
+    if not wanted:
         return
-    install = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    install = ["apt-get", "install", "--yes", "--no-install-recommends", *wanted]
     if os.geteuid() != 0 or not shutil.which("apt-get", path=SYSTEM_PATH):
         raise ClusterError(
             "the Kubernetes in a box needs Debian packages that are not installed; run as root:\n"
             f"    apt-get update && {' '.join(install)}"
         )
-    with step(f"installing {', '.join(missing)}"):
+    with step(f"installing {', '.join(wanted)}"):
+        run(["dpkg", "--configure", "-a"])  # finishes an installation that was interrupted
         run(["apt-get", "update"])
         run(install, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def missing(needed: Mapping[str, str] = NEEDED) -> list[str]:
+    """The packages that are not installed."""
+    return sorted({package for sign, package in needed.items() if not present(sign)})
 
 
 def present(sign: str) -> bool:

@@ -28,7 +28,7 @@ class Plan:
     subnet: str  # a /16: nodes in .0.0/24, pods in .16.0/20, services in .128.0/20
     node: Node
     folder: str  # the box's state
-    tools: tuple[str, ...]  # folders of executables
+    tools: str  # the folder of its executables
     pause_image: str
     mount_nfs: str  # a user-space mount.nfs, or empty: the kernel has an NFS client
 
@@ -83,5 +83,4 @@ class Plan:
         """The plan that `to_json` wrote."""
         data = json.loads(text)
         data["node"] = Node(**data["node"])
-        data["tools"] = tuple(data["tools"])
         return Plan(**data)

@@ -1,20 +1,60 @@
-"""What a person sees while a slow step runs: its name, a sign of life, and how long it took."""
+"""What a person sees while slow steps run: how many there are, how far each is, how long it takes.
+
+    cluster: step 2 of 8, 0:21: compiling kubelet, kube-apiserver, ...
+    cluster: step 2 of 8, 0:36: 412 of at most 3,054 packages
+    cluster: step 3 of 8, 0:36: installing Debian bookworm: Retrieving libssl3
+
+Steps may run beside each other, each in a thread of its own. The sign of life of a step is the last
+line that its command has printed, which tells a download from a compilation.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
-HEARTBEAT_SECONDS = 30
+HEARTBEAT_SECONDS = 15
+WIDTH = 100  # of a sign of life
+GRACE_SECONDS = 10  # from SIGTERM to SIGKILL, for commands that are interrupted
+NEW_LINE = b"\n"
 
 
 class ClusterError(Exception):
     """A failure that a person can act on; its text is all they need to see."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that runs, and the files that its output goes to."""
+
+    process: subprocess.Popen[bytes]
+    out: BinaryIO
+    err: BinaryIO
+
+
+@dataclass
+class Account:
+    """What this process has announced and begun so far."""
+
+    total: int = 0  # steps that are known to come
+    begun: int = 0
+    start: float = field(default_factory=time.monotonic)
+    running: dict[int, Command] = field(default_factory=dict)  # what each thread runs now
+
+
+ACCOUNT = Account()
 
 
 def say(text: str) -> None:
@@ -22,23 +62,79 @@ def say(text: str) -> None:
     print(f"cluster: {text}", file=sys.stderr, flush=True)
 
 
+def announce(steps: int) -> None:
+    """Tell that so many more steps will run, so that each can say which of them it is."""
+    ACCOUNT.total = max(ACCOUNT.total, ACCOUNT.begun) + steps
+
+
 @contextmanager
-def step(name: str) -> Iterator[None]:
-    """Report a step: when it starts, every 30 s while it runs, and the time it took."""
+def step(name: str, packages: int = 0) -> Iterator[None]:
+    """Report a step: when it starts, what it does every 15 s, and the time it took.
+
+    Where its command prints one line for each of at most `packages` packages, they are counted.
+    """
     start = time.monotonic()
+    thread = threading.get_ident()
     over = threading.Event()
+    ACCOUNT.begun += 1
+    number = ACCOUNT.begun
+    if ACCOUNT.begun > ACCOUNT.total:
+        ACCOUNT.total = ACCOUNT.begun
+
+    def tell(text: str) -> None:
+        elapsed = int(time.monotonic() - ACCOUNT.start)
+        say(f"step {number} of {ACCOUNT.total}, {elapsed // 60}:{elapsed % 60:02}: {text}")
 
     def beat() -> None:
         while not over.wait(HEARTBEAT_SECONDS):
-            say(f"{name}: still at it, {time.monotonic() - start:.0f} s")
+            doing = activity(thread, packages)
+            tell(f"{name}: {doing}" if doing else f"{name}, for {time.monotonic() - start:.0f} s")
 
-    say(f"{name} ...")
+    tell(f"{name} ...")
     threading.Thread(target=beat, daemon=True).start()
     try:
         yield
     finally:
         over.set()
-    say(f"{name}: {time.monotonic() - start:.1f} s")
+    tell(f"{name}: done in {time.monotonic() - start:.1f} s")
+
+
+def activity(thread: int, packages: int) -> str:
+    """What the command of a thread does, by what it has printed last; empty where it is silent."""
+    with contextlib.suppress(KeyError, ValueError, OSError):  # it may end meanwhile
+        command = ACCOUNT.running[thread]
+        newest = max(command.out, command.err, key=lambda file: os.fstat(file.fileno()).st_mtime)
+        printed = os.pread(newest.fileno(), os.fstat(newest.fileno()).st_size, 0)
+        if packages:
+            return f"{printed.count(NEW_LINE):,} of at most {packages:,} packages"
+        lines = printed.decode(errors="replace").replace("\r", "\n").split("\n")
+        return next((line.strip()[:WIDTH] for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+def beside(*tasks: Callable[[], object]) -> None:
+    """Run tasks beside each other to their ends.
+
+    The first failure, or an interruption, ends the commands of the others, then it is raised.
+    """
+    threads: set[int] = set()
+
+    def work(task: Callable[[], object]) -> None:
+        threads.add(threading.get_ident())
+        task()
+
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        futures = [pool.submit(work, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            while not all(future.done() for future in futures):
+                for thread in threads:
+                    if command := ACCOUNT.running.get(thread):
+                        end(command.process)
+                time.sleep(0.05)
+            raise
 
 
 def run(
@@ -48,20 +144,45 @@ def run(
     env: Mapping[str, str] | None = None,
 ) -> str:
     """Run a command to its end and return its output; a failure quotes its last lines."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode != 0:
-        raise ClusterError(
-            f"{' '.join(str(word) for word in command)} ended with {done.returncode}:\n"
-            + last_lines(done.stderr or done.stdout)
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,  # so that an interruption can end all that it has started
         )
-    return done.stdout
+        ACCOUNT.running[threading.get_ident()] = Command(process, out, err)
+        try:
+            code = process.wait()
+        except BaseException:
+            end(process)
+            raise
+        finally:
+            del ACCOUNT.running[threading.get_ident()]
+        printed, complaint = whole(out), whole(err)
+    if code != 0:
+        quote = last_lines(complaint or printed)
+        raise ClusterError(f"{' '.join(words)} ended with {code}:\n{quote}")
+    return printed
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a command of `run` and all that it has started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+
+
+def whole(file: BinaryIO) -> str:
+    """All that was written to a file."""
+    file.seek(0)
+    return file.read().decode(errors="replace")
 
 
 def last_lines(text: str, count: int = 15) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import ClusterError, binaries, image
-from tests.cluster.box import Box
+from tests.cluster.box import TOOLS, Box
 from tests.cluster.cgroups import cgroup_mounts
 from tests.cluster.plan import NFS_EXPORT
 
@@ -135,11 +135,13 @@ def test_a_component_that_fails_is_named_with_its_last_words(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = traces()
+    for tool in binaries.tools(*TOOLS).iterdir():
+        (tmp_path / tool.name).symlink_to(tool)
     broken = tmp_path / "etcd"
+    broken.unlink()
     broken.write_text("#!/bin/sh\necho no space left for this test\nexit 3\n")
     broken.chmod(0o755)
-    build = binaries.build
-    monkeypatch.setattr(binaries, "build", lambda name: tmp_path if name == "etcd" else build(name))
+    monkeypatch.setattr(binaries, "tools", lambda *_: tmp_path)
     with pytest.raises(ClusterError, match=r"(?s)etcd ended with 3.*no space left for this test"):
         BOX.up()
     assert traces() == before

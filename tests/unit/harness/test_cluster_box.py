@@ -20,7 +20,7 @@ PLAN = Plan(
     subnet="10.254.0.0/16",
     node=first_node("10.254.0.0/16"),
     folder="/state",
-    tools=("/tools/a", "/tools/b"),
+    tools="/tools",
     pause_image="localhost/pause:1",
     mount_nfs="",
 )
@@ -75,8 +75,9 @@ def test_versions_come_from_go_mod() -> None:
 
 
 def test_tools_are_stamped_with_their_version() -> None:
-    assert "version.gitVersion=v1." in binaries.ldflags("kubernetes")
-    assert "chartutil.k8sVersionMinor=3" in binaries.ldflags("helm3")
+    linker = binaries.flags()[-1]
+    assert f"version.gitVersion={binaries.pinned('k8s.io/kubernetes')} " in linker
+    assert "chartutil.k8sVersionMinor=3" in linker
 
 
 def test_an_unknown_tool_is_answered_with_those_that_exist() -> None:
