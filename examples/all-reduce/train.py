@@ -29,17 +29,17 @@ from typing import Any
 
 import numpy as np
 
-tf: Any = None  # filled by import_tensorflow: it takes seconds, and a bad flag is answered first
+tf: Any = None  # set by import_tensorflow: it takes seconds, so flags are checked first
 
-HELD_OUT = 5  # every fifth row is held out from training ...
-SPLIT_SEED = 0  # ... whatever --seed says, so that every run is evaluated on the same rows
-STOP_SECONDS = 5  # what a step and its checkpoint may take after SIGTERM
-STOPPED = 128 + signal.SIGTERM  # the exit code then, as if the signal had ended it at once
+HELD_OUT = 5  # every fifth row is held out from training
+SPLIT_SEED = 0  # independent of --seed, so that every run is evaluated on the same rows
+STOP_SECONDS = 5  # for the last step and its checkpoint after SIGTERM
+STOPPED = 128 + signal.SIGTERM  # the exit code after SIGTERM, as if the signal had ended it
 
 
 @dataclass(frozen=True)
 class Data:
-    """The rows to train on, and those held out to evaluate on."""
+    """The rows to train on, and the rows held out to evaluate on."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -124,7 +124,7 @@ def parse_flags(argv: list[str], tf_config: str = "") -> tuple[argparse.Namespac
 
 
 def load_data(path: Path) -> Data:
-    """Read the CSV and hold out every fifth row of each label, always the same ones."""
+    """Read the CSV and hold out every fifth row of each label, always the same rows."""
     rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
     labels = rows[:, -1]
     if rows.shape[1] < 2 or set(labels) != {0, 1} or not np.isfinite(rows).all():
@@ -137,7 +137,7 @@ def load_data(path: Path) -> Data:
 
 
 def compute_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The share of rows on the right side of one half."""
+    """The share of rows whose probability is on the correct side of one half."""
     return float(np.mean((probabilities > 0.5) == (labels > 0.5)))
 
 
@@ -151,11 +151,11 @@ def compute_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow as `tf`, quiet unless the user has said how much it may tell."""
+    """Import TensorFlow as `tf`, quiet unless the user has set its log level."""
     global tf
     quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice heeds no log level
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice ignores the log level
     tf = importlib.import_module("tensorflow")
     tf.get_logger().setLevel("ERROR" if quiet else "INFO")
 
@@ -165,7 +165,7 @@ def build_model(data: Data, hidden_units: int, seed: int) -> Any:
     rng = np.random.default_rng(seed)
 
     def make_variable(value: np.ndarray) -> Any:
-        # Every replica assigns the same, for gradients were added up before.
+        # Every replica assigns the same, because the gradients were added up before.
         same = tf.VariableAggregation.ONLY_FIRST_REPLICA
         return tf.Variable(value, dtype=tf.float32, aggregation=same)
 
@@ -182,7 +182,7 @@ def build_model(data: Data, hidden_units: int, seed: int) -> Any:
 
 
 def compute_logits(model: Any, features: Any, data: Data) -> Any:
-    """What the network makes of raw features: their mean and spread are constants of it."""
+    """What the network makes of raw features: their mean and spread are constants in it."""
     mean, spread = data.features.mean(axis=0), data.features.std(axis=0)
     layer = (features - mean) / np.maximum(spread, 1e-6)
     layer = tf.nn.relu(tf.matmul(layer, model.hidden_weights) + model.hidden_biases)
@@ -195,9 +195,9 @@ def compute_logits(model: Any, features: Any, data: Data) -> Any:
 def train(
     flags: argparse.Namespace, data: Data, strategy: Any, index: int, stop: threading.Event
 ) -> tuple[int, bool]:
-    """Train until the last step, or until any worker is to stop.
+    """Train until the last step, or until any worker is told to stop.
 
-    Returns the step that all have reached, and whether one of them was to stop.
+    Returns the step that all have reached, and whether one of them was told to stop.
     """
     replicas = strategy.num_replicas_in_sync
     print(f"worker {index}: {replicas} replicas share {len(data.labels)} rows")
@@ -213,13 +213,13 @@ def train(
 
     @tf.function
     def train_step(features: Any, labels: Any, stops: Any) -> Any:
-        """One step of all; the loss of the whole batch, and on how many replicas it is to stop."""
+        """One step of all: the loss of the whole batch, and how many replicas were told to stop."""
 
         def take(features: Any, labels: Any, stops: Any) -> Any:
             with tf.GradientTape() as tape:
                 logits = compute_logits(model, features, data)
                 losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
-                loss = tf.reduce_sum(losses) / flags.batch_size  # this replica's part of it
+                loss = tf.reduce_sum(losses) / flags.batch_size  # this replica's part of the loss
             variables = model.trainable_variables
             own = [loss, tf.identity(stops), *tape.gradient(loss, variables)]
             loss, stops, *gradients = add_up(own)
@@ -231,7 +231,7 @@ def train(
         return [strategy.experimental_local_results(result)[0] for result in results]
 
     def share_out(values: np.ndarray) -> Any:
-        """Each replica's part of a batch; where there are more replicas than rows, also nothing."""
+        """Each replica's part of a batch; empty where there are more replicas than rows."""
         return strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(values[context.replica_id_in_sync_group :: replicas])
         )
@@ -258,16 +258,16 @@ def train(
             logged_step, logged_at = reached, now
         ends = stopped or reached == last_step
         if index == 0 and (ends or now - saved_at >= flags.checkpoint_secs):
-            manager.save(reached)  # this worker has all that there is to save
+            manager.save(reached)  # every worker has all variables, so this one can save alone
             saved_at = now
     return reached, stopped
 
 
 def make_batches(rows: int, batch_size: int, seed: int, step: int) -> Iterator[np.ndarray]:
-    """Endless batches of rows from a step on, shuffled anew each time all have been seen.
+    """Endless batches of rows from a step on, shuffled again after each pass over all rows.
 
-    They depend on the seed and the step alone: every worker has the same ones, and a run that goes
-    on has those that it would have had.
+    They depend only on the seed and the step: every worker has the same batches, and a run that
+    continues has the batches that it would have had.
     """
     number, seen = divmod(step * batch_size, rows)
     queue = np.random.default_rng([seed, number]).permutation(rows)[seen:]
@@ -283,8 +283,8 @@ def make_batches(rows: int, batch_size: int, seed: int, step: int) -> Iterator[n
 def follow_chief(strategy: Any, model: Any, step: Any) -> Any:
     """Give all workers what worker 0 has restored, and return its step.
 
-    They do not read the checkpoint themselves: a network file system may show each of them another
-    one as the latest.
+    They do not read the checkpoint themselves: a network file system may show each worker a
+    different latest checkpoint.
     """
 
     def take() -> Any:
@@ -298,12 +298,12 @@ def follow_chief(strategy: Any, model: Any, step: Any) -> Any:
 
 
 def add_up(values: Any) -> Any:
-    """The sum of what the replicas have, or for a list the sums, on each of them."""
+    """The sum over the replicas, on each replica; for a list, its sums."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 def evaluate(flags: argparse.Namespace, data: Data) -> None:
-    """Restore the last checkpoint here, evaluate it on the rows held out and export it."""
+    """Restore the last checkpoint, evaluate it on the held-out rows and export it."""
     path = tf.train.latest_checkpoint(str(flags.checkpoint_dir))
     model, step = build_model(data, flags.hidden_units, flags.seed), tf.Variable(0, dtype=tf.int64)
     tf.train.Checkpoint(model=model, step=step).restore(path).expect_partial()
@@ -324,9 +324,9 @@ def evaluate(flags: argparse.Namespace, data: Data) -> None:
 
 
 def export_model(model: Any, serve: Any, folder: Path) -> None:
-    """Write the SavedModel beside its place and move it there: nobody sees half a model."""
+    """Write the SavedModel to a temporary folder and rename it: nobody sees half a model."""
     new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
-    for leftover in (new, old):  # of an earlier process that was killed here
+    for leftover in (new, old):  # from an earlier process that was killed while it exported
         shutil.rmtree(leftover, ignore_errors=True)
     tf.saved_model.save(model, str(new), signatures=serve)
     if folder.exists():
@@ -339,10 +339,10 @@ def export_model(model: Any, serve: Any, folder: Path) -> None:
 
 
 def watch_sigterm() -> threading.Event:
-    """An event that SIGTERM sets; the process that has not ended soon after is ended.
+    """An event that SIGTERM sets; STOP_SECONDS later the process is ended.
 
-    A thread hears of the signal through a pipe: Python runs a handler in the main thread alone,
-    and not while that waits inside TensorFlow, for a worker that is gone for example.
+    A thread reads the signal from a pipe, because Python runs handlers only in the main thread,
+    and not while that waits inside TensorFlow, for example for a worker that is gone.
     """
     stop = threading.Event()
     reader, writer = os.pipe()
@@ -362,7 +362,7 @@ def watch_sigterm() -> threading.Event:
 
 
 def main(argv: list[str]) -> int:
-    """Train, together with the others, and then, as the chief, evaluate."""
+    """Train together with the others; the chief then evaluates."""
     flags, index = parse_flags(argv, os.environ.get("TF_CONFIG", ""))
     if flags.checkpoint_dir is None:
         flags.checkpoint_dir = Path(tempfile.mkdtemp(prefix="breast-cancer-"))
@@ -371,7 +371,7 @@ def main(argv: list[str]) -> int:
     data = load_data(flags.data)
     import_tensorflow()
     strategy = tf.distribute.MultiWorkerMirroredStrategy()  # waits for all workers
-    stop = watch_sigterm()  # afterwards, since the strategy takes the signal to itself
+    stop = watch_sigterm()  # after the strategy, which sets its own handler
     step, stopped = train(flags, data, strategy, index, stop)
     if stopped:
         print(f"stopped: step {step}, saved in {flags.checkpoint_dir}")

@@ -7,7 +7,7 @@ Worker 0 is the chief: it alone initialises, saves, evaluates and exports.
     python train.py                                          # one process, a laptop
     python train.py --ps_hosts=a:2222 --worker_hosts=b:2222,c:2222 --job_name=worker --task_index=0
 
-Instead of the four cluster flags a TF_CONFIG environment variable will do.
+A TF_CONFIG environment variable can replace the four cluster flags.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from typing import Any
 
 import numpy as np
 
-tf: Any = None  # filled by import_tensorflow: it takes seconds, and a bad flag is answered first
+tf: Any = None  # set by import_tensorflow: it takes seconds, so flags are checked first
 
-HELD_OUT = 5  # every fifth row is held out from training ...
-SPLIT_SEED = 0  # ... whatever --seed says, so that every run is evaluated on the same rows
-STOP_SECONDS = 5  # what the chief has to save a checkpoint after SIGTERM
-STOPPED = 128 + signal.SIGTERM  # its exit code then, as if the signal had ended it at once
+HELD_OUT = 5  # every fifth row is held out from training
+SPLIT_SEED = 0  # independent of --seed, so that every run is evaluated on the same rows
+STOP_SECONDS = 5  # for the chief to save a checkpoint after SIGTERM
+STOPPED = 128 + signal.SIGTERM  # the exit code after SIGTERM, as if the signal had ended it
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Data:
-    """The rows to train on, and those held out to evaluate on."""
+    """The rows to train on, and the rows held out to evaluate on."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -77,7 +77,7 @@ class Data:
 
 
 def parse_flags(argv: list[str], tf_config: str = "") -> tuple[argparse.Namespace, Task]:
-    """Read the flags and this process's task; every mistake is told at once, with exit code 2."""
+    """Read the flags and this process's task; report all mistakes and exit with code 2."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").split("\n")[0],
         usage="%(prog)s [--help] [FLAG=VALUE ...]",
@@ -88,7 +88,7 @@ def parse_flags(argv: list[str], tf_config: str = "") -> tuple[argparse.Namespac
     def add_number(group: Any, flag: str, default: Any, least: float, text: str) -> None:
         kind = float if isinstance(default, float) else int
 
-        def convert(value: str) -> Any:  # notes a mistake where argparse would stop at the first
+        def convert(value: str) -> Any:  # collects mistakes, because argparse stops at the first
             try:
                 number = kind(value)
             except ValueError:
@@ -151,7 +151,7 @@ def parse_flags(argv: list[str], tf_config: str = "") -> tuple[argparse.Namespac
 
 
 def find_task(flags: argparse.Namespace, tf_config: str) -> tuple[Task, list[str]]:
-    """Find this process's task, from flags or else TF_CONFIG, and what is wrong with it."""
+    """Find this process's task, from the flags or else TF_CONFIG, and what is wrong with it."""
     cluster_flags = (flags.ps_hosts, flags.worker_hosts, flags.job_name, flags.task_index)
     if any(value is not None for value in cluster_flags):
         jobs = {
@@ -179,7 +179,7 @@ def find_task(flags: argparse.Namespace, tf_config: str) -> tuple[Task, list[str
 def find_cluster_mistakes(
     jobs: dict[str, list[str]], job: str | None, index: int | None
 ) -> list[str]:
-    """What is wrong with a cluster, or with the place in it that this process is given."""
+    """What is wrong with a cluster, or with this process's task in it."""
     mistakes = []
     for name in dict.fromkeys(["ps", "worker", *jobs]):
         if name not in ("ps", "worker"):
@@ -206,7 +206,7 @@ def find_cluster_mistakes(
 
 
 def find_file_mistakes(flags: argparse.Namespace, task: Task) -> list[str]:
-    """What would go wrong with the files, some of it only hours later."""
+    """What would go wrong with the files, possibly hours later."""
     mistakes = []
     try:
         data = load_data(flags.data)
@@ -223,7 +223,7 @@ def find_file_mistakes(flags: argparse.Namespace, task: Task) -> list[str]:
     if export and export.exists():
         model = (export / "saved_model.pb").exists()
         empty = export.is_dir() and not any(export.iterdir())
-        if export.is_mount() or not (model or empty):  # it is to be renamed and replaced
+        if export.is_mount() or not (model or empty):  # it will be renamed and replaced
             mistakes.append(
                 "--export_dir must be a folder that is new, empty or a SavedModel, "
                 f"and no mount point; got {export}"
@@ -235,7 +235,7 @@ def find_file_mistakes(flags: argparse.Namespace, task: Task) -> list[str]:
 
 
 def load_data(path: Path) -> Data:
-    """Read the CSV and hold out every fifth row of each label, always the same ones."""
+    """Read the CSV and hold out every fifth row of each label, always the same rows."""
     rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
     labels = rows[:, -1]
     if rows.shape[1] < 2 or set(labels) != {0, 1} or not np.isfinite(rows).all():
@@ -253,7 +253,7 @@ def count_steps(epochs: int, rows: int, batch_size: int) -> int:
 
 
 def make_batches(rows: np.ndarray, batch_size: int, seed: list[int]) -> Iterator[np.ndarray]:
-    """Endless batches of the rows, shuffled anew each time all have been seen."""
+    """Endless batches of the rows, shuffled again after each pass over all rows."""
     rng = np.random.default_rng(seed)
     queue = rng.permutation(rows)
     while True:
@@ -264,7 +264,7 @@ def make_batches(rows: np.ndarray, batch_size: int, seed: list[int]) -> Iterator
 
 
 def compute_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The share of rows on the right side of one half."""
+    """The share of rows whose probability is on the correct side of one half."""
     return float(np.mean((probabilities > 0.5) == (labels > 0.5)))
 
 
@@ -278,11 +278,11 @@ def compute_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow as `tf`, quiet unless the user has said how much it may tell."""
+    """Import TensorFlow as `tf`, quiet unless the user has set its log level."""
     global tf
     quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice heeds no log level
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice ignores the log level
     tf = importlib.import_module("tensorflow.compat.v1")
     tf.logging.set_verbosity(tf.logging.ERROR if quiet else tf.logging.INFO)
     tf.disable_eager_execution()
@@ -313,12 +313,12 @@ def train(flags: argparse.Namespace, task: Task, data: Data, stop: threading.Eve
     """Train until the last step, or until stop is set, and return the global step reached."""
     last_step = count_steps(flags.epochs, len(data.labels), flags.batch_size)
     if not task.chief and read_step(flags.checkpoint_dir) >= last_step:
-        return last_step  # nobody is left to train with: the chief may have gone
+        return last_step  # the training is over, and the chief may be gone
 
     master, config = "", tf.ConfigProto()
     if task.distributed:
         master = start_server(task).target
-        # Without filters a session waits for every worker listed, also for one that has finished.
+        # Without filters a session waits for every listed worker, also for a finished one.
         config.device_filters.extend(["/job:ps", f"/job:worker/task:{task.index}"])
 
     tf.set_random_seed(flags.seed)
@@ -333,8 +333,8 @@ def train(flags: argparse.Namespace, task: Task, data: Data, stop: threading.Eve
         optimizer = tf.train.GradientDescentOptimizer(flags.learning_rate)
         with tf.control_dependencies([optimizer.minimize(loss, global_step=step)]):
             next_step = step.read_value()
-        # Here, within the device scope, the chief writes the files, so a ps needs no volume; and
-        # not sharded, so they fit any number of ps.
+        # In the device scope, so that the chief writes the files and a ps needs no volume. Not
+        # sharded, so that they fit any number of ps.
         saver = tf.train.Saver(max_to_keep=3, save_relative_paths=True)
 
     shard = np.arange(task.index, len(data.labels), task.workers)
@@ -343,7 +343,7 @@ def train(flags: argparse.Namespace, task: Task, data: Data, stop: threading.Eve
         for rows in make_batches(shard, flags.batch_size, [flags.seed, task.index])
     )
     print(f"worker {task.index} of {task.workers}: {len(shard)} rows, {len(task.ps_hosts)} ps")
-    if not task.chief:  # wait for it here, as the session below would look every 30 s only
+    if not task.chief:  # wait for the chief here: the session below looks only every 30 s
         manager = tf.train.SessionManager(
             ready_op=tf.report_uninitialized_variables(), recovery_wait_secs=1
         )
@@ -358,7 +358,7 @@ def train(flags: argparse.Namespace, task: Task, data: Data, stop: threading.Eve
         save_summaries_steps=flags.log_every_steps,
         config=config,
     ) as session:
-        # Only a look, for the hook to see whether the training has ended before.
+        # Reads the step without training, so that the hook sees whether training has ended.
         reached = int(session.run(step, next(feeds)))
         print(f"start: step {reached}/{last_step}")
         logged_step, logged_time, own_steps = reached, time.monotonic(), 0
@@ -384,7 +384,7 @@ def read_step(checkpoint_dir: Path) -> int:
 
 
 def evaluate(flags: argparse.Namespace, data: Data) -> None:
-    """Restore the last checkpoint, evaluate it on the rows held out and export it."""
+    """Restore the last checkpoint, evaluate it on the held-out rows and export it."""
     checkpoint = tf.train.latest_checkpoint(str(flags.checkpoint_dir))
     with tf.Graph().as_default(), tf.Session() as session:
         features = tf.placeholder(tf.float32, [None, data.features.shape[1]], name="features")
@@ -403,9 +403,9 @@ def evaluate(flags: argparse.Namespace, data: Data) -> None:
 
 
 def export_model(session: Any, features: Any, probability: Any, folder: Path) -> None:
-    """Write the SavedModel beside its place and move it there: nobody sees half a model."""
+    """Write the SavedModel to a temporary folder and rename it: nobody sees half a model."""
     new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
-    for leftover in (new, old):  # of an earlier process that was killed here
+    for leftover in (new, old):  # from an earlier process that was killed while it exported
         shutil.rmtree(leftover, ignore_errors=True)
     tf.saved_model.simple_save(
         session, str(new), inputs={"features": features}, outputs={"probability": probability}
@@ -420,10 +420,10 @@ def export_model(session: Any, features: Any, probability: Any, folder: Path) ->
 
 
 def watch_sigterm() -> threading.Event:
-    """An event that SIGTERM sets; the process that has not ended soon after is ended.
+    """An event that SIGTERM sets; STOP_SECONDS later the process is ended.
 
-    A thread hears of the signal through a pipe: Python runs a handler in the main thread alone,
-    and not while that waits inside TensorFlow, for a parameter server that is gone for example.
+    A thread reads the signal from a pipe, because Python runs handlers only in the main thread,
+    and not while that waits inside TensorFlow, for example for a parameter server that is gone.
     """
     stop = threading.Event()
     reader, writer = os.pipe()
@@ -443,7 +443,7 @@ def watch_sigterm() -> threading.Event:
 
 
 def main(argv: list[str]) -> int:
-    """Run one task: serve, or train and then, as the chief, evaluate."""
+    """Run one task: serve, or train; the chief then evaluates."""
     flags, task = parse_flags(argv, os.environ.get("TF_CONFIG", ""))
     stop = watch_sigterm() if task.chief else threading.Event()
     import_tensorflow()

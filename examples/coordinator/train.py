@@ -1,10 +1,10 @@
 """Train a small breast-cancer classifier with a coordinator, parameter servers and workers.
 
 This is TensorFlow's ParameterServerStrategy: the chief runs this program and hands out the steps;
-the workers compute them and the parameter servers keep the variables. The chief saves every now and
-then, goes on from what was saved, and in the end evaluates and exports the model.
+the workers compute them and the parameter servers keep the variables. The chief saves now and
+then, continues from its last checkpoint, and at the end evaluates and exports the model.
 
-TF_CONFIG says who is who. A process that it calls a ps or a worker serves until it is killed.
+TF_CONFIG says which task this is. A ps or a worker serves until it is killed.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from typing import Any
 
 import numpy as np
 
-tf: Any = None  # filled by import_tensorflow: it takes seconds, and a bad flag is answered first
+tf: Any = None  # set by import_tensorflow: it takes seconds, so flags are checked first
 
-HELD_OUT = 5  # every fifth row is held out from training ...
-SPLIT_SEED = 0  # ... whatever --seed says, so that every run is evaluated on the same rows
-STOP_SECONDS = 5  # what the chief has to save a checkpoint after SIGTERM
-STOPPED = 128 + signal.SIGTERM  # its exit code then, as if the signal had ended it at once
+HELD_OUT = 5  # every fifth row is held out from training
+SPLIT_SEED = 0  # independent of --seed, so that every run is evaluated on the same rows
+STOP_SECONDS = 5  # for the chief to save a checkpoint after SIGTERM
+STOPPED = 128 + signal.SIGTERM  # the exit code after SIGTERM, as if the signal had ended it
 
 
 @dataclass(frozen=True)
 class Data:
-    """The rows to train on, and those held out to evaluate on."""
+    """The rows to train on, and the rows held out to evaluate on."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -125,7 +125,7 @@ def parse_flags(argv: list[str], tf_config: str) -> tuple[argparse.Namespace, st
 
 
 def load_data(path: Path) -> Data:
-    """Read the CSV and hold out every fifth row of each label, always the same ones."""
+    """Read the CSV and hold out every fifth row of each label, always the same rows."""
     rows = np.loadtxt(path, delimiter=",", skiprows=1, dtype=np.float32, ndmin=2)
     labels = rows[:, -1]
     if rows.shape[1] < 2 or set(labels) != {0, 1} or not np.isfinite(rows).all():
@@ -138,7 +138,7 @@ def load_data(path: Path) -> Data:
 
 
 def compute_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The share of rows on the right side of one half."""
+    """The share of rows whose probability is on the correct side of one half."""
     return float(np.mean((probabilities > 0.5) == (labels > 0.5)))
 
 
@@ -152,11 +152,11 @@ def compute_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow as `tf`, quiet unless the user has said how much it may tell."""
+    """Import TensorFlow as `tf`, quiet unless the user has set its log level."""
     global tf
     quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice heeds no log level
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its notice ignores the log level
     tf = importlib.import_module("tensorflow")
     tf.get_logger().setLevel("ERROR" if quiet else "INFO")
 
@@ -178,7 +178,7 @@ def build_model(data: Data, hidden_units: int, seed: int) -> Any:
 
 
 def compute_logits(model: Any, features: Any, data: Data) -> Any:
-    """What the network makes of raw features: their mean and spread are constants of it."""
+    """What the network makes of raw features: their mean and spread are constants in it."""
     mean, spread = data.features.mean(axis=0), data.features.std(axis=0)
     layer = (features - mean) / np.maximum(spread, 1e-6)
     layer = tf.nn.relu(tf.matmul(layer, model.hidden_weights) + model.hidden_biases)
@@ -196,9 +196,9 @@ def train(flags: argparse.Namespace, data: Data, stop: threading.Event) -> int:
     ps, workers = (resolver.cluster_spec().num_tasks(job) for job in ("ps", "worker"))
     print(f"chief: {len(data.labels)} rows, {workers} workers, {ps} ps")
 
-    with strategy.scope():  # its variables are on the ps
+    with strategy.scope():  # variables made here are on the ps
         model = build_model(data, flags.hidden_units, flags.seed)
-    step = tf.Variable(0, dtype=tf.int64)  # outside of it: on the chief
+    step = tf.Variable(0, dtype=tf.int64)  # outside the scope: on the chief
     # The chief writes the files, so a ps needs no volume.
     options = tf.train.CheckpointOptions(experimental_io_device="/job:chief/task:0/device:CPU:0")
     manager = tf.train.CheckpointManager(
@@ -208,13 +208,13 @@ def train(flags: argparse.Namespace, data: Data, stop: threading.Event) -> int:
         manager.checkpoint.restore(manager.latest_checkpoint, options).assert_consumed()
 
     def make_dataset() -> Any:
-        """Endless batches; every worker has its own, and shuffles it by itself."""
+        """Endless batches; every worker makes and shuffles its own."""
         rows = tf.data.Dataset.from_tensor_slices((data.features, data.labels))
         return rows.shuffle(len(data.labels)).repeat().batch(flags.batch_size)
 
     @tf.function
     def train_step(batches: Any) -> Any:
-        """One step of one worker, while the others take theirs."""
+        """One step of one worker, at the same time as the others."""
         features, labels = next(batches)
         with tf.GradientTape() as tape:
             logits = compute_logits(model, features, data)
@@ -233,7 +233,7 @@ def train(flags: argparse.Namespace, data: Data, stop: threading.Event) -> int:
         begin = time.monotonic()
         steps = min(flags.log_every_steps, last_step - reached)
         losses = [coordinator.schedule(train_step, args=(batches,)) for _ in range(steps)]
-        coordinator.join()  # what a lost worker did not finish, another does
+        coordinator.join()  # another worker repeats the steps of a lost one
         reached = int(step.assign_add(steps))
         now = time.monotonic()
         loss = losses[-1].fetch()
@@ -247,7 +247,7 @@ def train(flags: argparse.Namespace, data: Data, stop: threading.Event) -> int:
 
 
 def evaluate(flags: argparse.Namespace, data: Data) -> None:
-    """Restore the last checkpoint here, evaluate it on the rows held out and export it."""
+    """Restore the last checkpoint, evaluate it on the held-out rows and export it."""
     path = tf.train.latest_checkpoint(str(flags.checkpoint_dir))
     model, step = build_model(data, flags.hidden_units, flags.seed), tf.Variable(0, dtype=tf.int64)
     tf.train.Checkpoint(model=model, step=step).restore(path).expect_partial()
@@ -268,9 +268,9 @@ def evaluate(flags: argparse.Namespace, data: Data) -> None:
 
 
 def export_model(model: Any, serve: Any, folder: Path) -> None:
-    """Write the SavedModel beside its place and move it there: nobody sees half a model."""
+    """Write the SavedModel to a temporary folder and rename it: nobody sees half a model."""
     new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
-    for leftover in (new, old):  # of an earlier process that was killed here
+    for leftover in (new, old):  # from an earlier process that was killed while it exported
         shutil.rmtree(leftover, ignore_errors=True)
     tf.saved_model.save(model, str(new), signatures=serve)
     if folder.exists():
@@ -283,10 +283,10 @@ def export_model(model: Any, serve: Any, folder: Path) -> None:
 
 
 def watch_sigterm() -> threading.Event:
-    """An event that SIGTERM sets; the process that has not ended soon after is ended.
+    """An event that SIGTERM sets; STOP_SECONDS later the process is ended.
 
-    A thread hears of the signal through a pipe: Python runs a handler in the main thread alone,
-    and not while that waits inside TensorFlow, for a parameter server that is gone for example.
+    A thread reads the signal from a pipe, because Python runs handlers only in the main thread,
+    and not while that waits inside TensorFlow, for example for a parameter server that is gone.
     """
     stop = threading.Event()
     reader, writer = os.pipe()
@@ -306,14 +306,14 @@ def watch_sigterm() -> threading.Event:
 
 
 def serve() -> None:
-    """Be a ps or a worker, for ever."""
+    """Serve as a ps or a worker until killed."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     place = (resolver.task_type, resolver.task_id)
     tf.distribute.Server(resolver.cluster_spec(), *place, protocol="grpc").join()
 
 
 def main(argv: list[str]) -> int:
-    """Run one task: serve, or as the chief train and then evaluate."""
+    """Run one task: serve, or train and evaluate as the chief."""
     flags, job = parse_flags(argv, os.environ.get("TF_CONFIG", ""))
     if job != "chief":
         import_tensorflow()

@@ -34,14 +34,33 @@ def test_the_map_names_no_folder_that_does_not_exist() -> None:
     assert NAMED.keys() <= {str(folder.relative_to(TESTS.parent)) for folder in FOLDERS}
 
 
+ROOT = TESTS.parent
 PAGES = [
-    *(TESTS.parent / name for name in ("README.md", "CHANGELOG.md", "tests/README.md")),
-    *(TESTS.parent / "docs").glob("*.md"),
-    *(TESTS.parent / "examples").glob("*/README.md"),
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "examples").glob("*/README.md"),
+    ROOT / "charts" / "tfrun" / "README.md",
+    TESTS / "README.md",
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(TESTS.parent)) for p in PAGES])
-def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-        assert link.startswith(("http://", "https://")) or (page.parent / link).exists(), link
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_links_to_every_page_of_the_documentation() -> None:
+    links = re.findall(r"\]\(docs/([^)#]+)", (ROOT / "README.md").read_text())
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} <= set(links)
