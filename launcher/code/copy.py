@@ -71,8 +71,9 @@ def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Even
 
     The digest is over names, execute bits, bytes and links; not over times, owners or order. The
     file `folder`.json records what was copied. The origin may be silent for `timeout` seconds.
-    Raises LauncherError: CODE_MISSING if there is no folder or a link leads out of it, IO if it
-    cannot be read or written, TRY_AGAIN if it keeps changing or the copy was cancelled.
+    Raises LauncherError: CODE_MISSING if there is no folder or a link leads out of it,
+    CONFIGURATION if its .tfrunignore is wrong, IO if it cannot be read or written, TRY_AGAIN if it
+    keeps changing or the copy was cancelled.
     """
     changed, begin = "", time.monotonic()
     try:

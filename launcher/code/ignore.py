@@ -1,10 +1,10 @@
 """`.tfrunignore`: which names of a code folder are not copied.
 
 The common part of .gitignore: one pattern a line, `#` begins a comment, `!` includes a name again,
-the last pattern that matches decides. `*`, `?` and `[...]` do not match `/`, but `**` does. With a
-`/` at its start or in its middle, a pattern is relative to the code folder; without, it matches at
-every level. With a `/` at its end it matches only folders. What is in an ignored folder cannot be
-included again. https://git-scm.com/docs/gitignore
+the last pattern that matches decides. `*`, `?` and `[...]` do not match `/`; `**/` and a final
+`/**` match all levels. With a `/` at its start or in its middle, a pattern is relative to the code
+folder; without, it matches at every level. With a `/` at its end it matches only folders. What is
+in an ignored folder cannot be included again. https://git-scm.com/docs/gitignore
 """
 
 from __future__ import annotations

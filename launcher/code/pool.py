@@ -10,7 +10,7 @@ from launcher.code.stall import Stall
 
 
 class Pool:
-    """Tasks, which may put more tasks, and the threads that do them.
+    """Runs tasks on threads; a task may put more tasks.
 
     Each task has the name of what it reads. The first exception ends the pool.
     """

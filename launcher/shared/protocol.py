@@ -1,8 +1,9 @@
 """The messages between task launchers and the controller: one JSON message each way.
 
 A task posts a Report to /v1/report; the answer is the Directive that it should follow. With
-`long_poll` the controller answers only when the task should follow another directive than it holds,
-so a change reaches every task at once. Size, type and value of all that arrives are verified.
+`long_poll` the controller keeps the request until the task should follow another directive, for at
+most HOLD_SECONDS: a change reaches every task at once. Size, type and value of all that arrives are
+verified.
 """
 
 from __future__ import annotations
