@@ -1,1 +1,1 @@
-"""How the program's code gets into a task pod, from any source, and its digest."""
+"""Brings the program's code into a task pod, from any source, and computes its digest."""

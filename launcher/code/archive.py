@@ -1,4 +1,4 @@
-"""Fetches an archive over HTTP or from a file. Nothing opens it before its SHA-256 is verified."""
+"""Fetches an archive over HTTP or from a file, and verifies its SHA-256 before it is opened."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from launcher.shared.log import say
 
 FETCHED_BYTES = 4 * 1024**3
 READ_BYTES = 1024 * 1024
-PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before another try
-PASSING = frozenset({408, 425, 429})  # and all from 500 on
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each retry
+PASSING = frozenset({408, 425, 429})  # statuses that a retry may mend, as all from 500 on
 Opened = Union[io.BufferedReader, http.client.HTTPResponse]
 
 
 @dataclass(frozen=True)
 class Archive:
-    """Where it is, what it must be, and how to get at it.
+    """Its address, its SHA-256, and the credentials to fetch it.
 
-    `timeout` is how many seconds the server may be silent, tries included.
+    The server may be silent for `timeout` seconds, retries included.
     """
 
     url: str
@@ -48,10 +48,10 @@ class Archive:
 
 
 def fetch(archive: Archive, folder: Path, cancelled: threading.Event) -> None:
-    """Makes `folder` what the archive holds.
+    """Unpacks the archive into the new folder `folder`.
 
-    Raises LauncherError: CODE_MISSING where there is no such archive or it is not to be trusted, IO
-    where it cannot be read or written.
+    Raises LauncherError: CODE_MISSING if there is no such archive or it is refused, IO if it cannot
+    be read or written, TRY_AGAIN if cancelled.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="archive-", dir=folder.parent) as name:
@@ -67,7 +67,7 @@ def fetch(archive: Archive, folder: Path, cancelled: threading.Event) -> None:
 
 
 def _download(archive: Archive, file: Path, cancelled: threading.Event) -> None:
-    """Tries a few times, as long as something came within the timeout."""
+    """Retries a few times, until the server is silent for the timeout."""
     heard = time.monotonic()
     for pause in (*PAUSES, math.inf):
         left = archive.timeout - (time.monotonic() - heard)
@@ -79,18 +79,18 @@ def _download(archive: Archive, file: Path, cancelled: threading.Event) -> None:
         heard = time.monotonic() if moved else heard
         if time.monotonic() + pause - heard >= archive.timeout:
             raise LauncherError(ExitCode.IO, f"{archive} cannot be fetched: {failure}")
-        say(f"{archive} cannot be fetched: {failure}; again in {pause:.0f} s")
+        say(f"{archive} cannot be fetched: {failure}; retrying in {pause:.0f} s")
         if cancelled.wait(pause):
-            raise LauncherError(ExitCode.TRY_AGAIN, f"{archive} is no longer wanted")
+            raise LauncherError(ExitCode.TRY_AGAIN, f"{archive}: cancelled")
 
 
 def _try_download(archive: Archive, writer: IO[bytes], stall: Stall) -> tuple[str, bool]:
-    """Why it failed, if for a reason that may pass, and whether anything came."""
+    """Why it failed, or nothing, and whether any data came. Raises what no retry can mend."""
     content = hashlib.sha256()
     size = 0
     try:
         with writer, _open(archive) as reader:
-            # Counted here: before Python 3.12 read1 does not, and waits for more at the end.
+            # Counted here: before Python 3.12 read1 does not count, and waits for more at the end.
             length = getattr(reader, "length", None)
             most = FETCHED_BYTES + 1 if length is None else length
             while data := reader.read1(min(READ_BYTES, most - size)):
@@ -105,13 +105,13 @@ def _try_download(archive: Archive, writer: IO[bytes], stall: Stall) -> tuple[st
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in PASSING or error.code >= 500:
-            return f"the server says {error.code} {error.reason}", False
-        hint = " (code.secret names what to log in with)" if error.code in (401, 403) else ""
+            return f"the server answered {error.code} {error.reason}", False
+        hint = " (code.secret must name valid credentials)" if error.code in (401, 403) else ""
         raise LauncherError(
-            ExitCode.CODE_MISSING, f"{archive} must be there: the server says {error.code}{hint}"
+            ExitCode.CODE_MISSING, f"{archive} must exist: the server answered {error.code}{hint}"
         ) from None
     except FileNotFoundError:
-        raise LauncherError(ExitCode.CODE_MISSING, f"{archive} must be there; it is not") from None
+        raise LauncherError(ExitCode.CODE_MISSING, f"{archive} must exist; it does not") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
@@ -121,8 +121,8 @@ def _try_download(archive: Archive, writer: IO[bytes], stall: Stall) -> tuple[st
     if content.hexdigest() != archive.sha256:
         raise LauncherError(
             ExitCode.CODE_MISSING,
-            f"{archive} must be what code.archive.sha256 says, {archive.sha256}; it is "
-            f"{content.hexdigest()}, {size} bytes",
+            f"{archive} must have the SHA-256 of code.archive.sha256, {archive.sha256}; it has "
+            f"{content.hexdigest()} ({size} bytes)",
         )
     return "", True
 
@@ -132,7 +132,7 @@ def _open(archive: Archive) -> Opened:
         return Path(urllib.request.url2pathname(urlsplit(archive.url).path)).open("rb")
     request = urllib.request.Request(archive.url, headers={"User-Agent": "tfrun"})  # noqa: S310
     if archive.credentials:
-        # Not sent on to where a redirect leads.
+        # Not sent to the target of a redirect.
         request.add_unredirected_header("Authorization", archive.credentials.header())
     opened: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=archive.timeout)  # noqa: S310
     return opened

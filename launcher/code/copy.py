@@ -1,9 +1,9 @@
-"""Copies a folder with many requests under way at once, and names what it holds by a digest.
+"""Copies a folder with many requests in flight at once, and computes the digest of its content.
 
 On NFS each file costs several round trips, whatever its size: one at a time they are the slow part
-of every start. What was copied before and has not changed since is taken over, not read again.
+of every start. Files that have not changed since the last copy are reused, not read again.
 
-What the threads may still do after a server was given up is in a folder of their own.
+Each attempt writes to its own folder, because its threads may still act after a timeout.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from launcher.code.stall import Stall
 from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.log import say
 
-THREADS = 64  # requests under way at once: each waits for the network most of its time
+THREADS = 64  # requests in flight at once: each mostly waits for the network
 READ_BYTES = 1024 * 1024
-PART_BYTES = 8 * READ_BYTES  # what one thread copies of a large file; the digest knows the parts
-ATTEMPTS = 3  # while somebody writes to the origin
+PART_BYTES = 8 * READ_BYTES  # a thread copies one part of a large file; the digest depends on it
+ATTEMPTS = 3  # if the origin changes meanwhile
 ZEROS = bytes(READ_BYTES)
-# What says that the origin is no longer as it was listed.
+# Errors that show that the origin has changed since it was listed.
 MOVED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ESTALE)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A folder to copy, how messages call it, and who is to blame when it does not answer."""
+    """A folder to copy, its name in messages, and the server to name if it does not answer."""
 
     folder: Path
     label: str
@@ -50,16 +50,16 @@ class Origin:
 
 
 class _ChangedError(Exception):
-    """The origin changed under the copy; the argument is the name that showed it."""
+    """The origin changed during the copy; the argument is the name that showed it."""
 
 
 class _GoneError(Exception):
-    """What was listed has vanished, and nothing of it was taken."""
+    """A listed name has vanished, and nothing of it was copied."""
 
 
 @dataclass
 class _Large:
-    """A file that several threads copy, by the digests of its parts."""
+    """A file that several threads copy, with the digests of its parts."""
 
     stamp: list[int]
     parts: list[bytes]
@@ -67,19 +67,19 @@ class _Large:
 
 
 def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Event) -> str:
-    """Makes `folder` a copy of the origin and returns its digest; "" where it holds no file.
+    """Makes `folder` a copy of the origin and returns its digest; "" if it holds no file.
 
-    The digest is over names, execute bits, bytes and links; not over times, owners or order. Beside
-    the folder `folder`.json remembers what was copied. `timeout` is how many seconds the origin may
-    be silent. Raises LauncherError: CODE_MISSING where there is no folder or a link leaves it, IO
-    where it cannot be read or written, TRY_AGAIN where it changes all the time or the copy was
-    cancelled.
+    The digest is over names, execute bits, bytes and links; not over times, owners or order. The
+    file `folder`.json records what was copied. The origin may be silent for `timeout` seconds.
+    Raises LauncherError: CODE_MISSING if there is no folder or a link leads out of it,
+    CONFIGURATION if its .tfrunignore is wrong, IO if it cannot be read or written, TRY_AGAIN if it
+    keeps changing or the copy was cancelled.
     """
     changed, begin = "", time.monotonic()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(ATTEMPTS):
-            cancelled.wait(attempt)  # whoever writes may be done soon
+            cancelled.wait(attempt)  # the writer may be done soon
             for left in folder.parent.glob(f"{folder.name}.new-*"):
                 shutil.rmtree(left, ignore_errors=True)
             new = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
@@ -103,12 +103,12 @@ def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Even
     raise LauncherError(
         ExitCode.TRY_AGAIN,
         f"{origin.label} must not change while it is copied; {changed} did, {ATTEMPTS} times. "
-        f"What a program writes there can be named in {ignore.FILE}",
+        f"If a program writes it, name it in {ignore.FILE}",
     )
 
 
 class _Copy:
-    """One attempt. Everything in it is named relative to the origin, `""` is the origin itself."""
+    """One attempt. All names are relative to the origin; `""` is the origin itself."""
 
     def __init__(
         self, origin: Origin, old: Path, new: Path, timeout: float, cancelled: threading.Event
@@ -119,7 +119,7 @@ class _Copy:
         self.new = str(new)
         self.stall = Stall(timeout, cancelled)
         self.pool = Pool(self.stall)
-        self.strict = True  # else what has vanished was never there
+        self.strict = True  # else it skips what has vanished
         self.manifest = Manifest(Path(f"{old}.json"))
         self.read: list[int] = []  # the sizes of the files that were read
         self.ignored = ignore.Ignored("")
@@ -129,7 +129,7 @@ class _Copy:
         return f"read {read} of {total} files, {size:.1f} MB, of {self.origin.label}"
 
     def run(self) -> None:
-        """Returns when all is copied."""
+        """Returns when everything is copied."""
         self._put("", self._begin)
         self.pool.run(THREADS, f"the copy of {self.origin.label}", self._silent)
 
@@ -155,7 +155,7 @@ class _Copy:
 
     @contextlib.contextmanager
     def _first(self, name: str) -> Iterator[None]:
-        """For the first look at what was listed: only then can it be as if it had never been."""
+        """For the first access to a listed name: the last attempt skips one that has vanished."""
         try:
             yield
         except OSError as error:
@@ -179,7 +179,7 @@ class _Copy:
             there = False
         if not there:
             raise LauncherError(
-                ExitCode.CODE_MISSING, f"{self.origin.label} must be a folder; there is none"
+                ExitCode.CODE_MISSING, f"{self.origin.label} must be a folder that exists"
             )
         try:
             with open(f"{self.source}/{ignore.FILE}", "rb") as file:
@@ -208,17 +208,17 @@ class _Copy:
             self._put(name, partial(self._link, name))
         elif entry.is_file(follow_symlinks=False):
             self._put(name, partial(self._file, name))
-        # Sockets, pipes and devices are no code.
+        # Sockets, pipes and devices are not code.
 
     def _link(self, name: str) -> None:
         with self._first(name):
             target = os.readlink(f"{self.source}/{name}")
-        # An absolute one means a place in the container, like a volume.
+        # An absolute link leads to a place in the container, such as a volume.
         if links.leaves(name, target) and not target.startswith("/"):
             raise LauncherError(
                 ExitCode.CODE_MISSING,
                 f"{self.origin.label} must hold all that it needs: the link {name} leads to "
-                f"{target}, outside of it. Name the folder that holds both and set "
+                f"{target}, outside of it. Use the folder that holds both as source and set "
                 f"program.workingDir, or name the link in {ignore.FILE}",
             )
         os.symlink(target, f"{self.new}/{name}")
@@ -238,7 +238,7 @@ class _Copy:
             writer = os.open(f"{self.new}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             try:
                 if info.st_size >= READ_BYTES:
-                    os.ftruncate(writer, info.st_size)  # holes are left out
+                    os.ftruncate(writer, info.st_size)  # so that holes are not written
                 if info.st_size <= PART_BYTES:
                     digest = self._read(name, reader, writer, stamp, 0, info.st_size)
             finally:
@@ -251,7 +251,7 @@ class _Copy:
             self._done(name, stamp, [digest])
 
     def _open(self, name: str) -> int:
-        # A pipe that took the place of a file would be waited for.
+        # O_NONBLOCK: a pipe in place of the file would block.
         return os.open(f"{self.source}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def _put_parts(self, name: str, stamp: list[int]) -> None:
@@ -263,7 +263,7 @@ class _Copy:
             self._put(name, partial(self._part, name, large, number, begin, end))
 
     def _part(self, name: str, large: _Large, number: int, begin: int, end: int) -> None:
-        # A handle of its own: a client reads ahead for each, and may tie each to a connection.
+        # Opened for each part: NFS clients read ahead, and may choose a connection, per handle.
         reader = self._open(name)
         try:
             writer = os.open(f"{self.new}/{name}", os.O_WRONLY)
@@ -309,7 +309,7 @@ class _Copy:
         self.manifest.add_file(name, stamp, info, kind + content)
 
     def _reuse(self, name: str, stamp: list[int]) -> bool:
-        """Takes over what an earlier pull copied, where neither side has changed since."""
+        """Reuses what the last pull copied, if neither side has changed since."""
         was = self.manifest.last.get(name)
         if not was or was[0] != stamp:
             return False
@@ -318,7 +318,7 @@ class _Copy:
             info = os.lstat(old)
             if stamp_of_copy(info) != was[1]:
                 return False
-            # Not moved: if this copy fails, the old one is what there is.
+            # Not moved: if this attempt fails, the last copy must be whole.
             os.link(old, f"{self.new}/{name}")
         except OSError:  # some file systems have no links
             return False

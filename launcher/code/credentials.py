@@ -1,4 +1,4 @@
-"""The name and password, or the token, that code is fetched with: a mounted Kubernetes Secret."""
+"""Reads the credentials to fetch code with from a mounted Kubernetes Secret."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from launcher.shared.exits import ExitCode, LauncherError
 
-# What a header takes, and what git's helper does, which talks in lines. Others would be told of in
-# an error of theirs, with the value.
+# What an HTTP header and git's credential helper, which reads lines, accept. Other text would fail
+# there, with the secret in the error.
 TEXT = re.compile(r"[^\0-\x1f\x7f-\x9f]*")
 TOKEN = re.compile(r"[\x20-\x7e]*")
 
@@ -32,7 +32,7 @@ class Credentials:
 
 
 def read(folder: Path | None) -> Credentials | None:
-    """What the Secret holds; None where there is none. Raises LauncherError(CONFIGURATION)."""
+    """The credentials in the Secret; None without one. Raises LauncherError(CONFIGURATION)."""
     if folder is None:
         return None
     username, password = _key(folder / "username", TEXT), _key(folder / "password", TEXT)

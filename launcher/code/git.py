@@ -1,4 +1,4 @@
-"""Finds out and fetches one commit of a Git repository, by the image's own git."""
+"""Resolves and fetches one commit of a Git repository, with the image's git."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ ENVIRONMENT = {
     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
     "LC_ALL": "C",
 }
-# git refuses a repository of another owner, as on a mounted volume; here its code is run anyway.
-# Not every version takes this from its command line.
+# git refuses a repository of another owner, as on a mounted volume. The check is useless here: the
+# task runs that code anyway. Not every version of git takes this from its command line.
 ANY_OWNER = "[safe]\n\tdirectory = *\n"
-# Never on a command line, which everybody on the node can read.
+# The password is in a variable, because everybody on the node can read a command line.
 HELPER = (
     '!f() { test "$1" != get || '
     'printf "username=%s\\npassword=%s\\n" "$TFRUN_USERNAME" "$TFRUN_PASSWORD"; }; f'
@@ -36,7 +36,7 @@ HELPER = (
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository, and how to get at it; `timeout` is how many seconds git may be silent."""
+    """A repository and its credentials; git may be silent for `timeout` seconds."""
 
     url: str
     credentials: Credentials | None
@@ -44,15 +44,15 @@ class Repository:
 
 
 def fetch(repository: Repository, commit: str, folder: Path, cancelled: threading.Event) -> None:
-    """Makes `folder` the files of a commit, without submodules and without the history.
+    """Fetches the files of a commit into the new `folder`, without submodules and history.
 
-    Raises LauncherError: CODE_MISSING where there is no such commit, IO where the repository cannot
-    be reached, CONFIGURATION where the image has no git.
+    Raises LauncherError: CODE_MISSING if there is no such commit, IO if the repository cannot be
+    fetched, CONFIGURATION if the image has no git, TRY_AGAIN if cancelled.
     """
     no_commit = LauncherError(
         ExitCode.CODE_MISSING, f"code.git.ref must be a commit of {repository.url}; {commit} is not"
     )
-    if not re.fullmatch(COMMIT, commit):  # another task may have found it out
+    if not re.fullmatch(COMMIT, commit):  # another task may have resolved it
         raise no_commit
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
@@ -60,7 +60,7 @@ def fetch(repository: Repository, commit: str, folder: Path, cancelled: threadin
     git = _Git(repository, new, new.with_suffix(".config"), cancelled)
     git("init", "--quiet", "--template=")
     fetch = ("fetch", "--no-tags", "--progress")
-    # Most servers give a single commit; from the others all is fetched.
+    # Most servers serve a single commit; from others everything is fetched.
     one = git(*fetch, "--depth=1", *git.origin, commit, may_fail=True)
     if one.exit_code:
         git(*fetch, *git.origin, "+refs/*:refs/all/*")
@@ -73,7 +73,7 @@ def fetch(repository: Repository, commit: str, folder: Path, cancelled: threadin
 
 
 def resolve(repository: Repository, ref: str, folder: Path, cancelled: threading.Event) -> str:
-    """The commit that a branch or a tag means now. `folder` is where git may run.
+    """The commit of a branch or tag now. git runs in `folder`.
 
     Raises LauncherError as `fetch` does.
     """
@@ -82,7 +82,7 @@ def resolve(repository: Repository, ref: str, folder: Path, cancelled: threading
     git = _Git(repository, folder, folder / "git.config", cancelled)
     lines = git("ls-remote", "--quiet", *git.origin, *names.values()).last_lines
     parts = (line.partition("\t") for line in lines)
-    # Only commits: what the server says beside them stands among the lines.
+    # Only commits, because messages of the server are among the lines.
     found = {name: commit for commit, _, name in parts if re.fullmatch(COMMIT, commit)}
     for name in names.values():
         if name in found:
@@ -90,7 +90,7 @@ def resolve(repository: Repository, ref: str, folder: Path, cancelled: threading
     raise LauncherError(
         ExitCode.CODE_MISSING,
         f"code.git.ref must be a branch, a tag, or a whole commit id of {repository.url}; {ref} is "
-        "none",
+        "none of these",
     )
 
 
@@ -103,7 +103,7 @@ class _Git:
         self.cancelled = cancelled
         self.env: Mapping[str, str] = {**os.environ, **ENVIRONMENT}
         self.words: tuple[str, ...] = ("git", *QUIET, *EXACT)
-        self.origin = ("--", repository.url)  # never an option itself
+        self.origin = ("--", repository.url)  # git never reads it as an option
         if repository.url.startswith("file:"):
             config.write_text(ANY_OWNER)
             self.env = {**self.env, "GIT_CONFIG_GLOBAL": str(config)}
@@ -112,7 +112,7 @@ class _Git:
             name = credentials.username or "git"
             password = credentials.password or credentials.token
             self.env = {**self.env, "TFRUN_USERNAME": name, "TFRUN_PASSWORD": password}
-            # For this host alone: a redirect may lead to another.
+            # Only for this host: a redirect may lead to another.
             where = urlsplit(repository.url)
             self.words += ("-c", f"credential.{where.scheme}://{where.netloc}.helper={HELPER}")
 

@@ -1,9 +1,10 @@
-"""`.tfrunignore`: which names of a code folder are left behind.
+"""`.tfrunignore`: which names of a code folder are not copied.
 
-The common part of what Git knows: one pattern a line, `#` begins a comment, `!` takes a name back,
-the last pattern that matches decides. `*`, `?` and `[...]` stay within a name, `**` does not. A `/`
-at the begin or in the middle ties a pattern to the code folder, without one it means every level;
-a `/` at the end means folders alone. Nothing of a folder that is left behind can be taken back.
+The common part of .gitignore: one pattern a line, `#` begins a comment, `!` includes a name again,
+the last pattern that matches decides. `*`, `?` and `[...]` do not match `/`; `**/` and a final
+`/**` match all levels. With a `/` at its start or in its middle, a pattern is relative to the code
+folder; without, it matches at every level. With a `/` at its end it matches only folders. What is
+in an ignored folder cannot be included again. https://git-scm.com/docs/gitignore
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ class Ignored:
     """The patterns of one file."""
 
     def __init__(self, text: str) -> None:
-        """Raises LauncherError(CONFIGURATION) where a line is no pattern."""
+        """Raises LauncherError(CONFIGURATION) if a line is not a pattern."""
         self._patterns = list(_patterns(text))
 
     def __call__(self, name: str, folder: bool) -> bool:
-        """Whether a name, relative to the code folder, is left behind."""
+        """Whether a name, relative to the code folder, is ignored."""
         if name.rpartition("/")[2] in ALWAYS:
             return True
         ignored = False
@@ -61,7 +62,7 @@ def _patterns(text: str) -> Iterator[_Pattern]:
         except re.error as error:
             raise LauncherError(
                 ExitCode.CONFIGURATION,
-                f"{FILE} must hold patterns: line {number}, {line!r}: {error}",
+                f"{FILE} must hold patterns; line {number}, {line!r}, is not one: {error}",
             ) from None
         yield _Pattern(regex, keep, words.endswith("/"))
 

@@ -6,7 +6,7 @@ import posixpath
 
 
 def leaves(name: str, target: str) -> bool:
-    """Whether a link of this name, relative to some folder, leads out of the folder by its text."""
+    """Whether the text of a link leads out of the folder that its name is relative to."""
     inside = posixpath.normpath(posixpath.join("/", posixpath.dirname(name)))
     depth = 0 if inside == "/" else inside.count("/")
     if target.startswith("/"):

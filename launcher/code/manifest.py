@@ -1,4 +1,4 @@
-"""What a copy holds: its digest, and what tells the next copy which files have not changed."""
+"""What a copy holds: its digest, and stamps that show the next copy which files are unchanged."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ DIGEST_DIGITS = 32
 
 
 class Manifest:
-    """The names that a copy holds, and for each file what tells whether it has changed.
+    """The names in a copy, and for each file the stamps that show whether it has changed.
 
-    It is kept in the file `memory`. Several threads may add to it at once.
+    The file `memory` keeps it. Several threads may add to it at once.
     """
 
     def __init__(self, memory: Path) -> None:
@@ -25,16 +25,16 @@ class Manifest:
         self.entries: list[tuple[bytes, bytes]] = []
 
     def add(self, name: str, what: bytes) -> None:
-        """Adds a name and what the digest says of it, its kind first."""
+        """Adds a name and what the digest covers of it: its kind, then its content."""
         self.entries.append((os.fsencode(name), what))
 
     def add_file(self, name: str, stamp: list[int], info: os.stat_result, what: str) -> None:
-        """Adds a file with the stamp of its origin; `info` is of its copy."""
+        """Adds a file; `stamp` is of its origin, `info` of its copy."""
         self.files[name] = [stamp, stamp_of_copy(info), what]
         self.add(name, what.encode())
 
     def save(self) -> str:
-        """Keeps it for the next copy and returns the digest; "" where there is no file."""
+        """Saves it for the next copy and returns the digest; "" if there is no file."""
         text = json.dumps(self.files)
         temporary = self.memory.with_suffix(".tmp")
         temporary.write_text(text)
@@ -48,12 +48,12 @@ class Manifest:
 
 
 def stamp_of_origin(info: os.stat_result) -> list[int]:
-    """What changes with a file on the origin."""
+    """The stamp of a file at the origin: it changes with the file."""
     return [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
 
 
 def stamp_of_copy(info: os.stat_result) -> list[int]:
-    """The same of its copy. A copy may be moved, which changes its ctime."""
+    """The same for its copy, without ctime, which changes when the copy is moved."""
     return [info.st_size, info.st_mtime_ns, info.st_ino]
 
 

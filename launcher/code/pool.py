@@ -1,4 +1,4 @@
-"""Threads that work off tasks, for requests that mostly wait for the network."""
+"""A pool of threads, for requests that mostly wait for the network."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from launcher.code.stall import Stall
 
 
 class Pool:
-    """Tasks, which may put more tasks, and the threads that do them.
+    """Runs tasks on threads; a task may put more tasks.
 
-    Each task has the name of what it reads. The first exception of a task ends all.
+    Each task has the name of what it reads. The first exception ends the pool.
     """
 
     def __init__(self, stall: Stall) -> None:
@@ -22,12 +22,12 @@ class Pool:
         self._reading: list[str] = []
 
     def put(self, name: str, task: Callable[[], None]) -> None:
-        """Has a thread do a task."""
+        """Queues a task."""
         self.stall.add()
         self._tasks.put((name, task))
 
     def run(self, threads: int, label: str, silent: Callable[[float], str]) -> None:
-        """Returns when all tasks are done. `label` and `silent` are for Stall.wait."""
+        """Returns when all tasks are done. `label` and `silent` go to Stall.wait."""
         for _ in range(threads):
             threading.Thread(target=self._work, daemon=True).start()
         try:
@@ -37,7 +37,7 @@ class Pool:
                 self._tasks.put(None)
 
     def reading(self) -> str:
-        """The first of the names that are being read."""
+        """One of the names that are being read: the first in the alphabet."""
         with self.lock:
             return min(self._reading, default="")
 
@@ -52,7 +52,7 @@ class Pool:
                 self._reading.append(name)
             try:
                 act()
-            except Exception as error:  # a thread that dies silently would be waited for
+            except Exception as error:  # or `run` would wait for a dead thread
                 failure = error
             with self.lock:
                 self._reading.remove(name)

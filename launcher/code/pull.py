@@ -1,4 +1,4 @@
-"""Brings the program's code into the task: from any source, into one folder, by one digest."""
+"""Brings the program's code from any source into one folder, with a digest of its content."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FETCHED = frozenset({"archive", "git", "inline"})
 
 @dataclass(frozen=True)
 class Place:
-    """Where a task finds things.
+    """The folders of a task.
 
-    The source and the Secret that the kubelet mounted, and where the task may write.
+    The source and the Secret that the kubelet mounted, and the folder to write to.
     """
 
     mount: Path | None
@@ -31,10 +31,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Pulled:
-    """The folder that the program runs in, and the digest of what is there.
+    """The code folder, and the digest of its content.
 
-    Code that comes with the image is proven by the image and has no digest. `libraries` is where
-    its requirements are installed, if they are.
+    Code in the image has no digest, because the image has one. `libraries` is the folder of the
+    installed requirements, if any. `commit` is the one to which a branch was resolved.
     """
 
     folder: Path
@@ -46,11 +46,12 @@ class Pulled:
 def pull(
     delivery: Delivery, place: Place, python: str, commit: str, cancelled: threading.Event
 ) -> Pulled:
-    """Brings the code into `place.work`, and there reuses what has not changed since the last time.
+    """Brings the code into `place.work`, and reuses there what has not changed since the last pull.
 
-    `python` is what will run it, `commit` what a branch was found to mean, if it was: otherwise
-    this finds it out. Raises LauncherError: CODE_MISSING where there is no code, or other code than
-    asked for, IO where it cannot be read or written, TRY_AGAIN where it changes while it is read.
+    `python` runs the code. `commit` is the commit of a branch; if empty, this resolves the branch.
+    Raises LauncherError: CODE_MISSING if there is no code, or other code than asked for, IO if it
+    cannot be read or written, TRY_AGAIN if it keeps changing or the pull was cancelled,
+    CONFIGURATION if the values or the image are wrong.
     """
     if delivery.source.moves:
         commit = commit or _resolve(delivery, place, cancelled)
@@ -60,7 +61,7 @@ def pull(
         raise LauncherError(
             ExitCode.CODE_MISSING,
             f"{delivery.source} must have the digest that code.digest says, {delivery.digest}; it "
-            f"has {pulled.digest}: somebody has changed it",
+            f"has {pulled.digest}: restore the code or change code.digest",
         )
     if not delivery.requirements:
         return pulled
@@ -102,9 +103,9 @@ def _resolve(delivery: Delivery, place: Place, cancelled: threading.Event) -> st
 def _in_place(delivery: Delivery, cancelled: threading.Event) -> Pulled:
     source = delivery.source
     folder = Path(source.path)
-    # It may be one of `volumes`, whose server is away.
+    # It may be on one of `volumes`, whose server may not answer.
     if not stall.call(lambda _: folder.is_dir(), str(source), delivery.timeout, cancelled):
-        raise LauncherError(ExitCode.CODE_MISSING, f"{source} must be a folder; there is none")
+        raise LauncherError(ExitCode.CODE_MISSING, f"{source} must be a folder that exists")
     return Pulled(folder, "")
 
 
@@ -120,7 +121,7 @@ def _mounted(source: Source, place: Place) -> Path:
 
 
 def _fetched(delivery: Delivery, place: Place, cancelled: threading.Event) -> Path:
-    """What is fetched is named by what it must be: once it is there, it is not fetched again."""
+    """The folder is named by a digest of the source, so that nothing is fetched twice."""
     source, kept = delivery.source, place.work / "fetched"
     name = hashlib.sha256(repr((source.kind, source.url, source.pin, source.files)).encode())
     folder = kept / name.hexdigest()[:16]
@@ -136,7 +137,7 @@ def _fetched(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pa
 
             git.fetch(git.Repository(source.url, login, timeout), source.pin, folder, cancelled)
         else:
-            # A task must start fast, and this takes the standard library's archives along.
+            # Imported here, because its modules would slow down the start of every task.
             from launcher.code import archive
 
             wanted = archive.Archive(source.url, source.pin, login, timeout)

@@ -1,4 +1,4 @@
-"""Installs what the code's requirements.txt asks for, by pip, into a folder of the run."""
+"""Installs the code's requirements.txt with pip, into a folder of the task."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from launcher.shared.log import say
 
 FILE = "requirements.txt"
 SILENCE_SECONDS = 3600.0  # while pip downloads or builds; its own timeouts are shorter
-# A line that may name another file of the code: then all of the code decides what is installed.
+# A line that may name another file of the code: then the result depends on all of the code.
 NAMES_FILES = re.compile(r"^\s*(-(?!-hash)|[^#\s]*(/|\.(whl|zip|gz)\b))|\bfile:", re.MULTILINE)
 
 
 def install(code: Path, digest: str, python: str, kept: Path, cancelled: threading.Event) -> Path:
-    """The folder with what the code of this digest requires, made anew only when that may change.
+    """The folder in `kept` with what the code requires, rebuilt only when that may have changed.
 
-    Raises LauncherError: CODE_MISSING where the code has no such file, CONFIGURATION where the
-    image has no pip, IO with pip's last lines where it failed.
+    Raises LauncherError: CODE_MISSING if the code has no such file, CONFIGURATION if the image has
+    no pip, IO with pip's last lines if it failed, TRY_AGAIN if cancelled.
     """
     try:
         text = (code / FILE).read_text()
@@ -40,8 +40,8 @@ def install(code: Path, digest: str, python: str, kept: Path, cancelled: threadi
     shutil.rmtree(kept, ignore_errors=True)
     new = folder.with_name(folder.name + ".new")
     new.mkdir(parents=True)
-    # -I: a module of the code with the name of one of pip's must not take its place.
-    # Where one requirement has a hash pip by itself insists on all of them.
+    # -I: a module of the code must not shadow one that pip imports.
+    # If one requirement has a hash, pip requires one for each.
     argv = [python, "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     argv += ["--target", str(new), "--requirement", FILE]
     say(f"installing {FILE} of the code")
@@ -59,6 +59,6 @@ def install(code: Path, digest: str, python: str, kept: Path, cancelled: threadi
 
 
 def _name(text: str, digest: str, python: str) -> str:
-    """Names all that decides what is installed."""
+    """A name for everything that decides what is installed."""
     what = f"{python} {digest if NAMES_FILES.search(text) else ''} {text}"
     return hashlib.sha256(what.encode()).hexdigest()[:16]

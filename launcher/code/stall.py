@@ -1,7 +1,7 @@
-"""Waits for work that may stall: a system call on a server that is away can hang for ever.
+"""Waits for work that may stall: a system call can hang for ever while a server does not answer.
 
-Daemon threads do the work, and the caller waits for them only so long. A thread that hangs longer
-may still act afterwards, and must do no harm then.
+Daemon threads do the work, and the caller waits for them only until a timeout. A thread that hangs
+longer may act after that, and must then do no harm.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 class Stall:
-    """What threads report of their work, and how long the caller waits while nothing moves.
+    """What threads report of their work, and how long the caller waits without progress.
 
-    `moved` grows with everything that comes. Threads may add to it without a lock: only that it
-    changes matters. Once `over` is set, nobody waits for the work any more.
+    `moved` grows with all data that arrives. Threads add to it without a lock, because only its
+    change matters. Once `over` is set, the caller no longer waits.
     """
 
     def __init__(self, timeout: float, cancelled: threading.Event) -> None:
@@ -34,7 +34,7 @@ class Stall:
         self.over = False
 
     def add(self) -> None:
-        """One more piece of work is to be done."""
+        """Adds a piece of work."""
         with self.changed:
             self.pending += 1
 
@@ -48,10 +48,10 @@ class Stall:
                 self.changed.notify()
 
     def wait(self, label: str, silent: Callable[[float], str]) -> None:
-        """Returns when all is done; raises what failed first.
+        """Returns when all work is done; raises what failed first.
 
-        Raises LauncherError: IO once nothing has come for `timeout` seconds, in the words that
-        `silent` has for so many seconds; TRY_AGAIN where it was cancelled.
+        Raises LauncherError: IO after `timeout` seconds without progress, with the message that
+        `silent` gives for these seconds; TRY_AGAIN if cancelled.
         """
         try:
             self._watch(label, silent)
@@ -68,14 +68,14 @@ class Stall:
                 if self.moved != seen:
                     seen, since = self.moved, now
                 if self.cancelled.is_set():
-                    raise LauncherError(ExitCode.TRY_AGAIN, f"{label} is no longer wanted")
+                    raise LauncherError(ExitCode.TRY_AGAIN, f"{label}: cancelled")
                 if now - since >= self.timeout:
                     raise LauncherError(ExitCode.IO, silent(now - since))
                 self.changed.wait(min(WATCH_SECONDS, self.timeout))
 
 
 def call(act: Callable[[Stall], T], label: str, timeout: float, cancelled: threading.Event) -> T:
-    """What `act` returns or raises, with a thread of its own. Raises LauncherError as `wait`."""
+    """What `act` returns or raises on a new thread. Raises LauncherError as `wait` does."""
     stall = Stall(timeout, cancelled)
     results: list[T] = []
 

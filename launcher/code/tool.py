@@ -1,4 +1,4 @@
-"""Runs a program that somebody else wrote to its end: git, pip, zstd."""
+"""Runs a tool to its end: git or pip."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WATCH_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Finished:
-    """How it ended: its code as a shell says it, and its last lines of output."""
+    """A tool's exit code, as in a shell, and its last lines of output."""
 
     exit_code: int
     last_lines: tuple[str, ...]
@@ -37,10 +37,10 @@ def run(
     silence: float,
     cancelled: threading.Event,
 ) -> Finished:
-    """Runs it, and ends it once it has told nothing for `silence` seconds or nobody wants it.
+    """Runs a tool; kills it after `silence` seconds without output, or when cancelled.
 
-    Raises LauncherError: CONFIGURATION where the image does not have it, IO where it was silent,
-    TRY_AGAIN where it was cancelled.
+    Raises LauncherError: CONFIGURATION if the image does not have it, IO if it was silent,
+    TRY_AGAIN if cancelled.
     """
     try:
         process = start(argv, env, cwd)
@@ -53,9 +53,9 @@ def run(
         while output.reader.is_alive():
             output.reader.join(WATCH_SECONDS)
             if cancelled.is_set():
-                raise LauncherError(ExitCode.TRY_AGAIN, f"{argv[0]} was ended: nobody wants it")
+                raise LauncherError(ExitCode.TRY_AGAIN, f"{argv[0]}: cancelled")
             if time.monotonic() - output.told_at > silence:
-                raise LauncherError(ExitCode.IO, f"{argv[0]} has told nothing for {silence:g} s")
+                raise LauncherError(ExitCode.IO, f"{argv[0]} has printed nothing for {silence:g} s")
         return Finished(from_wait(process.wait()), tuple(output.lines))
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -64,7 +64,7 @@ def run(
 
 
 class _Output:
-    """The last lines that a process tells, and when it told the last one."""
+    """The last lines that a process prints, and when it last printed."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)

@@ -1,7 +1,7 @@
-"""Unpacks a tar or a zip without trusting it.
+"""Unpacks an untrusted tar or zip.
 
-Its members may be meant to write elsewhere: only files, folders and links that stay inside the
-folder are made. The links are made last, so that no file is written through one.
+A member may try to write elsewhere, so only files, folders and links that stay inside the folder
+are made. The links are made last, so that no file is written through one.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from launcher.shared.exits import ExitCode, LauncherError
 UNPACKED_BYTES = 16 * 1024**3
 UNPACKED_FILES = 200_000
 LINK_BYTES = 4096
-HEADER_BYTES = 1024 * 1024  # of a tar: a long name, or more about a member
+HEADER_BYTES = 1024 * 1024  # of one extended header of a tar, such as a long name
 HEADERS_OF_ONE = 8
 READ_BYTES = 1024 * 1024
 ZIP, ZSTD = (b"PK\x03\x04", b"PK\x05\x06"), b"\x28\xb5\x2f\xfd"
-# What the standard library says to archives that are damaged.
+# What the standard library raises for damaged archives.
 DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -56,11 +56,10 @@ HEADERS = (
 
 
 def unpack(label: str, file: Path, folder: Path, cancelled: threading.Event) -> None:
-    """Makes `folder` what the archive in `file` holds; `label` is how messages call the archive.
+    """Unpacks the archive in `file` into the new `folder`; messages name the archive by `label`.
 
-    Raises LauncherError: CODE_MISSING where the archive is damaged or not to be trusted,
-    CONFIGURATION where nothing here can read it, TRY_AGAIN where it was cancelled. Raises OSError
-    where the folder cannot be written.
+    Raises LauncherError: CODE_MISSING if the archive is damaged or refused, CONFIGURATION if the
+    image cannot read it, TRY_AGAIN if cancelled. Raises OSError if the folder cannot be written.
     """
     with file.open("rb") as reader:
         magic = reader.read(4)
@@ -78,11 +77,11 @@ def unpack(label: str, file: Path, folder: Path, cancelled: threading.Event) -> 
                 unpacking.take(entry)
     except DAMAGED as error:
         why = str(error) or type(error).__name__
-        raise untrusted(label, f"a tar or zip that is whole: {why}") from None
+        raise untrusted(label, f"an intact tar or zip: {why}") from None
     except OSError as error:
         if error.errno:
             raise
-        raise untrusted(label, f"a tar or zip that is whole: {error}") from None
+        raise untrusted(label, f"an intact tar or zip: {error}") from None
     unpacking.link()
 
 
@@ -93,7 +92,7 @@ def untrusted(label: str, rule: str) -> LauncherError:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One member. `target` is of a link, `reader` of a file."""
+    """One member: a link has `target`, a file has `reader`."""
 
     name: str
     kind: str
@@ -103,11 +102,11 @@ class _Entry:
 
 
 class _Member(tarfile.TarInfo):
-    _nested = 0  # headers that are being read: each is held until what it is about is read
+    _nested = 0  # headers being read, each kept in memory until its member is read
 
     @classmethod
     def fromtarfile(cls, opened: tarfile.TarFile) -> _Member:
-        """A member with its headers, which are read one within the other."""
+        """Reads a member and its headers, each inside the one before."""
         if cls._nested > HEADERS_OF_ONE:
             raise tarfile.TarError(f"a member has more than {HEADERS_OF_ONE} headers")
         cls._nested += 1
@@ -117,16 +116,16 @@ class _Member(tarfile.TarInfo):
             cls._nested -= 1
 
     def _proc_gnusparse_10(self, *_: object) -> None:
-        raise tarfile.TarError("it has sparse files, whose maps may have any size")
+        raise tarfile.TarError("sparse files are refused: their maps can have any size")
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
-        """A header; what it announces of more headers is read whole by the caller."""
+        """Parses a header. The caller reads an extended one whole, so its size has a limit."""
         found = super().frombuf(buf, encoding, errors)
         if found.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.TarError("it has sparse files, whose maps may have any size")
+            raise tarfile.TarError("sparse files are refused: their maps can have any size")
         if found.type in HEADERS and not 0 <= found.size <= HEADER_BYTES:
-            # No ReadError: that would let the other ways to open a tar be tried.
+            # Not ReadError: tarfile.open would then try other formats.
             raise tarfile.TarError(f"a header has {found.size} bytes, more than {HEADER_BYTES}")
         return found
 
@@ -139,7 +138,7 @@ def _zstd(label: str, file: Path) -> Iterator[tarfile.TarFile]:
     except OSError:
         raise LauncherError(
             ExitCode.CONFIGURATION,
-            f"{label} is compressed by zstd, which the image does not have: use .tar.gz or .xz",
+            f"{label} is compressed by zstd, which the image does not have: use .tar.gz or .tar.xz",
         ) from None
     assert process.stdout
     try:
@@ -159,7 +158,7 @@ def _zstd(label: str, file: Path) -> Iterator[tarfile.TarFile]:
 
 def _tar(opened: tarfile.TarFile) -> Generator[_Entry, None, None]:
     while member := opened.next():
-        # It keeps all of them, with their headers, and says so nowhere.
+        # tarfile keeps every member, with its headers, in memory.
         opened.members.clear()  # type: ignore[attr-defined]
         if sum(len(k) + len(v) for k, v in opened.pax_headers.items()) > HEADER_BYTES:
             raise tarfile.TarError(f"its global headers have more than {HEADER_BYTES} bytes")
@@ -182,7 +181,7 @@ def _zip(label: str, opened: zipfile.ZipFile) -> Generator[_Entry, None, None]:
         if info.flag_bits & 1:
             raise zipfile.BadZipFile(f"{name} is encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            # The others may make anything of one read.
+            # Other methods may expand one read without limit.
             raise untrusted(label, f"files that are stored or deflated; {name} is not")
         if info.is_dir():
             yield _Entry(name, "folder", mode)
@@ -206,7 +205,7 @@ class _Unpacking:
         self.bytes = 0
 
     def take(self, entry: _Entry) -> None:
-        """Makes what an entry says, but for links."""
+        """Makes what an entry says, except links."""
         self.files += 1
         if self.files > UNPACKED_FILES:
             raise untrusted(self.label, f"at most {UNPACKED_FILES} files")
@@ -224,12 +223,12 @@ class _Unpacking:
             elif entry.kind == "file" and entry.reader:
                 self._write(entry.reader, path, entry.mode)
             else:
-                raise untrusted(self.label, f"files, folders and links alone; {name} is another")
+                raise untrusted(self.label, f"only files, folders and links; {name} is not one")
         except (FileExistsError, IsADirectoryError, NotADirectoryError):
             raise untrusted(self.label, f"each name once; {name} comes twice") from None
 
     def link(self) -> None:
-        """Makes the links. Where they lead is known only once all are there."""
+        """Makes the links, then verifies them: where they lead is known once all are there."""
         for name, target in self.links:
             if links.leaves(name, target):
                 raise self._leaves(name, target)
@@ -249,14 +248,14 @@ class _Unpacking:
     def _inside(self, name: str) -> str:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts or "\0" in name:
-            raise untrusted(self.label, f"names inside of a folder; {name!r} is not")
+            raise untrusted(self.label, f"only names inside the folder; {name!r} is not")
         return "/".join(parts)
 
     def _copy(self, entry: _Entry, path: Path) -> None:
-        """A hard link. No symbolic link is there yet that could lead it elsewhere."""
+        """Copies the target of a hard link. No symbolic link exists yet that could redirect it."""
         target = self.folder / self._inside(entry.target)
         if not target.is_file():
-            raise untrusted(self.label, f"what its links lead to; {entry.target} is not there")
+            raise untrusted(self.label, f"what its links lead to; {entry.target} is missing")
         with target.open("rb") as reader:
             self._write(reader, path, target.stat().st_mode)
 
@@ -268,5 +267,5 @@ class _Unpacking:
                 if self.bytes > UNPACKED_BYTES:
                     raise untrusted(self.label, f"at most {UNPACKED_BYTES} bytes, unpacked")
                 if self.cancelled.is_set():
-                    raise LauncherError(ExitCode.TRY_AGAIN, f"{self.label} is no longer wanted")
+                    raise LauncherError(ExitCode.TRY_AGAIN, f"{self.label}: cancelled")
                 writer.write(data)

@@ -1,1 +1,1 @@
-"""What tasks and the controller have in common: who, modes, job.json, protocol, exits, log."""
+"""What tasks and the controller share: identity, modes, job.json, protocol, exits, log."""

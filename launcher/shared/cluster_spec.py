@@ -1,4 +1,4 @@
-"""The ClusterSpec: who listens where. Pure."""
+"""The ClusterSpec: the address of each task. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from launcher.shared.identity import ROLES, Task
 from launcher.shared.job import Addresses, Job
 from launcher.shared.modes import Reach
 
-# With one host for all tasks each role has a range of ports of its own.
+# Where all tasks share one host, each role has its own range of ports.
 PORTS_PER_ROLE = 100
 
 
@@ -26,9 +26,9 @@ def address(addresses: Addresses, task: Task, ip: str = "") -> str:
 def spec(job: Job, hosts: Mapping[Task, str]) -> dict[str, list[str]]:
     """The ClusterSpec: each role's addresses in the order of their indices.
 
-    `hosts` are IP addresses that are known. A pod that was recreated has a new IP address, but its
-    name can resolve to the old one for half a minute. Only tasks whose loss restarts others are
-    listed by IP address, so no other task keeps an old address.
+    `hosts` are the known IP addresses. They replace names, because the name of a recreated pod can
+    resolve to its old IP address for half a minute. A task whose loss restarts only itself stays
+    listed by name, because tasks that run on would keep its old IP address.
     """
     losses = job.mode.losses
     return {

@@ -1,4 +1,4 @@
-"""Typed values out of environment variables; every mistake is collected, in the user's words."""
+"""Reads typed values from environment variables, and reports all mistakes at once."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' default
 
 
 class Environment:
-    """Takes typed values out of environment variables and collects every mistake."""
+    """Reads typed values from environment variables and collects every mistake."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
         self.mistakes: list[str] = []
 
     def text(self, name: str, default: str = "") -> str:
-        """A text; the default where it is empty or not set."""
+        """A string; the default if it is empty or not set."""
         return self.environ.get(name) or default
 
     def required(self, name: str) -> str:
-        """A text that must be set."""
+        """A string that must be set."""
         if not self.environ.get(name):
             self.mistakes.append(f"{name} must be set")
         return self.environ.get(name, "")
 
     def whole(self, name: str, default: int | None, least: int, most: int) -> int:
-        """A whole number within bounds; with no default it must be set."""
+        """A whole number from `least` to `most`; without a default it must be set."""
         value = self.environ.get(name, "")
         if value == "" and default is not None:
             return default
@@ -46,7 +46,7 @@ class Environment:
         return "", 0
 
     def flag(self, name: str) -> bool:
-        """True or false; false where it is empty or not set."""
+        """True or false; false if it is empty or not set."""
         value = self.environ.get(name, "")
         if value not in ("", "true", "false"):
             self.mistakes.append(f"{name} must be true or false; got {value!r}")
@@ -58,7 +58,7 @@ class Environment:
 
 
 def termination_log(environ: Mapping[str, str]) -> Path | None:
-    """Where Kubernetes reads how this container ended; None where nobody does."""
+    """The file for this container's termination message; None if nobody reads one."""
     given = environ.get("TFRUN_TERMINATION_LOG")
     if given is not None:
         return Path(given) if given else None

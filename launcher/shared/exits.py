@@ -1,7 +1,7 @@
-"""Every way to end: its name, its code, its owner, its one line.
+"""How a task, a controller and a run end: exit codes, phases, the termination message.
 
-A program's own code passes through, a signal becomes 128 + its number as in a shell, and the
-launcher's own ends use the codes below (after BSD's sysexits), so that a code tells who failed.
+A program's exit code passes through, and a signal becomes 128 + its number, as in a shell. The
+launcher's own failures use the codes below (after BSD's sysexits), so that a code tells who failed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-TERMINATION_MESSAGE_BYTES = 4096  # the kubelet keeps the last ones of a longer text
-SIGNALLED = 128  # a greater exit code names the signal that ended the process
+TERMINATION_MESSAGE_BYTES = 4096  # the kubelet keeps only the end of a longer message
+SIGNALLED = 128  # plus the number of the signal that ended the process
 
 
 class ExitCode(enum.IntEnum):
@@ -22,19 +22,19 @@ class ExitCode(enum.IntEnum):
 
     OK = 0
     USAGE = 64  # the command line is wrong
-    CODE_MISSING = 66  # the program's code is not where the values say
+    CODE_MISSING = 66  # the program's code is missing, or not the code that the values name
     PEERS_UNAVAILABLE = 69  # the other tasks could not be reached in time
     BUG = 70  # the launcher itself failed
     IO = 74  # reading or writing failed
-    TRY_AGAIN = 75  # a passing fault outside the program
+    TRY_AGAIN = 75  # a temporary fault outside the program
     DEADLINE = 124  # the run took too long, or made no progress
     CONFIGURATION = 78  # values, environment or job.json are wrong
-    COMMAND_NOT_EXECUTABLE = 126  # as a shell says it
-    COMMAND_NOT_FOUND = 127  # as a shell says it
+    COMMAND_NOT_EXECUTABLE = 126  # as in a shell
+    COMMAND_NOT_FOUND = 127  # as in a shell
 
 
 class Phase(enum.Enum):
-    """How something ended, as the termination message says it."""
+    """How a task, a controller or a run ended, as in the termination message."""
 
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
@@ -45,8 +45,7 @@ class Phase(enum.Enum):
 class End:
     """The end of a task, of the controller or of the whole run.
 
-    `found` says that a controller found the run ended, on record or with the tasks, and did not
-    decide the end itself.
+    `found` says that the controller did not decide this end: it is on record, or tasks report it.
     """
 
     phase: Phase
@@ -58,11 +57,11 @@ class End:
 
     @property
     def words(self) -> str:
-        """The reason as people read it in the termination message."""
+        """The reason in the termination message."""
         return f"ended already: {self.reason}" if self.found else self.reason
 
     def record(self) -> dict[str, Any]:
-        """What is kept of it on record: all but the last lines, which may be long."""
+        """The end as it is recorded: without the last lines, which can be long."""
         return {
             "phase": self.phase.value,
             "task": self.task,
@@ -71,9 +70,9 @@ class End:
         }
 
     def message(self) -> str:
-        """One JSON line that with its line break is at most TERMINATION_MESSAGE_BYTES long.
+        """One JSON line of at most TERMINATION_MESSAGE_BYTES, its line break included.
 
-        The oldest lines give way first. JSON's escapes make it ASCII: a character is a byte.
+        It drops the oldest lines first, then cuts the reason. JSON is ASCII: a character is a byte.
         """
         lines = list(self.last_lines)
         reason = self.words
@@ -87,14 +86,14 @@ class End:
             elif not reason:
                 return text
             else:
-                # One character may be as many as 12 bytes, an escaped pair of surrogates.
+                # One character takes up to 12 bytes: an escaped pair of surrogates.
                 reason = reason[: -max(excess // 12, 1)]
 
 
 def end_of(record: Mapping[str, Any]) -> End:
-    """The end that a record or a termination message tells.
+    """The end in a record or a termination message.
 
-    A missing or wrong field counts as a failure of the launcher.
+    Without a valid phase it is FAILED; without a valid exit code it has BUG.
     """
     phases = {phase.value: phase for phase in Phase}
     exit_code, lines = record.get("exitCode"), record.get("lastLines")
@@ -108,9 +107,9 @@ def end_of(record: Mapping[str, Any]) -> End:
 
 
 class LauncherError(Exception):
-    """A failure with one of the launcher's own codes; the message is for the user.
+    """A failure with one of the launcher's own codes; `reason` is for the user.
 
-    `last_lines` are those of a program that the launcher ran.
+    `last_lines` is the output of a program that the launcher ran, such as git.
     """
 
     def __init__(self, exit_code: ExitCode, reason: str, last_lines: tuple[str, ...] = ()) -> None:
@@ -121,7 +120,7 @@ class LauncherError(Exception):
 
 
 def describe(exit_code: int) -> str:
-    """What an exit code says, and no more: 137 is a SIGKILL, not yet an out-of-memory kill."""
+    """An exit code in words. It guesses no cause: 137 is a SIGKILL, for whatever reason."""
     if exit_code > SIGNALLED:
         try:
             name = signal.Signals(exit_code - SIGNALLED).name
@@ -132,12 +131,12 @@ def describe(exit_code: int) -> str:
 
 
 def signalled(number: int) -> int:
-    """The shell's exit code of a process that the signal of this number ended."""
+    """The exit code, as in a shell, of a process that this signal ended."""
     return SIGNALLED + number
 
 
 def from_wait(returncode: int) -> int:
-    """The shell's code for a Popen return code: -15 becomes 143."""
+    """The exit code, as in a shell, for a Popen return code: -15 becomes 143."""
     return returncode if returncode >= 0 else signalled(-returncode)
 
 

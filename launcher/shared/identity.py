@@ -1,4 +1,4 @@
-"""Who a task is: its role, and its ordinal, which a StatefulSet puts at the end of a pod's name."""
+"""Who a task is: its role and its index, the ordinal that ends the name of a StatefulSet's pod."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ ORDINAL = "(0|[1-9][0-9]{0,5})"
 
 
 class Task(NamedTuple):
-    """One task of the ClusterSpec. A tuple, for it is hashed a million times in a large run."""
+    """One task. A tuple, because a large run hashes it a million times."""
 
     role: str
-    index: int  # type: ignore[assignment]  # not the method of tuples
+    index: int  # type: ignore[assignment]  # hides the method of tuples
 
     def __str__(self) -> str:
         return f"{self.role}-{self.index}"
 
 
 def parse_task(name: str) -> Task:
-    """The task that `worker-3` names. Raises ValueError for anything else."""
+    """The task of a name like `worker-3`. Raises ValueError for other names."""
     match = re.fullmatch(rf"({'|'.join(ROLES)})-{ORDINAL}", name)
     if not match:
         raise ValueError(f"must be a role and an ordinal like worker-0; got {name!r}")
@@ -31,7 +31,7 @@ def task_of_pod(pod_name: str, role: str | None) -> Task:
     """The task of a StatefulSet's pod `<anything>-<ordinal>`.
 
     Without a role the name must end in `<role>-<ordinal>`, like `mnist-worker-0`.
-    Raises ValueError, whose arguments are every mistake in the user's words.
+    Raises ValueError; its arguments are the mistakes, as messages for the user.
     """
     mistakes = []
     if role is not None and role not in ROLES:
@@ -40,7 +40,7 @@ def task_of_pod(pod_name: str, role: str | None) -> Task:
     if not match:
         mistakes.append(
             "the pod's name must end in -<ordinal>, as a StatefulSet names its pods: "
-            f"it tells the task's index; got {pod_name!r}"
+            f"that is the task's index; got {pod_name!r}"
         )
     elif role is None:
         try:

@@ -1,6 +1,6 @@
 """job.json, the whole desired run: the contract between the chart and the launcher.
 
-Every mistake found is reported at once, in the user's words: the key, the rule, what was got.
+All mistakes are reported at once, each with the key, the rule and the value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_TASKS = 100_000
 SUCCESSES = ("AllWorkers", "Chief")
 CLEANUPS = ("Delete", "Keep")
 # The policies of a run: keys that job.json takes from the values unchanged. The values here switch
-# each policy off, as a task without a controller needs them.
+# each policy off, for a task without a controller.
 POLICIES: Mapping[str, Any] = {
     "restarts": {"limit": 0, "permanentCodes": [], "refill": 0},
     "success": "AllWorkers",
@@ -64,9 +64,9 @@ class Program:
 
 @dataclass(frozen=True)
 class Restarts:
-    """How many failures of the program are forgiven, and the exit codes that never are.
+    """How many failures of the program a run survives, and the exit codes that it never survives.
 
-    Each counts for `refill` seconds, or for ever where that is 0.
+    Each failure counts for `refill` seconds, or for ever if that is 0.
     """
 
     limit: int
@@ -76,11 +76,11 @@ class Restarts:
 
 @dataclass(frozen=True)
 class Job:
-    """The whole desired run, as the chart wrote it. `digest` names exactly this text.
+    """The whole desired run, as the chart wrote it in `document`, which `digest` identifies.
 
     `success` says whose exit code 0 ends the run. `hang_timeout` and `deadline` are seconds, 0 for
-    none. `listed` counts the tasks of each role that the ClusterSpec lists: with worker.maxReplicas
-    more than there are. With `logs` a copy of each child's output goes to that folder.
+    none. `listed` counts the tasks of each role in the ClusterSpec, which worker.maxReplicas can
+    make more than `replicas`. `logs` is the folder for a copy of each child's output, or empty.
     """
 
     release: str
@@ -114,7 +114,7 @@ class Job:
 
     @functools.cached_property
     def program_digest(self) -> str:
-        """Names what trains: children that were started for another one must start again."""
+        """Identifies what trains: children that were started for another one must restart."""
         policies = ("timeout", "refresh")
         code = {k: v for k, v in self.document["code"].items() if k not in policies}
         return _digest([*(self.document[key] for key in ("run", "mode", "program")), code])
@@ -126,7 +126,7 @@ class Job:
 
     @functools.cached_property
     def cluster_digest(self) -> str:
-        """Names the ClusterSpec."""
+        """Identifies the ClusterSpec."""
         return _digest([self.listed, self.document["addresses"]])
 
 
@@ -140,19 +140,19 @@ def read_job(text: str | bytes) -> Job:
 
 
 def job_of(document: Any) -> Job:
-    """The same for a document that is parsed already."""
+    """The same for a document that is already parsed."""
     version = document.get("version") if isinstance(document, dict) else None
     if version != JOB_VERSION:
         raise LauncherError(
             ExitCode.CONFIGURATION,
             f"job.json has version {json.dumps(version)}; this launcher reads version "
             f"{JOB_VERSION}: use a chart and a launcher of the same release "
-            "(launcher.inject: true always does)",
+            "(launcher.inject: true does so)",
         )
     mistakes: list[str] = []
     root = Reader(document, "", mistakes)
     root.asked.add("version")
-    root.asked.add("pods")  # names the pods' templates: another text is another document
+    root.asked.add("pods")  # a hash of the pods' templates: part of the job's digest
     mode = MODES[root.choice("mode", list(MODES))]
     addresses = root.part("addresses")
     program = root.part("program")
@@ -198,7 +198,7 @@ def _digest(document: Any) -> str:
 
 
 def _replicas(part: Reader, mode: Mode) -> dict[str, int]:
-    # Only one task may be the chief or the evaluator: TensorFlow knows no more.
+    # TensorFlow knows only one chief and one evaluator.
     counts = {
         role: part.whole(role, least, 1 if role == "chief" else MOST_TASKS)
         for role, least in mode.least.items()
@@ -211,13 +211,13 @@ def _replicas(part: Reader, mode: Mode) -> dict[str, int]:
 
 
 def _listed(part: Reader, mode: Mode, replicas: Mapping[str, int]) -> dict[str, int]:
-    """The tasks that the ClusterSpec lists: the evaluator is in none."""
+    """The counts of tasks in the ClusterSpec, which never lists the evaluator."""
     listed = {role: count for role, count in replicas.items() if role != EVALUATOR}
     most = part.whole("worker", 0, MOST_TASKS)
     if most and not mode.joins:
-        part.wrong("worker", f"0 in mode {mode.name}: its tasks start again for another size", most)
+        part.wrong("worker", f"0 in mode {mode.name}: another size restarts its tasks", most)
     elif most and most < listed["worker"]:
-        part.wrong("worker", f"0, or no less than the {listed['worker']} workers that run", most)
+        part.wrong("worker", f"0, or at least the number of workers, {listed['worker']}", most)
     part.done()
     return {**listed, "worker": max(most, listed["worker"])}
 
@@ -232,9 +232,9 @@ def _program(part: Reader) -> Program:
         )
 
     program = Program(
-        command=part.texts("command", "a list of at least one text, like [python, train.py]", 1),
-        args=part.texts("args", "a list of texts"),
-        env=part.take("env", "a mapping of variables' names to texts", is_env, {}),
+        command=part.texts("command", "a list of at least one string, like [python, train.py]", 1),
+        args=part.texts("args", "a list of strings"),
+        env=part.take("env", "a mapping of variable names to strings", is_env, {}),
         flags=part.flag("flags"),
         working_dir=part.text("workingDir", empty=True),
     )
@@ -242,7 +242,7 @@ def _program(part: Reader) -> Program:
         part.wrong("workingDir", "a folder inside the code folder", program.working_dir)
     words = {"command": program.command, "args": program.args, "env": program.env.values()}
     for key, texts in words.items():
-        if any("\0" in text for text in texts):  # it ends a text where a process is started
+        if any("\0" in text for text in texts):  # no process can be started with it
             part.wrong(key, "without NUL characters", part.document[key])
     part.done()
     return program

@@ -1,4 +1,4 @@
-"""Typed values out of a JSON document; every mistake is collected, in the user's words."""
+"""Reads typed values from a JSON document, and reports all mistakes at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 
 class Reader:
-    """Takes typed values out of a JSON document and collects every mistake."""
+    """Reads typed values from a JSON document and collects every mistake."""
 
     def __init__(self, document: Any, path: str, mistakes: list[str]) -> None:
         self.path = path
@@ -22,12 +22,12 @@ class Reader:
             self.wrong("", "a mapping", document)
 
     def wrong(self, key: str, rule: str, got: object) -> None:
-        """Notes that a key breaks a rule."""
+        """Records that a key breaks a rule."""
         name = ".".join(part for part in (self.path, key) if part) or "the document"
         self.mistakes.append(f"{name} must be {rule}; got {json.dumps(got, default=str)}")
 
     def take(self, key: str, rule: str, fits: Callable[[Any], bool], default: Any) -> Any:
-        """The value of a key, or the default and a mistake where it does not fit."""
+        """The value of a key. If it does not fit: records a mistake, returns the default."""
         self.asked.add(key)
         value = self.document.get(key)
         if fits(value):
@@ -35,19 +35,19 @@ class Reader:
         self.wrong(key, rule, value)
         return default
 
-    def text(self, key: str, rule: str = "a text", empty: bool = False) -> str:
-        """A text, not empty unless allowed."""
+    def text(self, key: str, rule: str = "a string", empty: bool = False) -> str:
+        """A string; an empty one only with `empty`."""
         value: str = self.take(key, rule, lambda v: isinstance(v, str) and (empty or v != ""), "")
         return value
 
     def choice(self, key: str, choices: Sequence[str]) -> str:
-        """One of some texts."""
+        """One of the strings in `choices`."""
         rule = "one of " + ", ".join(choices)
         value: str = self.take(key, rule, lambda v: v in choices, choices[0])
         return value
 
     def whole(self, key: str, least: int, most: int) -> int:
-        """A whole number within bounds."""
+        """A whole number from `least` to `most`."""
 
         def fits(v: Any) -> bool:
             return isinstance(v, int) and not isinstance(v, bool) and least <= v <= most
@@ -72,7 +72,7 @@ class Reader:
         return bool(self.take(key, "true or false", fits, False))
 
     def texts(self, key: str, rule: str, least: int = 0) -> tuple[str, ...]:
-        """A list of texts, of at least so many."""
+        """A list of at least `least` strings."""
 
         def fits(v: Any) -> bool:
             return (
@@ -88,12 +88,12 @@ class Reader:
         return Reader(self.document.get(key), path, self.mistakes)
 
     def done(self) -> None:
-        """Notes every key that nobody asked for."""
+        """Records every unknown key as a mistake."""
         for key in sorted(set(self.document) - self.asked):
             name = ".".join(part for part in (self.path, key) if part)
             self.mistakes.append(f"{name} is not a known key; known are {sorted(self.asked)}")
 
 
 def matches(pattern: str, value: Any) -> bool:
-    """Whether a value is a text of which the pattern matches all."""
+    """Whether a value is a string, and the pattern matches all of it."""
     return isinstance(value, str) and re.fullmatch(pattern, value) is not None

@@ -1,4 +1,4 @@
-"""The launcher's own lines, on standard error, so that a program's output stays its own."""
+"""The launcher's log. It goes to standard error: standard output is the program's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 def say(text: str) -> None:
     """Writes one line with the time of day; further lines of the text are indented."""
     stamp = time.strftime("%H:%M:%S")
-    # Nobody who listens is no reason to stop working.
+    # A closed standard error must not stop the launcher.
     with contextlib.suppress(AttributeError, OSError, ValueError):
         sys.stderr.write(f"{stamp} tfrun: " + text.rstrip().replace("\n", "\n  ") + "\n")
         sys.stderr.flush()

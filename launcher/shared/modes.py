@@ -1,4 +1,4 @@
-"""The training modes as a table: who runs the program, who serves, whom a loss restarts. Pure.
+"""The training modes as a table: who runs the program, who serves, who restarts. Pure.
 
 What TensorFlow does when a task is lost differs by mode, and so do the tasks that must restart:
 https://www.tensorflow.org/guide/distributed_training
@@ -25,13 +25,14 @@ class Reach(enum.Enum):
 class Mode:
     """One training mode.
 
-    `least` are the roles of the ClusterSpec and the fewest tasks of each. `chief` is the task
-    that initialises and saves the model. `losses` and `resize` tell which tasks restart when a task
-    of a role is lost, and when the counts change. `stand_ins`: while others train, a server stands
-    in for a program that has ended. `joins`: workers join and leave without a restart of others if
-    the ClusterSpec lists them from the start. `chief_first`: the others start once the chief's
-    session is up. `servers_first`: the chief restarts only after its servers answer, because a
-    failed first connection makes TensorFlow fail for a while.
+    `least` maps the roles of the ClusterSpec to the fewest tasks of each; `programs` are the roles
+    that run the program. `chief` is the task that initialises and saves the model. `losses` and
+    `resize` tell which tasks restart when a task of a role is lost, and when the counts change.
+    `stand_ins`: while others train, a server replaces a program that has ended. `joins`: workers
+    join and leave without a restart of others if the ClusterSpec lists them from the start.
+    `chief_first`: the others start once the chief's session is up. `servers_first`: the chief
+    restarts only after its servers answer, because a failed first connection makes TensorFlow fail
+    for a while.
     """
 
     name: str
@@ -50,11 +51,11 @@ class Mode:
         return task.role in self.programs or task.role == EVALUATOR
 
     def decides_success(self, task: Task) -> bool:
-        """Whether the run waits for this task's program to end well."""
+        """Whether the run's success depends on this task's program."""
         return task.role in self.programs
 
     def reached(self, lost: Iterable[Task], tasks: Iterable[Task]) -> frozenset[Task]:
-        """The tasks that restart when some are lost or cannot go on."""
+        """The tasks that restart when some are lost or cannot continue."""
         everybody = frozenset(task for task in tasks if task.role != EVALUATOR)
         found: set[Task] = set()
         for task in lost:
@@ -67,13 +68,13 @@ class Mode:
         return frozenset(found)
 
 
-EVALUATOR = "evaluator"  # beside every mode: fed by checkpoints, in no ClusterSpec
+EVALUATOR = "evaluator"  # in any mode: reads checkpoints, is in no ClusterSpec
 
 MODES = {
     mode.name: mode
     for mode in (
-        # Between-graph replication: every task's ClusterSpec lists the same addresses, and a task
-        # that was connected to a ps does not find it at a new address.
+        # Between-graph replication: every task has the same ClusterSpec, and a task that was
+        # connected to a ps does not find it at a new address.
         Mode(
             name="parameter-server",
             least={"ps": 1, "worker": 1},
@@ -85,7 +86,7 @@ MODES = {
             joins=True,
             chief_first=True,
         ),
-        # ParameterServerStrategy: the chief tells the servers what the cluster is.
+        # ParameterServerStrategy: the chief sends the servers the ClusterSpec.
         Mode(
             name="coordinator",
             least={"chief": 1, "ps": 1, "worker": 1},
@@ -99,7 +100,7 @@ MODES = {
             resize=Reach.WITH_CHIEF,
             servers_first=True,
         ),
-        # MultiWorkerMirroredStrategy: all or none.
+        # MultiWorkerMirroredStrategy: no worker trains without the others.
         Mode(
             name="all-reduce",
             least={"worker": 1},

@@ -1,4 +1,4 @@
-"""Starting processes: every one has a session of its own, no input, and one stream of output."""
+"""Starts processes, each in its own session, without input and with one output stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PR_SET_CHILD_SUBREAPER = 36
 def start(
     argv: Sequence[str | Path], env: Mapping[str, str], cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts a process whose output and errors come through one pipe. Raises OSError."""
+    """Starts a process; one pipe carries its output and its errors. Raises OSError."""
     return subprocess.Popen(
         argv,
         env=env,
@@ -22,14 +22,14 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # a Ctrl-C reaches the launcher alone, which stops it in its way
+        start_new_session=True,  # Ctrl-C reaches only the launcher, which stops its processes
     )
 
 
 def adopt_orphans() -> None:
-    """Makes grandchildren whose parent ends this process's children, as PID 1 has by nature."""
+    """Makes orphaned descendants children of this process, as they are of PID 1."""
     if os.getpid() == 1 or not sys.platform.startswith("linux"):
         return
-    import ctypes  # not needed in a pod
+    import ctypes  # imported here because pods do not need it
 
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -1,8 +1,9 @@
-"""What task launchers and the controller say to each other: one JSON message each way.
+"""The messages between task launchers and the controller: one JSON message each way.
 
-A task posts a Report to /v1/report and is answered with the Directive it should hold. With
-`long_poll` the controller keeps the request until there is another directive than the task holds:
-a change reaches every task at once. Nothing that arrives is trusted for its size, type or value.
+A task posts a Report to /v1/report; the answer is the Directive that it should follow. With
+`long_poll` the controller keeps the request until the task should follow another directive, for at
+most HOLD_SECONDS: a change reaches every task at once. Size, type and value of all that arrives are
+verified.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ PATH = "/v1/report"
 VERSION = 1
 REPORT_BYTES = 64 * 1024
 DIRECTIVE_BYTES = 2 * 1024 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
-HOLD_SECONDS = 20.0  # how long the controller keeps a request with nothing new to say
+HOLD_SECONDS = 20.0  # how long the controller keeps a request if nothing changes
 ADDRESS = re.compile(r"[0-9.]{7,15}|[0-9a-fA-F:.]{2,45}")  # IPv4 or IPv6
-MOST = 2**53  # the largest whole number that every JSON reader keeps
+MOST = 2**53  # the largest whole number that every JSON reader keeps exact
 
 
 class Action(enum.Enum):
     """What a directive asks for."""
 
-    WAIT = "wait"  # run no child; get the code that this generation needs
+    WAIT = "wait"  # run no child; pull the code that this generation needs
     RUN = "run"  # run the child of this generation
     STAND_IN = "stand-in"  # the program has ended; run a server at its place in the ClusterSpec
     END = "end"  # the run has ended
@@ -40,7 +41,7 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True, order=True)
 class Leader:
-    """Which controller leads. Of two that are alive for a moment the greater one does."""
+    """A controller. If two are alive for a moment, the greater one leads."""
 
     number: int
     id: str
@@ -48,11 +49,11 @@ class Leader:
 
 @dataclass(frozen=True)
 class Directive:
-    """What a task should be part of.
+    """What a task should do.
 
-    `charged` is the restart budget spent so far. `pull` says which pull of the run's code the task
-    is to have, `commit` what a branch of code.git means, where that has been found out. `hosts` are
-    the addresses of tasks whose names may still mean an older pod.
+    `charged` is the restart budget spent so far. `pull` numbers the pull of the run's code that the
+    task needs. `commit` is the commit of code.git's branch, once resolved. `hosts` are the IP
+    addresses of tasks whose names may still resolve to an older pod.
     """
 
     leader: Leader
@@ -65,7 +66,7 @@ class Directive:
     hosts: Mapping[Task, str] = field(default_factory=dict)
 
     def holds(self) -> Holds:
-        """What a task that follows this directive reports that it holds."""
+        """What a task that follows this directive reports as `holds`."""
         job = self.job
         return Holds(
             self.leader,
@@ -84,9 +85,9 @@ class Directive:
 
 @dataclass(frozen=True)
 class Holds:
-    """The directive that a task follows, with digests in the place of its job.
+    """The directive that a task follows, with digests instead of its job.
 
-    `chief` is the address of the chief, where it is known.
+    `chief` is the chief's IP address, if it is known.
     """
 
     leader: Leader
@@ -106,10 +107,10 @@ class Holds:
 class ChildReport:
     """A task's latest child. `exit_code` is None while it runs.
 
-    `stopped` says that the launcher ended it, `reason` and `last_lines` what a person should
-    see, `ago` how many seconds before this report it ended: clocks of two machines differ. `up`
-    says that its session trains, `hung` that it makes no progress, `global_step` the last
-    step that it told, `total_steps` how many there will be.
+    `stopped` says that the launcher stopped it. `reason` and `last_lines` are for people. It ended
+    `ago` seconds before this report: a time would be wrong on a machine with another clock. `up`
+    says that its session trains, `hung` that it makes no progress. `global_step` is the last step
+    that it printed, `total_steps` how many it will do.
     """
 
     generation: int
@@ -126,12 +127,12 @@ class ChildReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What a task says of itself.
+    """What a task reports about itself.
 
     `incarnation` is new with every start of the launcher, `sequence` grows with every report of
-    one incarnation; `revision` names its pod's template. `can_start` says that the code is there
-    and the launcher is not about to end; `digest` is the code's, where it has one, and `commit`
-    what a branch was found to mean. `stands_in` says that a server runs in the place of the
+    one incarnation; `revision` identifies the pod's template. `can_start` says that the task has
+    the code and its launcher is not about to end. `digest` is the code's, `commit` the one to which
+    a branch was resolved; both can be empty. `stands_in` says that a server runs instead of the
     program, which has ended. With `long_poll` the controller may keep the request.
     """
 
@@ -150,7 +151,7 @@ class Report:
 
 
 def encode_report(report: Report) -> bytes:
-    """The JSON text of a report. Above REPORT_BYTES the oldest lines give way, then the reason."""
+    """A report as JSON. Above REPORT_BYTES it drops the oldest lines, then cuts the reason."""
     holds, child = report.holds, report.child
     document = {
         **asdict(report),
@@ -169,7 +170,7 @@ def encode_report(report: Report) -> bytes:
 
 
 def decode_report(text: bytes) -> Report:
-    """The report in a JSON text. Raises LauncherError(USAGE) with every mistake."""
+    """Parses a report. Raises LauncherError(USAGE) with every mistake."""
     mistakes: list[str] = []
     root = _root(text, mistakes)
     holds = _holds(root.part("holds")) if root.document.get("holds") is not None else None
@@ -199,7 +200,7 @@ def decode_report(text: bytes) -> Report:
 
 
 def encode_directive(directive: Directive | None) -> bytes:
-    """The JSON text of an answer; None means: go on with what you hold."""
+    """An answer as JSON; None means that the task keeps the directive that it holds."""
     if directive is None:
         return json.dumps({"version": VERSION, "directive": None}).encode()
     document = {
@@ -216,14 +217,14 @@ def encode_directive(directive: Directive | None) -> bytes:
 
 
 def decode_directive(text: bytes) -> Directive | None:
-    """The answer in a JSON text. Raises LauncherError with every mistake."""
+    """Parses an answer. Raises LauncherError with every mistake."""
     mistakes: list[str] = []
     root = _root(text, mistakes)
     if not mistakes and root.document.get("directive") is None:
         return None
     _refuse(mistakes)
     part = root.part("directive")
-    job = job_of(part.document.get("job"))  # another version's job explains all else
+    job = job_of(part.document.get("job"))  # a job of another version explains other mistakes
     leader = _leader(part.part("leader"))
     action = Action(part.choice("action", [a.value for a in Action]))
     generation = part.whole("generation", 0, MOST)
@@ -281,7 +282,7 @@ def _holds(part: Reader) -> Holds:
 
 
 def _commit(part: Reader) -> str:
-    # It reaches git's command line.
+    # Verified, because it becomes an argument of git.
     rule = "a whole commit id, or empty"
     commit: str = part.take("commit", rule, lambda v: v == "" or matches(COMMIT, v), "")
     return commit
@@ -297,7 +298,7 @@ def _child(part: Reader) -> ChildReport:
         stopped=part.flag("stopped"),
         ago=part.seconds("ago"),
         reason=part.text("reason", empty=True),
-        last_lines=part.texts("last_lines", "a list of texts"),
+        last_lines=part.texts("last_lines", "a list of strings"),
         up=part.flag("up"),
         hung=part.flag("hung"),
         global_step=maybe("global_step", MOST),
@@ -307,4 +308,4 @@ def _child(part: Reader) -> ChildReport:
 
 def _refuse(mistakes: list[str]) -> None:
     if mistakes:
-        raise LauncherError(ExitCode.USAGE, "the message is wrong: " + "; ".join(mistakes))
+        raise LauncherError(ExitCode.USAGE, "the message is invalid: " + "; ".join(mistakes))

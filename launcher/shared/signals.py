@@ -1,4 +1,4 @@
-"""Signals as events, whatever the threads of this process are doing."""
+"""Delivers signals as events, even while the main thread waits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ READ_BYTES = 64
 
 
 def listen(numbers: Iterable[int], put: Callable[[int], None]) -> None:
-    """Calls `put` with the number of each such signal that comes, on a thread of its own.
+    """Calls `put` with the number of each of these signals, on a new thread.
 
-    Python runs its handlers on the main thread alone, and the kernel may give a signal to another
-    one: a main thread that waits for an event would sleep on.
+    Python runs signal handlers only on the main thread, but the kernel may deliver a signal to
+    another thread. A main thread that waits for an event would then not wake up.
     https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd
     """
     reader, writer = os.pipe()

@@ -1,4 +1,4 @@
-"""Where a run's code comes from, as the values name it. Reads the `code` part of job.json."""
+"""Where a run's code comes from: reads the `code` part of job.json."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 
 from launcher.shared.json_fields import Reader, matches
 
-REFRESHES = ("OnRequest", "OnGeneration")  # when the code is pulled anew
+REFRESHES = ("OnRequest", "OnGeneration")  # when tasks pull the code again
 # The sources of code, each with its keys; those of `inline` are the user's file names. `folder` is
-# for a person's machine alone.
+# only for `launcher local`.
 SOURCES: Mapping[str, tuple[str, ...]] = {
     "nfs": ("server", "path"),
     "claim": ("name", "subPath"),
@@ -24,15 +24,15 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "image": ("path",),
     "folder": ("path",),
 }
-PULL_SECONDS = 120.0  # for which a source may be silent
+PULL_SECONDS = 120.0  # how long a source may be silent
 INLINE_BYTES = 512 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
 HEX_32, HEX_64, COMMIT = "[0-9a-f]{32}", "[0-9a-f]{64}", "[0-9a-f]{40}([0-9a-f]{24})?"
 HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9._-]*)(:[0-9]{1,5})?"
-# A password in an address would be read in values, logs and job.json.
+# An address must not hold a password: values, logs and job.json would show it.
 ARCHIVE_URL = rf"(https?://{HOST}([/?][!-~]*)?|file:///\S+)"
 ARCHIVE_RULE = "an http, https or file address, without a password (see code.secret)"
 GIT_URL = rf"(https?://{HOST}/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?{HOST}/\S+|file:///\S+)"
-# A name that git takes for no option, and no other way to write one.
+# A name that git cannot read as an option, or as an expression like main~1.
 REF = r"[A-Za-z0-9_](?!.*\.\.)[A-Za-z0-9._/+-]*"
 GIT_RULE = "an https, http, ssh or file address, without a password (see code.secret)"
 
@@ -41,9 +41,9 @@ GIT_RULE = "an https, http, ssh or file address, without a password (see code.se
 class Source:
     """Where the program's code is.
 
-    `nfs` and `claim` are mounted by the kubelet and copied, a `claim` from the folder `path` in it;
-    `folder` is copied; `archive` and `git` are fetched from `url`, and `pin` is the archive's
-    SHA-256, or the commit, branch or tag; `inline` brings its `files`; `image` is used where it is.
+    The kubelet mounts `nfs` and `claim`. The task copies them and `folder`; of a claim it copies
+    the folder `path`. It fetches `archive` and `git` from `url`; `pin` is the archive's SHA-256, or
+    the commit, branch or tag. `inline` holds its `files`. `image` is used in place.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Source:
 
     @property
     def moves(self) -> bool:
-        """Whether it has yet to be found out which commit is meant."""
+        """Whether `pin` is a branch or tag, still to be resolved to a commit."""
         return self.kind == "git" and not matches(COMMIT, self.pin)
 
     def __str__(self) -> str:
@@ -71,10 +71,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Delivery:
-    """How the code gets to a task: from where, whether its requirements.txt is installed.
+    """How a task gets the code: from where, and whether it installs its requirements.txt.
 
-    Code with another digest than `digest` is refused, unless that is empty. `timeout` is how many
-    seconds the source may be silent. `refresh` says that each generation of all tasks pulls anew.
+    Code with another digest is refused, unless `digest` is empty. The source may be silent for
+    `timeout` seconds. `refresh`: each generation that restarts all tasks pulls again.
     """
 
     source: Source
@@ -85,18 +85,18 @@ class Delivery:
 
 
 def read_delivery(part: Reader) -> Delivery:
-    """The `code` part of job.json; mistakes are the reader's."""
+    """Reads the `code` part of job.json; the reader collects mistakes."""
     source = _source(part)
     timeout = part.seconds("timeout") if "timeout" in part.document else PULL_SECONDS
     digest = ""
     if "digest" in part.document:
-        rule = "the digest that the launcher told of the code, 32 hexadecimal digits"
+        rule = "the code's digest as the launcher logs it, 32 hexadecimal digits"
         digest = part.take("digest", rule, lambda v: matches(HEX_32, v), "")
     refresh = "refresh" in part.document and part.choice("refresh", REFRESHES) == REFRESHES[1]
     requirements = part.flag("requirements", optional=True)
     delivery = Delivery(source, requirements, digest, timeout, refresh)
     if digest and source.kind == "image":
-        part.wrong("digest", "left out with code.image: the image's own digest names it", digest)
+        part.wrong("digest", "left out with code.image: the image has a digest of its own", digest)
     part.asked.update((*SOURCES, "digest", "timeout", "refresh"))
     part.done()
     return delivery
@@ -146,10 +146,10 @@ def _files(part: Reader) -> dict[str, str]:
             and all(_is_inside(name) and isinstance(text, str) for name, text in v.items())
         )
 
-    files: dict[str, str] = part.take("inline", "texts by file names inside a folder", fits, {})
+    files: dict[str, str] = part.take("inline", "a mapping of relative paths to strings", fits, {})
     for name in files:
         if any(str(folder) in files for folder in Path(name).parents):
-            part.wrong("inline", "files alone, none of them a folder of others", name)
+            part.wrong("inline", "only files, none of them the folder of others", name)
     size = _json_bytes(files)
     if size > INLINE_BYTES:
         part.wrong("inline", f"at most {INLINE_BYTES} bytes: it travels in a ConfigMap", size)
@@ -157,7 +157,7 @@ def _files(part: Reader) -> dict[str, str]:
 
 
 def _is_inside(name: Any) -> bool:
-    """Whether a name is a path below some folder, whatever is there."""
+    """Whether a name is a relative path without empty, `.` and `..` parts."""
     return (
         isinstance(name, str)
         and "\0" not in name
@@ -166,16 +166,16 @@ def _is_inside(name: Any) -> bool:
 
 
 def _json_bytes(document: Any) -> int:
-    """The size of a document as Helm writes it."""
+    """The size in bytes of a document as Helm writes it."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return len(re.sub("[<>&\u2028\u2029]", r"\\u0000", text).encode(errors="replace"))
 
 
 def _is_address(pattern: str, value: Any) -> bool:
-    """Whether it is an address that can be asked for, and of a pattern."""
+    """Whether it is an address of this pattern, and usable in a request."""
     if not matches(pattern, value) or "\0" in unquote(value) or not value.isprintable():
         return False
     try:
         return urlsplit(str(value)).port != 0
-    except ValueError:  # a port or an address of IP that is none
+    except ValueError:  # an invalid port or IP address
         return False

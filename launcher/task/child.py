@@ -1,4 +1,4 @@
-"""A child process: a session of its own, signals, grace period, output line by line, its end.
+"""Runs a child process: its own session, signals, grace period, output line by line, its end.
 
 The launcher is a container's first process, so it also reaps the orphans that its child leaves.
 """
@@ -22,7 +22,7 @@ from launcher.shared.log import say
 from launcher.shared.process import adopt_orphans, start
 
 KEPT_LINES = 20
-LINE_BYTES = 64 * 1024  # a longer line is passed on in pieces
+LINE_BYTES = 64 * 1024  # a longer line is split
 KEPT_LINE_CHARACTERS = 500
 
 
@@ -36,7 +36,7 @@ class Ended:
 
 
 class Child:
-    """A running child process. `ended` is called once, on a thread of the child's own."""
+    """A running child process. It calls `ended` once, on its own thread."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class Child:
         line: Callable[[str], None] | None = None,
         copy: Path | None = None,
     ) -> None:
-        """Starts it. `line` is given each line of output, and `copy` names a file for all of it.
+        """Starts the child. Each line of output goes to `line`, and into the file `copy`.
 
-        Raises LauncherError where `argv` cannot be started in `cwd`.
+        Raises LauncherError if `argv` cannot be started in `cwd`.
         """
         adopt_orphans()
         try:
@@ -73,8 +73,8 @@ class Child:
     def send(self, number: int) -> None:
         """Sends a signal to the child's whole process group."""
         with self._reaping:
-            if not self._reaped:  # after that another process may have its id
-                # The group may have only its dead leader left.
+            if not self._reaped:  # a reaped child's id may be another process's
+                # The group may hold only its dead leader.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.pid, number)
 
@@ -93,7 +93,7 @@ class Child:
         pump = threading.Thread(target=self._pump, args=[self._process.stdout], daemon=True)
         pump.start()
         self._wait_for_exit()
-        at = time.monotonic()  # before what follows, so that failures of tasks keep their order
+        at = time.monotonic()  # before the cleanup: the controller compares when tasks failed
         if self._kill_timer:
             self._kill_timer.cancel()
         self.send(signal.SIGKILL)  # processes left in its group
@@ -101,11 +101,11 @@ class Child:
             self._process.wait()
             self._reaped = True
         _kill_orphans()  # processes that have left the group
-        pump.join(timeout=5)  # it ends with the last writer of the pipe, and all are gone
+        pump.join(timeout=5)  # the pipe ends with its last writer, and all are dead
         self._ended(Ended(from_wait(self._process.returncode), tuple(self._lines), at))
 
     def _wait_for_exit(self) -> None:
-        """Returns when the child has exited, before it is reaped; reaps every orphan meanwhile."""
+        """Waits until the child has exited, but does not reap it; reaps orphans meanwhile."""
         while True:
             result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             if result is None or result.si_pid == self.pid:
@@ -125,7 +125,7 @@ class Child:
                     if self._line:
                         self._line(text)
                 for out in outputs:
-                    # Reading goes on when an output is closed, or the child would block.
+                    # Keep reading when an output is closed, or the child would block.
                     with contextlib.suppress(OSError, ValueError):
                         out.write(line)
                         out.flush()

@@ -1,4 +1,4 @@
-"""Which addresses are connected to a port of this pod, from the kernel's tables."""
+"""Finds connections to a port of this pod in the kernel's tables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def connected(host: str, port: int) -> bool:
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IP address in HEX:PORT, whose words of 32 bits are in the machine's order."""
+    """The IP address in HEX:PORT, with words of 32 bits as on little-endian machines."""
     words = bytes.fromhex(text.rpartition(":")[0])
     packed = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
     address = ipaddress.ip_address(packed)

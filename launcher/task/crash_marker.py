@@ -1,6 +1,6 @@
 """A file that outlives the container: which child ran when the launcher was killed with it.
 
-A pod's work folder stays when its container restarts. With cgroup v2 the kernel kills all processes
+The work folder outlives a restart of the container. With cgroup v2 the kernel kills all processes
 of a container when one of them takes too much memory, so only the next launcher can report that.
 """
 
@@ -22,7 +22,7 @@ KILLED = signalled(signal.SIGKILL)
 def mark(work: Path, generation: int | None) -> None:
     """Writes the generation of the child that runs; None removes the file."""
     file = work / NAME
-    with contextlib.suppress(OSError):  # without the file the end counts as lost from outside
+    with contextlib.suppress(OSError):  # without the file the child counts as lost from outside
         if generation is None:
             file.unlink()
         else:
@@ -40,7 +40,7 @@ def left_behind(work: Path) -> ChildReport | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     reason = (
-        "killed together with its launcher, as for want of memory "
-        f"(exit code {KILLED}; the pod's last state tells)"
+        "killed together with its launcher, perhaps out of memory "
+        f"(exit code {KILLED}; see the pod's Last State)"
     )
     return ChildReport(generation, exit_code=KILLED, reason=reason)

@@ -1,4 +1,4 @@
-"""What the environment tells a task: the only place where a task reads it."""
+"""A task's settings: the only place where a task reads environment variables."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DEFAULT_PORT = 2222
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What one task must know to begin.
+    """What a task must know to start.
 
-    With `controller` (host, port) it asks there what to be part of; without, `job` says it.
-    `source` is where a code folder is mounted, `secret` the Secret to fetch code with, `work` where
-    the task may write.
-    `leave` ends the launcher with the run instead of waiting to be deleted.
+    It asks the `controller` (host, port) what to do; without a controller it runs `job`.
+    `source` is the mounted code folder, `secret` the mounted Secret to fetch code with, `work` the
+    folder to write to. With `leave` the launcher ends with the run instead of waiting until its pod
+    is deleted. `peers_timeout` is in seconds.
     """
 
     task: Task
@@ -55,7 +55,7 @@ def task_settings(
     job = None
     if controller and (program or flags):
         env.mistakes.append(
-            "a program on the command line must be left out where TFRUN_CONTROLLER is set: "
+            "a program on the command line must be left out if TFRUN_CONTROLLER is set: "
             "the controller says what to run"
         )
     if not controller:
@@ -80,7 +80,7 @@ def task_settings(
 def _standalone_job(
     env: Environment, task: Task, pod_name: str, program: Sequence[str], flags: bool
 ) -> Job | None:
-    """The run that the environment alone describes, where no controller is named."""
+    """The run that the environment describes if no controller is named."""
     mode = MODES.get(env.text("TFRUN_MODE", "parameter-server"))
     if mode is None:
         env.mistakes.append(f"TFRUN_MODE must be one of {', '.join(MODES)}")

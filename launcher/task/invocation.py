@@ -37,7 +37,7 @@ class Invocation:
 def program(
     directive: Directive, task: Task, pulled: Pulled, ready: Path, environ: Mapping[str, str]
 ) -> Invocation:
-    """The user's program: runs in the code folder, which PYTHONPATH has with its requirements."""
+    """The user's program, in the code folder. PYTHONPATH has that folder and its requirements."""
     job = directive.job
     variables = _variables(directive, task)
     flags = tuple(f"--{name.lower()}={value}" for name, value in variables.items())

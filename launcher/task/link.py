@@ -1,4 +1,4 @@
-"""A task's line to the controller: one HTTP/1.1 request at a time, on one connection.
+"""A task's connection to the controller, with one HTTP/1.1 request at a time.
 
 The controller may keep a request open until it has an answer.
 """
@@ -115,13 +115,13 @@ class Link:
         finally:
             with self._lock:
                 self._pending = None
-                if self._given_up:  # the answer may have come before that
+                if self._given_up:  # send() has shut it down, even if the answer came first
                     connection.close()
         if response.status != 200:
             text = body[:500].decode(errors="replace")
-            raise http.client.HTTPException(f"it answers {response.status}: {text}")
+            raise http.client.HTTPException(f"it answered {response.status}: {text}")
         if len(body) > DIRECTIVE_BYTES:
-            raise http.client.HTTPException("its answer is too long")
+            raise http.client.HTTPException(f"its answer has more than {DIRECTIVE_BYTES} bytes")
         if not report.long_poll:
             self._finished.set()
         return decode_directive(body)
@@ -145,7 +145,7 @@ class _Outage:
         if now - self._said_at >= SAY_SECONDS and not quiet:
             self._said_at = now
             seconds = now - self._lost_at
-            say(f"{self._name} cannot be reached for {seconds:.0f} s, and is tried again: {error}")
+            say(f"no valid answer from {self._name} for {seconds:.0f} s; retrying: {error}")
         delay = min(LONGEST_BACKOFF, 0.1 * 2.0 ** min(self._failures, 10))
         return delay * random.uniform(0.5, 1.0)
 
@@ -157,7 +157,7 @@ class _Outage:
 
 
 def _aged(report: Report, seconds: float) -> Report:
-    """The report, so many seconds after it was made: the child's end is that much longer ago."""
+    """The report, `seconds` after it was made: the child's end is that much longer ago."""
     if report.child is None or report.child.exit_code is None:
         return report
     return replace(report, child=replace(report.child, ago=report.child.ago + seconds))

@@ -56,9 +56,9 @@ from launcher.task.state import (
 from launcher.task.watch import Watch
 
 FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-LEAVE_SECONDS = 0.2  # between two looks at whether the chief has left its server
-UP_SECONDS = 0.2  # between two looks at whether the chief's session is up
-LEAST_HANG_SECONDS = 0.1  # at least, between two looks at whether the program makes progress
+LEAVE_SECONDS = 0.2  # between checks whether the chief is still connected
+UP_SECONDS = 0.2  # between checks whether the chief's session is up
+LEAST_HANG_SECONDS = 0.1  # at least, between checks whether the program makes progress
 
 
 def run(settings: TaskSettings, environ: Mapping[str, str]) -> End:
@@ -108,7 +108,7 @@ class _Loop:
             if end:
                 return end
 
-    # What happens.
+    # Events.
 
     def _signalled(self, number: int) -> None:
         self.events.put(Signalled(number, time.monotonic()))
@@ -153,7 +153,7 @@ class _Loop:
         )
 
     def _is_up(self) -> bool:
-        """Whether the program is known to be up: its checkpoint folder need not be listed again."""
+        """Whether the program is known to be up: then its checkpoint folder is not listed again."""
         child = self.state.child
         return child is not None and child.up
 
@@ -172,7 +172,7 @@ class _Loop:
         self.state, effects = step.step(self.state, event)
         return effects
 
-    # What is to be done.
+    # Effects.
 
     def _carry_out(self, effects: Sequence[Effect]) -> End | None:
         tell = False
@@ -232,7 +232,7 @@ class _Loop:
         return CodePulled(pulled.digest, pulled.commit)
 
     def _reach(self, directive: Directive, cancelled: threading.Event) -> Event:
-        """Waits until the servers resolve and, where the program needs it, answer."""
+        """Waits until the servers' names resolve and, if the program needs it, they answer."""
         job = directive.job
         servers = [
             address

@@ -40,11 +40,11 @@ def wait(
         who = ", ".join(f"{address} ({why})" for address, why in missing.items())
         if now - begin >= timeout:
             raise LauncherError(
-                ExitCode.PEERS_UNAVAILABLE, f"not reached within {timeout:.0f} s: {who}"
+                ExitCode.PEERS_UNAVAILABLE, f"tasks not reached within {timeout:.0f} s: {who}"
             )
         if now - said >= SAY_SECONDS:
             said = now
-            say(f"waiting for {who}: {now - begin:.0f} s")
+            say(f"still waiting after {now - begin:.0f} s for {who}")
         if cancelled.wait(RETRY_SECONDS):
             return
 

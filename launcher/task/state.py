@@ -1,7 +1,7 @@
 """The state of a task, its events and its effects. Pure.
 
 `State` is all that the next step depends on. Events come in and effects go out: see `step`. The
-functions answer questions about a State that more than one module has.
+functions answer questions about a State for more than one module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Activity(enum.Enum):
         PULLING      -- CodePulled -----> the code of this run is there
         REACHING     -- PeersReached ---> the servers of this generation can be found
         RUNNING      -- ChildEnded -----> reported; another generation starts another child
-        STANDING_IN  -- ChildEnded -----> nothing: the program of this task has ended before
+        STANDING_IN  -- ChildEnded -----> nothing: the program of this task has already ended
 
     The event Failed ends PULLING and REACHING, and an activity whose child could not start; the
     task reports it as a child that has ended. A directive that asks for something else cancels a
@@ -41,7 +41,7 @@ CHILDREN = frozenset({Activity.RUNNING, Activity.STANDING_IN})
 
 @dataclass(frozen=True)
 class Doing:
-    """An activity, the directive that it was begun for, and whether it was told to end."""
+    """An activity, the directive that it serves, and whether it was told to end."""
 
     activity: Activity
     directive: Directive
@@ -84,7 +84,7 @@ class State:
     told_at: float = 0.0  # when it last reported progress, in seconds of the task's clock
     leaving: int | None = None  # the signal that told the launcher to end
     leave_by: float = 0.0  # when the grace period is over, in seconds of the task's clock
-    chief_left: bool = False  # while leaving: the chief is not connected any more
+    chief_left: bool = False  # while leaving: the chief is no longer connected
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Signalled:
-    """The launcher has got a signal, `at` seconds of the task's clock."""
+    """The launcher has received a signal, `at` seconds of the task's clock."""
 
     number: int
     at: float
@@ -112,7 +112,7 @@ class CodePulled:
 
 @dataclass(frozen=True)
 class PeersReached:
-    """The names of the peers resolve; where the program needs it, their ports answer too."""
+    """The names of the peers resolve; if the program needs it, their ports answer too."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class ChiefLeft:
-    """The chief is not connected to this server any more, or the grace period is over."""
+    """The chief is no longer connected to this server, or the grace period is over."""
 
 
 Event = Union[Told, Signalled, CodePulled, PeersReached, Failed, ChildEnded, Seen, ChiefLeft]
@@ -174,7 +174,7 @@ class Tell:
 
 @dataclass(frozen=True)
 class Pull:
-    """Effect: pull the code, over the copy from before. CodePulled or Failed follows."""
+    """Effect: pull the code in place of the last copy. CodePulled or Failed follows."""
 
     directive: Directive
 
@@ -243,7 +243,7 @@ def report(state: State, sequence: int, now: float) -> Report:
         revision=state.revision,
         holds=directive.holds() if directive else None,
         child=child,
-        # A task that leaves starts nothing any more, whatever the directive says.
+        # A task that leaves starts nothing, whatever the directive says.
         can_start=directive is not None and state.leaving is None and has_code(state, directive),
         stands_in=state.doing is not None and state.doing.activity is Activity.STANDING_IN,
         long_poll=True,
@@ -271,7 +271,7 @@ def has_child(state: State) -> bool:
 
 
 def awaits_chief(state: State) -> bool:
-    """Whether the task leaves and serves a chief that may still save: it stops after the chief."""
+    """Whether the task leaves but still serves a chief that may save: it stops after the chief."""
     directive, doing = state.directive, state.doing
     if state.leaving is None or state.chief_left or not directive or not doing or doing.ending:
         return False

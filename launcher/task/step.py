@@ -1,10 +1,10 @@
-"""The story of one task, as a pure function: `step(state, event)`.
+"""What one task does, as a pure function: `step(state, event)`.
 
     a directive -> the code -> the peers -> a child -> its end -> one exit code
 
-Events say what has happened, effects say what to do. There is no thread, no clock and no process
-here: `loop` carries effects out for real, the simulator in simulated time. `state` defines the
-state, the events and the effects.
+Events say what has happened, effects say what to do. No thread, clock or process is used here:
+`loop` carries effects out for real, the simulator in simulated time. `state` defines the state, the
+events and the effects.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def step(state: State, event: Event) -> Step:
     return state, (*effects, *more, *last)
 
 
-# What has happened.
+# Events.
 
 
 def _take(state: State, event: Event) -> Step:
@@ -77,7 +77,7 @@ def _take(state: State, event: Event) -> Step:
         assert state.doing
         wanted = state.doing.directive
         code = Code(wanted.job.run, wanted.pull, event.digest, event.commit)
-        # An end in this generation is from now on the child's, not the pull's.
+        # From now on an end in this generation is the child's, not the pull's.
         return replace(state, doing=None, code=code, failed=None), ()
     if isinstance(event, PeersReached):
         assert state.doing
@@ -95,7 +95,7 @@ def _take(state: State, event: Event) -> Step:
 def _told(state: State, directive: Directive) -> State:
     current = state.directive
     if current and (directive.leader, directive.generation) < (current.leader, current.generation):
-        return state  # it comes from an older controller that is still alive
+        return state  # an older controller, still alive, sent it
     return replace(state, directive=directive)
 
 
@@ -174,7 +174,7 @@ def _seen(state: State, event: Seen) -> Step:
     return replace(state, child=seen, told_at=event.at), effects
 
 
-# What to do next.
+# The next activity.
 
 
 def _advance(state: State) -> Step:
@@ -202,7 +202,7 @@ def _begin(state: State, directive: Directive) -> Step:
         return state, ()
     if directive.action is Action.STAND_IN:
         if state.stood_in == generation:
-            return state, ()  # that server has ended by itself, and another would end as well
+            return state, ()  # that server has ended by itself; another one would too
         doing = Doing(Activity.STANDING_IN, directive)
         return replace(state, doing=doing, stood_in=generation), (StartServer(directive),)
     if _had_child_in(state, generation) and not _asked_again(state, directive):
@@ -210,8 +210,8 @@ def _begin(state: State, directive: Directive) -> Step:
     if not has_code(state, directive):
         if not _may_pull(state, directive):
             return state, ()
-        # A pull replaces the copy from before. A child of a newer generation stays reported: a new
-        # controller does not know of that generation yet.
+        # A pull replaces the last copy. The task still reports a child of a newer generation,
+        # because a new controller does not know that generation yet.
         newer = state.child is not None and state.child.generation > generation
         child = state.child if newer else None
         doing = Doing(Activity.PULLING, directive)

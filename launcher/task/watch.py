@@ -19,10 +19,10 @@ WAITS = "CreateSession still waiting for response from worker"
 class Watch:
     """The progress of one child. `line` is called on the thread that reads its output.
 
-    A program is up, that is its session trains, at the first line about steps, epochs or a loss,
-    when the program makes the file `ready`, or when its checkpoint folder changes. A session
-    without device filters needs all other tasks to come up, so TensorFlow's line that it waits for
-    them counts too.
+    A program counts as up, that is its session trains, at the first line about steps, epochs or a
+    loss, when it creates the file `ready`, or when its checkpoint folder changes. A session without
+    device filters needs all other tasks to come up, so TensorFlow's line that it waits for them
+    counts too.
     """
 
     ready: Path
@@ -36,7 +36,7 @@ class Watch:
     _moved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        """Files in the checkpoint folder from before the child starts do not count."""
+        """Ignores files that are in the checkpoint folder before the child starts."""
         self._before = _listing(self.checkpoints)
 
     def line(self, text: str) -> None:

@@ -308,4 +308,4 @@ def test_a_run_gets_its_code_from_the_values_and_from_an_archive(
     release.upgrade([], {**archive, "code.archive.sha256": "0" * 64})
     end, _ = finish(release)
     assert (end.condition, end.exit_code) == ("Failed", 66)
-    assert "must be what code.archive.sha256 says" in end.message["reason"]
+    assert "must have the SHA-256 of code.archive.sha256" in end.message["reason"]

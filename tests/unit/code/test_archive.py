@@ -25,7 +25,7 @@ from tests.unit.code.archives import FILE, of, tar
 def test_an_archive_with_another_sha256_is_not_opened(tmp_path: Path) -> None:
     file = tar(tmp_path / "file", ("../evil", FILE, "x"))
     wanted = of(file, sha256="0" * 64)
-    with pytest.raises(LauncherError, match=r"code\.archive\.sha256 says, 0{64}; it is") as error:
+    with pytest.raises(LauncherError, match=r"code\.archive\.sha256, 0{64}; it has") as error:
         archive.fetch(wanted, tmp_path / "to", threading.Event())
     assert error.value.exit_code is ExitCode.CODE_MISSING
 
@@ -33,7 +33,7 @@ def test_an_archive_with_another_sha256_is_not_opened(tmp_path: Path) -> None:
 def test_an_archive_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
     file = tar(tmp_path / "file")
     wanted = of(file, url=(tmp_path / "other").as_uri())
-    with pytest.raises(LauncherError, match="must be there; it is not") as error:
+    with pytest.raises(LauncherError, match="must exist; it does not") as error:
         archive.fetch(wanted, tmp_path / "to", threading.Event())
     assert error.value.exit_code is ExitCode.CODE_MISSING
 
@@ -124,10 +124,10 @@ def test_a_download_that_fails_for_a_moment_is_tried_again(tmp_path: Path, serve
         (
             functools.partial(says, 404),
             ExitCode.CODE_MISSING,
-            "must be there: the server says 404$",
+            "must exist: the server answered 404$",
         ),
-        (functools.partial(says, 401), ExitCode.CODE_MISSING, r"says 401 \(code\.secret names"),
-        (functools.partial(says, 500), ExitCode.IO, "cannot be fetched: the server says 500"),
+        (functools.partial(says, 401), ExitCode.CODE_MISSING, r"answered 401 \(code\.secret must"),
+        (functools.partial(says, 500), ExitCode.IO, "cannot be fetched: the server answered 500"),
         (functools.partial(part, bytes(10)), ExitCode.IO, "it ended 5 bytes early"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_cancelled_download_is_not_read_to_its_end(
     server.answers = [stops]
     wanted = of(tar(tmp_path / "file"), url=server.url, timeout=20)
     try:
-        with pytest.raises(LauncherError, match="no longer wanted") as error:
+        with pytest.raises(LauncherError, match=": cancelled") as error:
             archive.fetch(wanted, tmp_path / "to", cancelled)
     finally:
         over.set()
@@ -217,5 +217,5 @@ def test_a_cancelled_download_does_not_wait_for_the_next_try(
     server.answers = [functools.partial(says, 503)]
     wanted = of(tar(tmp_path / "file"), url=server.url, timeout=600)
     threading.Timer(0.2, cancelled.set).start()
-    with pytest.raises(LauncherError, match="no longer wanted"):
+    with pytest.raises(LauncherError, match=": cancelled"):
         archive.fetch(wanted, tmp_path / "to", cancelled)

@@ -82,10 +82,10 @@ def test_an_image_without_zstd_is_named(
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ([("/etc/evil", FILE, "x")], "names inside of a folder; '/etc/evil'"),
-        ([("../evil", FILE, "x")], r"names inside of a folder; '\.\./evil'"),
-        ([("a/../../evil", FILE, "x")], "names inside of a folder"),
-        ([("../evil", FOLDER, "")], "names inside of a folder"),
+        ([("/etc/evil", FILE, "x")], "only names inside the folder; '/etc/evil'"),
+        ([("../evil", FILE, "x")], r"only names inside the folder; '\.\./evil'"),
+        ([("a/../../evil", FILE, "x")], "only names inside the folder"),
+        ([("../evil", FOLDER, "")], "only names inside the folder"),
         ([("link", LINK, "/etc/passwd")], "links that stay inside; link leads to /etc/passwd"),
         ([("link", LINK, "../outside")], "links that stay inside"),
         ([("link", LINK, "../unpacked/first")], "links that stay inside"),  # as it is called now
@@ -100,13 +100,13 @@ def test_an_image_without_zstd_is_named(
         ([("a", FILE, "x"), ("a/b", FILE, "x")], "each name once"),
         ([("a/b", FILE, "x"), ("a", FILE, "x")], "each name once"),
         ([("link", LINK, "a"), ("a", FILE, "x"), ("link", LINK, "b")], "each name once"),
-        ([("hard", HARD, "/etc/passwd")], "names inside of a folder"),
-        ([("hard", HARD, "../outside")], "names inside of a folder"),
-        ([("hard", HARD, "nothing")], "what its links lead to; nothing is not there"),
-        ([("link", LINK, "../outside"), ("hard", HARD, "link")], "links lead to; link is not"),
-        ([("pipe", tarfile.FIFOTYPE, "")], "files, folders and links alone; pipe is another"),
-        ([("null", tarfile.CHRTYPE, "")], "files, folders and links alone"),
-        ([("disk", tarfile.BLKTYPE, "")], "files, folders and links alone"),
+        ([("hard", HARD, "/etc/passwd")], "only names inside the folder"),
+        ([("hard", HARD, "../outside")], "only names inside the folder"),
+        ([("hard", HARD, "nothing")], "what its links lead to; nothing is missing"),
+        ([("link", LINK, "../outside"), ("hard", HARD, "link")], "links lead to; link is missing"),
+        ([("pipe", tarfile.FIFOTYPE, "")], "only files, folders and links; pipe is not one"),
+        ([("null", tarfile.CHRTYPE, "")], "only files, folders and links"),
+        ([("disk", tarfile.BLKTYPE, "")], "only files, folders and links"),
     ],
 )
 def test_a_tar_that_attacks_is_refused(
@@ -124,10 +124,10 @@ def test_a_tar_that_attacks_is_refused(
 @pytest.mark.parametrize(
     ("name", "mode", "text", "words"),
     [
-        ("../evil", 0, "x", "names inside of a folder"),
-        ("/evil", 0, "x", "names inside of a folder"),
+        ("../evil", 0, "x", "only names inside the folder"),
+        ("/evil", 0, "x", "only names inside the folder"),
         ("link", stat.S_IFLNK | 0o777, "/etc/passwd", "links that stay inside"),
-        ("null", stat.S_IFCHR | 0o666, "", "files, folders and links alone"),
+        ("null", stat.S_IFCHR | 0o666, "", "only files, folders and links"),
     ],
 )
 def test_a_zip_that_attacks_is_refused(
@@ -184,7 +184,7 @@ def test_a_damaged_archive_or_another_file_is_refused(
         shutil.make_archive(str(file), "zip", source)
         shutil.move(tmp_path / "file.zip", file)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    refused(file, tmp_path / "w" / "to", "a tar or zip that is whole")
+    refused(file, tmp_path / "w" / "to", "an intact tar or zip")
 
 
 @pytest.mark.parametrize("how", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -204,7 +204,7 @@ def test_a_tar_header_of_an_impossible_size_is_refused(
     info.type, info.size = kind, size
     data = info.tobuf(tarfile.GNU_FORMAT) + b"a" * max(size, 0)
     (tmp_path / "file").write_bytes(tarfile.TarInfo("first").tobuf() + data + bytes(2048))
-    refused(tmp_path / "file", tmp_path / "w" / "to", f"whole: a header has {size} bytes")
+    refused(tmp_path / "file", tmp_path / "w" / "to", f"zip: a header has {size} bytes")
 
 
 def test_a_tar_member_with_endless_headers_is_refused(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_sparse_files_are_refused(tmp_path: Path, form: str) -> None:
         tmp_path,
     ]
     subprocess.run([*packed, "source"], check=True)
-    refused(tmp_path / "file", tmp_path / "w" / "to", "it has sparse files")
+    refused(tmp_path / "file", tmp_path / "w" / "to", "sparse files are refused")
 
 
 def test_global_tar_headers_that_add_up_are_refused(tmp_path: Path) -> None:
@@ -274,5 +274,5 @@ def test_every_error_of_tarfile_means_a_damaged_archive(
 
     monkeypatch.setattr(tarfile.TarFile, "next", fail)
     subprocess.run(["tar", "-cf", tmp_path / "file", "-C", source, "."], check=True)
-    words = f"a tar or zip that is whole: ({type(error).__name__}|x)"
+    words = f"an intact tar or zip: ({type(error).__name__}|x)"
     refused(tmp_path / "file", tmp_path / "w" / "to", words)

@@ -73,7 +73,7 @@ def test_a_task_that_fails_again_waits_before_it_restarts(run: Run) -> None:
 @pytest.mark.parametrize(
     ("pod", "code", "told"),
     [
-        ("the same", 1, "ps-0 failed: killed together with its launcher, as for want of memory"),
+        ("the same", 1, "ps-0 failed: killed together with its launcher, perhaps out of memory"),
         ("another", 0, "its pod or its launcher was started again; not charged"),
         ("after a reboot", 0, "its pod or its launcher was started again; not charged"),
     ],

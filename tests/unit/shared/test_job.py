@@ -91,7 +91,7 @@ def test_a_run_has_exactly_one_chief() -> None:
 @pytest.mark.parametrize("mode", ["coordinator", "all-reduce"])
 def test_workers_join_alone_in_mode_parameter_server_only(mode: str) -> None:
     reason = refusal(document(mode=mode, maxReplicas={"worker": 4}))
-    assert f"maxReplicas.worker must be 0 in mode {mode}: its tasks start again" in reason
+    assert f"maxReplicas.worker must be 0 in mode {mode}: another size restarts its tasks" in reason
 
 
 @pytest.mark.parametrize(
@@ -99,25 +99,25 @@ def test_workers_join_alone_in_mode_parameter_server_only(mode: str) -> None:
     [
         ("mode", "ring", f'mode must be one of {ALL_MODES}; got "ring"'),
         ("mode", ["x"], f'mode must be one of {ALL_MODES}; got ["x"]'),
-        ("run", "", 'run must be a text; got ""'),
-        ("run", MISSING, "run must be a text; got null"),
+        ("run", "", 'run must be a string; got ""'),
+        ("run", MISSING, "run must be a string; got null"),
         ("replicas__ps", 0, "replicas.ps must be a whole number from 1 to 100000; got 0"),
         ("replicas__worker", True, "replicas.worker must be a whole number from 1 to 100000"),
         ("replicas__worker", "2", 'got "2"'),
         ("replicas__worker", 2.0, "replicas.worker must be a whole number"),
         ("replicas__chief", 1, "replicas.chief is not a known key; known are ['evaluator', 'ps'"),
         ("replicas__evaluator", 2, "replicas.evaluator must be a whole number from 0 to 1; got 2"),
-        ("maxReplicas__worker", 1, "maxReplicas.worker must be 0, or no less than the 2 workers"),
+        ("maxReplicas__worker", 1, "maxReplicas.worker must be 0, or at least the number of"),
         ("maxReplicas__ps", 1, "maxReplicas.ps is not a known key"),
         ("addresses__port", 65536, "addresses.port must be a whole number from 1 to 65535"),
         ("addresses__portsPerTask", "yes", "addresses.portsPerTask must be true or false"),
-        ("program__command", [], "program.command must be a list of at least one text"),
-        ("program__command", "python", "program.command must be a list of at least one text"),
-        ("program__args", ["a", 1], 'program.args must be a list of texts; got ["a", 1]'),
+        ("program__command", [], "program.command must be a list of at least one string"),
+        ("program__command", "python", "program.command must be a list of at least one string"),
+        ("program__args", ["a", 1], 'program.args must be a list of strings; got ["a", 1]'),
         ("program__args", ["a\0b"], "program.args must be without NUL characters"),
-        ("program__env", {"A": 1}, "program.env must be a mapping of variables' names to texts"),
-        ("program__env", {"A=B": "1"}, "program.env must be a mapping of variables' names"),
-        ("program__env", {"1A": "1"}, "program.env must be a mapping of variables' names"),
+        ("program__env", {"A": 1}, "program.env must be a mapping of variable names to strings"),
+        ("program__env", {"A=B": "1"}, "program.env must be a mapping of variable names"),
+        ("program__env", {"1A": "1"}, "program.env must be a mapping of variable names"),
         ("program__env", {"A": "\0"}, "program.env must be without NUL characters"),
         ("program__flags", "true", 'program.flags must be true or false; got "true"'),
         ("program__workingDir", "/src", "program.workingDir must be a folder inside the code"),
@@ -129,11 +129,11 @@ def test_workers_join_alone_in_mode_parameter_server_only(mode: str) -> None:
         ("restarts__refill", -1, "restarts.refill must be seconds, 0 or more; got -1"),
         ("success", "All", 'success must be one of AllWorkers, Chief; got "All"'),
         ("chiefFirst", "yes", 'chiefFirst must be true or false; got "yes"'),
-        ("checkpoints", None, "checkpoints must be a text; got null"),
+        ("checkpoints", None, "checkpoints must be a string; got null"),
         ("hangTimeout", "10m", 'hangTimeout must be seconds, 0 or more; got "10m"'),
         ("deadline", -1, "deadline must be seconds, 0 or more; got -1"),
         ("deadline", MISSING, "deadline must be seconds, 0 or more; got null"),
-        ("logs", 3, "logs must be a text; got 3"),
+        ("logs", 3, "logs must be a string; got 3"),
         ("grace", -0.1, "grace must be seconds, 0 or more; got -0.1"),
         ("grace", float("nan"), "grace must be seconds, 0 or more; got NaN"),
         ("cleanup", "delete", 'cleanup must be one of Delete, Keep; got "delete"'),

@@ -100,19 +100,19 @@ def git(**changes: str) -> dict[str, Any]:
             for ref in ("a b", "a..b", "", "--output=x")
         ),
         *(
-            ("code", {"inline": files}, "code.inline must be texts by file names inside a folder")
+            ("code", {"inline": files}, "code.inline must be a mapping of relative paths")
             for files in ({}, {"/a": "x"}, {"../a": "x"}, {"a/": "x"}, {"": "x"}, {"a": 1}, "x")
         ),
         *(
             (
                 "code",
                 {"inline": {"a": "", "x/y": "", name: ""}},
-                f'code.inline must be files alone, none of them a folder of others; got "{name}"',
+                f'code.inline must be only files, none of them the folder of others; got "{name}"',
             )
             for name in ("a/b", "a/b/c", "x/y/z")
         ),
         ("code", {"inline": {"a": "x" * 600_000}}, "code.inline must be at most 524288 bytes"),
-        ("code__digest", "abc", "code.digest must be the digest that the launcher told"),
+        ("code__digest", "abc", "code.digest must be the code's digest as the launcher logs it"),
         ("code__digest", "a" * 32, "code.digest must be left out with code.image"),
         ("code__requirements", "yes", "code.requirements must be true or false"),
         ("code__timeout", -1, "code.timeout must be seconds"),

@@ -201,7 +201,7 @@ def test_a_report_that_waited_for_its_controller_says_how_long(start: Start, por
     os.kill(int(task.wait_for(r"\(process (\d+)\)")[1]), signal.SIGKILL)
     task.wait_for("the child ended: killed by SIGKILL")
     first.answer(None)  # the connection that is left goes as well
-    task.wait_for("cannot be reached")
+    task.wait_for("no valid answer")
     second = FakeController(port)
     child = second.hear().child
     second.close()
