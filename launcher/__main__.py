@@ -1,4 +1,4 @@
-"""`python -m launcher task | controller | local | status`. The only place that exits."""
+"""`python -m launcher task | controller | local | status`. Only this module exits."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="launcher", description="Runs distributed TensorFlow training.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_task(commands)
-    controller = commands.add_parser("controller", help="the controller of a run")
+    controller = commands.add_parser("controller", help="run the controller of a run")
     controller.set_defaults(run=_controller, in_pod=True)
-    with contextlib.suppress(ModuleNotFoundError):  # a pod carries only what it runs
+    with contextlib.suppress(ModuleNotFoundError):  # a pod has no launcher.local
         from launcher.local.commands import add
 
         add(commands)
@@ -36,21 +36,21 @@ def _parser() -> argparse.ArgumentParser:
 def _add_task(commands: argparse._SubParsersAction[_Parser]) -> None:
     task = commands.add_parser(
         "task",
-        help="one task of a run",
-        description="Plays one task's part: what the controller that TFRUN_CONTROLLER names says; "
-        "or with PS_REPLICAS and WORKER_REPLICAS in the environment, PROGRAM on a worker and a "
-        "TensorFlow server on a ps.",
+        help="run one task",
+        description="Runs one task as the controller at TFRUN_CONTROLLER directs. Without that "
+        "variable PS_REPLICAS and WORKER_REPLICAS describe the cluster: a worker runs PROGRAM, "
+        "a ps runs a TensorFlow server.",
     )
     task.add_argument(
         "--flags",
         action="store_true",
-        help="give the program --ps_hosts, --worker_hosts, --job_name and --task_index",
+        help="add --ps_hosts, --worker_hosts, --job_name and --task_index to PROGRAM",
     )
-    task.add_argument("program", nargs="*", metavar="PROGRAM", help="after --")
+    task.add_argument("program", nargs="*", metavar="PROGRAM", help="the command to run, after --")
     task.set_defaults(run=_task, in_pod=True)
 
 
-# Imports belong to their subcommand: a task must start fast.
+# Each subcommand imports only what it needs, so that a task starts fast.
 
 
 def _task(arguments: argparse.Namespace) -> tuple[End, int]:
@@ -72,7 +72,7 @@ def _controller(_: argparse.Namespace) -> tuple[End, int]:
 def main(argv: Sequence[str]) -> int:
     """Runs one subcommand and returns the exit code."""
     arguments = _parser().parse_args(argv)
-    # Known before anything that can be wrong, so that this is told there as well.
+    # We look it up before anything can fail, so that every failure is written there.
     log = termination_log(os.environ) if "in_pod" in arguments else None
     end: End
     code: int
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             log.write_text(end.message() + "\n")
         except OSError as error:
-            say(f"the termination message cannot be written: {error}")
+            say(f"cannot write the termination message: {error}")
     return code
 
 
@@ -101,7 +101,7 @@ def command() -> None:
         try:
             stream.flush()
         except OSError:
-            # Nobody reads it any more. What is left must not make Python's exit code 120 of ours.
+            # Nobody reads the stream any more. With text left in it Python would exit with 120.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 

@@ -1,4 +1,4 @@
-"""What the environment tells the controller: the only place where it reads it."""
+"""The controller's settings. No other module of it reads the environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class KubernetesSettings:
 
 @dataclass(frozen=True)
 class ControllerSettings:
-    """What the controller must know to begin; `kubernetes` only where it may scale."""
+    """The controller's settings; `kubernetes` is None where it must not scale."""
 
     job: Job
     listen: tuple[str, int]
@@ -29,7 +29,7 @@ class ControllerSettings:
 
 
 def controller_settings(environ: Mapping[str, str]) -> ControllerSettings:
-    """The settings of `launcher controller`. Raises LauncherError(CONFIGURATION)."""
+    """Reads the settings and job.json. Raises LauncherError(CONFIGURATION) on a mistake."""
     env = Environment(environ)
     listen = env.host_and_port("TFRUN_LISTEN")
     kubernetes = None

@@ -1,4 +1,4 @@
-"""The part of HTTP/1.1 that tasks use. Sizes that a client claims are not trusted."""
+"""A server for the part of HTTP/1.1 that tasks use. It limits what a client may send."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Callable
 from launcher.shared.protocol import REPORT_BYTES
 
 HEADER_BYTES = 8 * 1024
-IDLE_SECONDS = 60.0  # a connection that says nothing for so long is closed
+IDLE_SECONDS = 60.0  # without a request; then the connection is closed
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Request:
 
 
 class RefusedError(Exception):
-    """A request that is answered with an error; the text is for the client."""
+    """The request gets an error as its answer; the text is for the client."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -35,7 +35,7 @@ class RefusedError(Exception):
 class Server:
     """Answers requests, one after the other on each connection.
 
-    An exception of `answer` other than RefusedError goes to `failed`: it is a fault of ours.
+    `failed` gets every exception of `answer` but RefusedError: such an exception is a bug.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Server:
         self.closing = False
 
     async def listen(self, host: str, port: int) -> None:
-        """Begins to serve. Raises OSError."""
+        """Begins to serve. Raises OSError if it cannot listen."""
         self._server = await asyncio.start_server(self._serve, host, port, limit=HEADER_BYTES)
 
     def close(self) -> None:
-        """Takes no more requests."""
-        self.closing = True  # before Python 3.12 wait_for may swallow a connection's cancellation
+        """Stops taking requests."""
+        self.closing = True  # because wait_for before Python 3.12 may swallow a cancellation
         if self._server:
             self._server.close()
 
@@ -72,7 +72,7 @@ class Server:
                 if status != 200:
                     return
         except (OSError, EOFError, asyncio.TimeoutError, asyncio.CancelledError):
-            pass  # the other side is gone, or silent, or this controller ends
+            pass  # the client is gone or silent, or this controller ends
         except Exception as error:
             self._failed(error)
         finally:
@@ -80,7 +80,7 @@ class Server:
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Request:
-    """One request. Raises RefusedError for what a task never sends, EOFError at the end."""
+    """Reads a request. Raises RefusedError if no task sends such a one, EOFError at the end."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.LimitOverrunError:
@@ -88,7 +88,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Request:
     first, *lines = head.split("\r\n")
     words = first.split(" ")
     if len(words) != 3:
-        raise RefusedError(400, "the request line is wrong")
+        raise RefusedError(400, "the request line must be METHOD PATH VERSION")
     headers = {
         name.strip().lower(): value.strip()
         for name, _, value in (line.partition(":") for line in lines if line)

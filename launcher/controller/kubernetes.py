@@ -1,4 +1,4 @@
-"""The few Kubernetes API calls that a run needs, with the standard library alone.
+"""The few Kubernetes API calls that a run needs. Uses only the standard library.
 
 https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/stateful-set-v1/
 """
@@ -19,14 +19,14 @@ from launcher.shared.protocol import Leader
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT_SECONDS = 10.0
-LEADER_ANNOTATION = "tfrun/leader"  # the controller that may write: its number and id
+LEADER_ANNOTATION = "tfrun/leader"  # number and id of the controller that may write
 BEGIN_ANNOTATION = "tfrun/begin"  # when the run began, as a JSON text
 ENDS_ANNOTATION = "tfrun/ends"  # how the last runs ended, as a JSON text
-MOST_ENDS = 20  # a rollback to a run that has ended finds its end
+MOST_ENDS = 20  # because a rollback may go back to a run that has ended
 
 
 class SupersededError(Exception):
-    """A younger controller has claimed the StatefulSets: this one may write them no more."""
+    """A younger controller has claimed the StatefulSets, so this one must not write them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class StatefulSet:
     """What the controller reads of a role's StatefulSet.
 
     `revision` names the newest template of its pods, `leader` the controller that has claimed it.
-    `begin` and `ends` (the newest last) are empty before any.
+    `begin` and `ends` (the newest last) are empty until they are recorded.
     """
 
     replicas: int
@@ -45,10 +45,11 @@ class StatefulSet:
 
 
 class Kubernetes:
-    """StatefulSets of one release in one namespace, as a pod's service account may see them.
+    """The StatefulSets of one release, read and written with the pod's service account.
 
-    Every call raises OSError or http.client.HTTPException where the API server cannot be
-    reached or fails: try again. LauncherError where it refuses: trying again will not help.
+    Every call raises OSError or http.client.HTTPException if the API server cannot be reached or
+    fails; try again. It raises LauncherError(CONFIGURATION) if the API server refuses; trying
+    again helps only while the API server does not know a new Role yet.
     """
 
     def __init__(self, settings: KubernetesSettings, release: str) -> None:
@@ -56,13 +57,13 @@ class Kubernetes:
         self._path = f"/apis/apps/v1/namespaces/{settings.namespace}/statefulsets/{release}-"
 
     def claim(self, role: str, leader: Leader) -> StatefulSet:
-        """The role's StatefulSet, which from now on only this leader may write.
+        """Claims the role's StatefulSet, so that only this leader may write it, and returns it.
 
-        Where a greater leader has claimed it, it is returned as it is.
+        If a greater leader has claimed it, it is returned unchanged.
         """
         found = self._call("GET", role)
         if _leader(found) <= leader:
-            # Whoever has written it since then has a say: a conflict, and another try.
+            # If it was written since, the API server answers 409, and the caller tries again.
             metadata = {
                 "resourceVersion": found["metadata"].get("resourceVersion"),
                 "annotations": {LEADER_ANNOTATION: _claim(leader)},
@@ -83,7 +84,7 @@ class Kubernetes:
         )
 
     def scale(self, role: str, leader: Leader, replicas: int) -> None:
-        """Sets the number of pods. Raises SupersededError, as all that follow."""
+        """Sets the number of pods. Raises SupersededError, as `begin` and `end` do."""
         self._write(role, leader, ("/spec/replicas", replicas))
 
     def begin(self, role: str, leader: Leader, record: Mapping[str, Any]) -> None:
@@ -91,12 +92,12 @@ class Kubernetes:
         self._write(role, leader, (_annotation(BEGIN_ANNOTATION), json.dumps(record)))
 
     def end(self, role: str, leader: Leader, ends: Sequence[Mapping[str, Any]], free: bool) -> None:
-        """Records how the runs ended, and frees the pods in the same change."""
+        """Records how the runs ended. With `free` the same change scales to zero."""
         changes = [(_annotation(ENDS_ANNOTATION), json.dumps(ends[-MOST_ENDS:]))]
         self._write(role, leader, *changes, *([("/spec/replicas", 0)] if free else []))
 
     def _write(self, role: str, leader: Leader, *changes: tuple[str, object]) -> None:
-        """Sets some fields, in a change that fails where the claim is not this leader's."""
+        """Sets some fields, in one change that fails if another leader has claimed them."""
         test = {"op": "test", "path": _annotation(LEADER_ANNOTATION), "value": _claim(leader)}
         adds = [{"op": "add", "path": path, "value": value} for path, value in changes]
         try:
@@ -107,7 +108,7 @@ class Kubernetes:
             raise
 
     def _call(self, method: str, role: str, body: object = None) -> dict[str, Any]:
-        # The token is read each time: the kubelet replaces it before it expires.
+        # We read the token each time because the kubelet replaces it before it expires.
         token = (ACCOUNT / "token").read_text()
         context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
         connection = http.client.HTTPSConnection(
@@ -130,8 +131,8 @@ class Kubernetes:
             raise LauncherError(
                 ExitCode.CONFIGURATION,
                 f"Kubernetes refuses to {method.lower()} the StatefulSet of role {role} "
-                f"({response.status}): {_reason(text)}. Are the chart's objects as they were "
-                "installed? `helm upgrade` puts them right; controller.rbac: false needs no rights",
+                f"({response.status}): {_reason(text)}. Run `helm upgrade` to restore the chart's "
+                "objects, or set controller.rbac: false, which needs no rights",
             )
         if response.status >= 300:
             raise http.client.HTTPException(f"{response.status}: {_reason(text)}")
@@ -148,12 +149,12 @@ def _annotation(name: str) -> str:
 
 
 def _claim(leader: Leader) -> str:
-    """What `_leader` reads."""
+    """The claim as an annotation, which `_leader` reads."""
     return f"{leader.number} {leader.id}"
 
 
 def _leader(document: Mapping[str, Any]) -> Leader:
-    """Who has claimed a StatefulSet; the least of all where nobody has."""
+    """Who has claimed a StatefulSet; the least leader of all if nobody has."""
     annotations = document["metadata"].get("annotations") or {}
     number, _, name = str(annotations.get(LEADER_ANNOTATION, "")).partition(" ")
     return Leader(int(number) if number.isdecimal() else 0, name)

@@ -54,14 +54,14 @@ from launcher.shared.protocol import (
 
 TICK_SECONDS = 1.0
 BUSY_TICK_SECONDS = 0.05
-DIAGNOSE_SECONDS = 4.0  # without a report from any task
+DIAGNOSE_SECONDS = 4.0  # between two probes of code.nfs while no task has reported
 MISSING_SECONDS = 30.0  # how long a folder may stay missing before the run fails
 REFUSED_SECONDS = 5.0  # until every API server knows a Role that was just created
 FAREWELL_SECONDS = 2.0  # for tasks to hear of the end; Kubernetes removes their pods anyway
-KEPT_FAREWELL_SECONDS = 10.0  # and grace, where pods stay: only the controller stops the tasks
+KEPT_FAREWELL_SECONDS = 10.0  # plus grace, where pods stay: only the controller stops the tasks
 LONGEST_BACKOFF = 10.0
-# Exit codes after which the chart's Job restarts the controller: its own failure, and its end by
-# SIGKILL or SIGTERM. The controller must not exit with one of them because the run has.
+# Exit codes after which the chart's Job restarts the controller: its own failure, SIGKILL and
+# SIGTERM. A run that ends with one of them must not restart the controller.
 RETRIED = frozenset({ExitCode.BUG, signalled(signal.SIGKILL), signalled(signal.SIGTERM)})
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def run(settings: ControllerSettings) -> End:
     """Leads the run to its end, or until the controller is stopped."""
 
     async def lead() -> End:
-        return await _Controller(settings).lead()  # made in the loop that it belongs to
+        return await _Controller(settings).lead()  # created inside the event loop that it uses
 
     return asyncio.run(lead())
 
@@ -95,7 +95,7 @@ class _Controller:
         self.progress = Progress()
         self.effects: asyncio.Queue[Effect] = asyncio.Queue()
         self.fault: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        # Tasks are told of the end only when it is on record, so that a later controller finds it.
+        # Tasks learn the end only when it is recorded, so that a later controller finds it.
         self.end_recorded = False
         self.farewell: set[Task] = set()  # tasks that know the end and have stopped
         self.server = Server(self._answer, self._fail)
@@ -152,7 +152,7 @@ class _Controller:
             self.fault.set_exception(error)
 
     async def _until_superseded(self) -> End:
-        """How the run ended; after a yield, a SIGTERM: the Job then restarts the controller."""
+        """How the run ended; 143 if a younger controller leads: the Job then restarts this one."""
         try:
             return await self._follow()
         except SupersededError:
@@ -193,12 +193,12 @@ class _Controller:
         return Begin(leader.number, pods, revisions, age, end)
 
     def _on_record(self) -> Mapping[str, Any] | None:
-        """How this run ended, if a StatefulSet has that on record."""
+        """How this run ended, if a StatefulSet records that."""
         ends = [end for item in self.found.values() for end in item.ends]
         return next((end for end in ends if end.get("run") == self.job.run), None)
 
     async def _age(self, leader: Leader) -> float:
-        """How many seconds ago the run began; the first controller of a run writes it down."""
+        """How many seconds ago the run began. The first controller of a run records the time."""
         for role, first in self.found.items():
             at = first.begin.get("at")
             if first.begin.get("run") == self.job.run and isinstance(at, (int, float)):
@@ -216,7 +216,7 @@ class _Controller:
             self._step(Tick())
 
     async def _diagnose(self) -> None:
-        """Logs why no pod starts: with an NFS path that cannot be mounted no task ever reports."""
+        """Logs faults of code.nfs while no task reports; ends the run if its path stays missing."""
         source = self.job.source
         said, missing_since = "", None
         while source.kind == "nfs":
@@ -228,14 +228,14 @@ class _Controller:
             )
             if found.text != said:
                 said = found.text
-                say(said or f"{source} is there now")
+                say(said or f"{source} is available now")
             now = time.monotonic()
             if found.finding is not nfs_probe.Finding.MISSING:
                 missing_since = None
             elif missing_since is None:
                 missing_since = now
             elif self.state.phase is RunPhase.STARTING:
-                continue  # Kubernetes does not answer yet: the end could not be recorded
+                continue  # Kubernetes does not answer yet, so the end cannot be recorded
             elif now - missing_since >= MISSING_SECONDS:
                 self._step(NoCode(found.text))
                 return
@@ -254,7 +254,7 @@ class _Controller:
             self._wake()
 
     def _wake(self) -> None:
-        """Answers the requests that are kept open."""
+        """Wakes the requests that are held open."""
         for changed in self.waiting.values():
             changed.set()
 
@@ -273,7 +273,7 @@ class _Controller:
         await self._farewell(gone)
 
     async def _record(self, record: Mapping[str, Any]) -> bool:
-        """Writes the end to every StatefulSet, in the same change that frees its pods.
+        """Records the end in every StatefulSet, in the change that scales it to zero.
 
         Returns whether Kubernetes removes all pods.
         """
@@ -284,13 +284,13 @@ class _Controller:
             ends = [*(end for end in item.ends if end.get("run") != record["run"]), record]
             try:
                 await self._insist(self.kubernetes.end, role, self.state.leader, ends, free)
-            except LauncherError as error:  # the run has ended all the same
+            except LauncherError as error:  # the run has ended nevertheless
                 gone = False
-                say(f"{error.reason}. The end is not on record there, and its pods stay")
+                say(f"{error.reason}. The end is not recorded there, and its pods stay")
         return gone
 
     async def _farewell(self, gone: bool) -> None:
-        """Gives the tasks time to hear of the end and to stop."""
+        """Gives the tasks time to learn of the end and to stop."""
         seconds = FAREWELL_SECONDS if gone else KEPT_FAREWELL_SECONDS + self.job.grace
         tasks = set(reports(self.state) if gone else self.state.job.tasks)
         deadline = time.monotonic() + seconds
@@ -298,7 +298,7 @@ class _Controller:
             await asyncio.sleep(0.02)
 
     async def _insist(self, call: Callable[..., T], *arguments: object) -> T:
-        """Calls Kubernetes until it answers: it may be unreachable for a while."""
+        """Calls Kubernetes until it answers. Raises LauncherError if it keeps refusing."""
         failures = 0
         refused_at: float | None = None
         while True:
@@ -313,18 +313,18 @@ class _Controller:
                 await asyncio.sleep(1.0)
             except (OSError, http.client.HTTPException) as error:
                 failures += 1
-                refused_at = None  # an API server that restarts may know no Roles at first
+                refused_at = None  # an API server that has just started may know no Roles yet
                 delay = min(LONGEST_BACKOFF, 0.2 * 2**failures)
-                say(f"Kubernetes does not answer, next try in {delay:.1f} s: {error!r}")
+                say(f"a call to Kubernetes failed, next try in {delay:.1f} s: {error!r}")
                 await asyncio.sleep(delay)
 
-    # Requests of tasks, and of people who ask for the status.
+    # Requests: reports of tasks, and the status for people.
 
     async def _answer(self, request: Request) -> bytes:
         if request.path == status.PATH and request.method == "GET":
             return json.dumps(status.document(self.state, time.monotonic())).encode()
         if request.path != PATH:
-            raise RefusedError(404, f"there are {PATH} and {status.PATH}")
+            raise RefusedError(404, f"the only paths are {PATH} and {status.PATH}")
         if request.method != "POST":
             raise RefusedError(405, f"{PATH} takes POST")
         try:
@@ -355,7 +355,7 @@ class _Controller:
         return self.encoded[key]
 
     async def _hold(self, report: Report) -> Directive | None:
-        """Keeps a request open until its task gets a directive, for at most HOLD_SECONDS."""
+        """Holds a request open until its task gets a directive, for at most HOLD_SECONDS."""
         task, until = report.task, time.monotonic() + HOLD_SECONDS
         changed = self.waiting[task] = asyncio.Event()
         wanted = None
@@ -363,7 +363,7 @@ class _Controller:
             while wanted is None and not self.server.closing:
                 await asyncio.wait_for(changed.wait(), until - time.monotonic())
                 if self.server.closing or self.waiting.get(task) is not changed:
-                    return None  # a newer request of this task has taken its place
+                    return None  # the controller ends, or a newer request of this task has come
                 changed.clear()
                 wanted = self._directive(report)
         if self.waiting.get(task) is changed:
@@ -380,7 +380,7 @@ class _Controller:
 def _last_words(end: End, run: str) -> str:
     if end.found:
         text = f"run {run} has ended already: {end.phase.value}: {end.reason}\n"
-        return text + "to train again raise run.attempt"
+        return text + "to train again, raise run.attempt"
     text = f"the run has {end.phase.value.lower()}: {end.reason}"
     if end.last_lines:
         text += f"\nthe last lines of {end.task}:\n" + "\n".join(f"  {x}" for x in end.last_lines)

@@ -1,7 +1,7 @@
 """Asks an NFS server whether an exported path exists, as a client of NFS version 4.0.
 
-A pod whose NFS volume cannot be mounted never starts, so its task can say nothing: the controller
-asks in its place. No state is made on the server: one COMPOUND of PUTROOTFH and LOOKUPs.
+A pod whose NFS volume cannot be mounted never starts, so its task cannot report why. The controller
+asks the server instead, by one COMPOUND of PUTROOTFH and LOOKUPs, which leaves no state there.
 https://www.rfc-editor.org/rfc/rfc7530 https://www.rfc-editor.org/rfc/rfc5531
 """
 
@@ -28,21 +28,21 @@ _NOENT, _NOTDIR = 2, 20
 class Finding(enum.Enum):
     """What is known about a path."""
 
-    FINE = "fine"  # or not to be told from here: the kubelet's mount may still know better
+    FINE = "fine"  # or unclear from here: only the kubelet's mount shows it
     UNREACHABLE = "unreachable"
     MISSING = "missing"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A finding, and what to say about it."""
+    """A finding, and the text to log; empty if it is fine."""
 
     finding: Finding
     text: str = ""
 
 
 def diagnose(server: str, path: str, port: int = PORT) -> Diagnosis:
-    """Whether the server answers and has the path. Never raises; what is unclear is fine."""
+    """Whether the server answers and has the path; FINE if unclear. Never raises."""
     components = [part for part in path.split("/") if part]
     try:
         with socket.create_connection((server, port), timeout=TIMEOUT_SECONDS) as connection:
@@ -56,8 +56,8 @@ def diagnose(server: str, path: str, port: int = PORT) -> Diagnosis:
             f"code.nfs.server {server} does not answer on port {port}: {reason}",
         )
     status, done = _parse(reply)
-    # PUTROOTFH is the first result; a server may export another root to version 3 than to
-    # version 4, so only a path whose beginning is there can be said to be missing.
+    # We leave out PUTROOTFH and the LOOKUP that failed. A server may export different roots to
+    # versions 3 and 4, so a path is surely missing only if its beginning exists.
     found = done - 2
     if status in (_NOENT, _NOTDIR) and 0 < found < len(components):
         there = "/" + "/".join(components[:found])
@@ -100,7 +100,7 @@ def _length(data: bytes) -> int:
 
 
 def _parse(reply: bytes) -> tuple[int, int]:
-    """The status of a COMPOUND, and how many operations have a result; (0, 0) where unclear."""
+    """The status of a COMPOUND, and how many operations have a result; (0, 0) if malformed."""
     try:
         xid, kind, refused, _, verifier = struct.unpack_from(">IIIII", reply)
         offset = 20 + verifier + -verifier % 4

@@ -1,4 +1,4 @@
-"""How far a run is, as a line for a person."""
+"""The run's progress as lines of the log."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ LEAST_SECONDS = 5.0  # between two lines
 
 
 class Progress:
-    """Turns the steps that the chief tells into a line now and then."""
+    """Turns the steps that the chief reports into lines, at least LEAST_SECONDS apart."""
 
     def __init__(self) -> None:
         self._step: int | None = None
         self._at = 0.0
 
     def line(self, report: Report, now: float) -> str:
-        """The line that is due, or nothing. Steps per second are the run's, not one task's."""
+        """The line that is due, or nothing. Its steps per second are those of all workers."""
         child = report.child
         if not child or child.global_step is None or child.global_step == self._step:
             return ""

@@ -1,4 +1,4 @@
-"""How a run is, as the controller tells it: one JSON document, for whoever asks for PATH."""
+"""The status of a run as one JSON document, which the controller serves at PATH."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ PATH = "/v1/status"
 
 
 def document(state: State, now: float) -> dict[str, Any]:
-    """What the controller tells of its run.
+    """The status; `now` is on the controller's clock, and all times are in seconds.
 
-    `ago` are seconds since a task was last heard, `progressAgo` those since the chief made a step.
+    `seconds` is the run's age, `ago` the time since a task's last report, `progressAgo` the time
+    since the chief's last step. A time is None if unknown, but `seconds` is then 0.
     """
     job = state.job
     return {

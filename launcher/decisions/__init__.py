@@ -1,1 +1,1 @@
-"""All decisions about a run, pure: `step(state, event, now)`. No I/O, no clock, no randomness."""
+"""All decisions about a run, as a pure function. No I/O, no clock, no randomness."""

@@ -1,4 +1,4 @@
-"""Agreement of the tasks on the code: programs that run together have the same digest. Pure."""
+"""Checks that programs that run together have the same code, by its digest. Pure."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from launcher.shared.identity import Task
 from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Report
 
-# How long, and how often, tasks pull again before different code ends the run: NFS clients cache
-# for up to a minute.
+# How long and how often tasks pull again before different code ends the run. NFS clients may serve
+# old files for up to a minute.
 AGREE_SECONDS = 120.0
 AGREE_PULLS = 3
 LONGEST_PULL_PAUSE = 20.0
 
 
 def agree(state: State, now: float, later: frozenset[Task] = frozenset()) -> Step:
-    """Starts the tasks that are formed, if those that run the program have the same code.
+    """Starts the forming tasks, if those that run the program have the same code.
 
-    A run keeps the code that it began with, unless each generation pulls new code (code.refresh).
+    A run keeps the code that it began with, unless code.refresh lets each generation pull new code.
     """
     found = digests(state)
-    if not found:  # only servers start: no task has code to compare
+    if not found:  # only servers start, and they have no code
         return start(state, now, later)
     alone = frozenset(task for task in found if task.role == EVALUATOR)
     workers = [digest for task, digest in found.items() if task not in alone]
@@ -56,15 +56,15 @@ def agree(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
 
 
 def _disagree(state: State, now: float, text: str, again: list[Task], culprit: Task | None) -> Step:
-    """Has tasks pull the code again after a pause; ends the run where that does not help.
+    """Has tasks pull the code again after a pause; ends the run if that does not help.
 
-    Without a culprit, where only the evaluator differs, the run does not end.
+    If only the evaluator differs, there is no culprit, and the run does not end.
     """
     before = state.disagreement or Disagreement(now)
     seconds = now - before.since
     if culprit and before.pulls >= AGREE_PULLS and seconds >= AGREE_SECONDS:
         reason = f"{text}; pulling it again for {seconds:.0f} s has not helped. "
-        reason += f"{state.job.source} was changed after the run had begun: raise run.attempt"
+        reason += f"If {state.job.source} was changed during the run, raise run.attempt"
         return ended(state, End(Phase.FAILED, ExitCode.CODE_MISSING, reason, str(culprit)))
     state = replace(
         pull_again(state, again),
@@ -75,7 +75,7 @@ def _disagree(state: State, now: float, text: str, again: list[Task], culprit: T
 
 
 def resolved(state: State, chief: Report) -> State:
-    """Keeps the commit to which the chief resolved the branch: all tasks pull that commit."""
+    """Keeps the commit to which the chief resolved the branch, so that all tasks pull it."""
     holds = chief.holds
     if state.commit or not chief.can_start or not holds or holds.run != state.job.run:
         return state
@@ -85,7 +85,7 @@ def resolved(state: State, chief: Report) -> State:
 
 
 def known_digest(state: State) -> str | None:
-    """The digest of the code that the run began with, as most tasks that took part report it."""
+    """The digest of the code that the run began with, as most tasks that have run report it."""
     found = Counter(
         digest
         for task, digest in digests(state).items()

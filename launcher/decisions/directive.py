@@ -1,7 +1,7 @@
 """The directive that answers a task's report. Pure.
 
-A directive is made of the Instructions to all tasks and of the task's own report, and of nothing
-else. So while the Instructions stay the same, so does the directive that answers a report.
+A directive depends only on the Instructions, which all tasks share, and on the task's own report.
+So the controller decides it anew only when one of these changes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ NO_ORDERS = Orders()
 
 @dataclass(frozen=True)
 class Instructions:
-    """What all directives are made of: the part of a State that they depend on."""
+    """The part of a State that directives depend on."""
 
     phase: RunPhase
     leader: Leader
     # The run at the size that trains.
     job: Job
-    # The latest generation; 0 before any.
+    # The latest generation; 0 before the first.
     generation: int
     # How many failures count against the restart budget.
     charged: int
@@ -69,7 +69,7 @@ def _programs_stop(state: State) -> bool:
 
 
 def directive(told: Instructions, report: Report) -> Directive | None:
-    """What the task that reports has to change to; None if it goes on with what it holds."""
+    """What the reporting task must change to; None if it goes on with what it holds."""
     if told.phase in (RunPhase.STARTING, RunPhase.YIELDED):
         return None
     if told.phase is RunPhase.ADOPTING and report.holds:
@@ -98,12 +98,12 @@ def _end(told: Instructions, report: Report) -> tuple[Action, int] | None:
         return Action.END, told.generation
     if holds.action is Action.END and holds.run == told.job.run:
         return None
-    generation = max(told.generation, holds.generation)  # of which this one may not know
+    generation = max(told.generation, holds.generation)  # an older controller may have led longer
     return Action.END, generation
 
 
 def _part(told: Instructions, report: Report) -> tuple[Action, int] | None:
-    """The task's part in the run: its action, and the generation of that."""
+    """The task's part in the run: its action and generation; None to keep what it holds."""
     task, holds, mode = report.task, report.holds, told.job.mode
     orders = told.orders.get(task, NO_ORDERS)
     if orders.forming or orders.generation is None:
@@ -123,5 +123,5 @@ def _part(told: Instructions, report: Report) -> tuple[Action, int] | None:
     if mode.stand_ins and mode.decides_success(task):
         return Action.STAND_IN, generation
     if report.incarnation == orders.incarnation and later <= orders.generation:
-        return Action.RUN, generation  # it holds that already: its child has ended
+        return Action.RUN, generation  # it follows that already, and its child has ended
     return Action.WAIT, generation

@@ -1,4 +1,4 @@
-"""What the ends of children mean: done or failed, whose fault, a restart or the run's end. Pure."""
+"""Judges how children end: success or failure, whose fault, restart or end of the run. Pure."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from launcher.shared.exits import End, ExitCode, Phase, signalled
 from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Action, ChildReport, Report
 
-SETTLE_SECONDS = 0.5  # the root cause may be reported so long after a follow-up failure
+SETTLE_SECONDS = 0.5  # how long after a follow-up failure the root cause may be reported
 LATE_SECONDS = 5.0  # how old a report may be when it is heard
 LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
 # The launcher's own exit codes that a restart cannot repair.
 PERMANENT = frozenset({ExitCode.USAGE, ExitCode.CODE_MISSING, ExitCode.CONFIGURATION})
-# A drain or a deleted pod ends a child with SIGTERM. More than DRAINS such ends under one living
-# launcher are the program's fault.
+# A drain or a deleted pod ends a child with SIGTERM. If that happens more than DRAINS times within
+# restarts.refill while the launcher lives on, it is the program's fault.
 DRAINED = signalled(signal.SIGTERM)
 DRAINS = 2
 
 
-# What a report says.
+# What a report tells.
 
 
 def notice(state: State, report: Report, lost_after: float, now: float) -> Step:
-    """What a report says of the task's child: nothing new, done, or failed.
+    """Handles what a report tells of the task's child: nothing new, done, or failed.
 
-    A child that was lost from outside ended after `lost_after`, the time of the report before.
+    `lost_after` is the time of the report before: a child that was lost since then ended after it.
     """
     task, child = report.task, report.child
     orders = state.seat(task).orders
@@ -74,12 +74,12 @@ def _launcher_lost(state: State, report: Report, lost_after: float, now: float) 
         blame, exit_code, reason = Blame.WITH_LAUNCHER, child.exit_code, child.reason
     else:
         blame, exit_code = Blame.OUTSIDE, DRAINED
-        reason = "its pod or its launcher was started again"
+        reason = "its pod or its launcher was restarted"
     return _fail(state, Failure(task, generation, exit_code, reason, lost_after, blame), now)
 
 
 def _child_runs(state: State, report: Report, child: ChildReport, now: float) -> Step:
-    """A child that hangs has failed; a server whose pod was told to end is lost."""
+    """A child that hangs has failed; a server whose pod terminates is lost."""
     task = report.task
     orders = state.seat(task).orders
     if orders.forming or orders.generation is None:
@@ -92,7 +92,7 @@ def _child_runs(state: State, report: Report, child: ChildReport, now: float) ->
         return _fail(state, failure, now, everybody=task.role != EVALUATOR)
     if told_to_end(state, report):
         # The server still runs, so that the chief can save.
-        reason = "its pod was told to end"
+        reason = "its pod is terminating"
         failure = Failure(task, child.generation, DRAINED, reason, now, Blame.OUTSIDE)
         return _fail(state, failure, now)
     return state, ()
@@ -106,7 +106,7 @@ def _child_ended(
     lost_after: float,
     now: float,
 ) -> Step:
-    """A child has ended: well, because it was told to, or as a failure."""
+    """A child has succeeded, has stopped as it was told to, or has failed."""
     task = report.task
     orders = state.seat(task).orders
     if child.stopped:
@@ -131,7 +131,7 @@ def _child_ended(
 
 
 def _drained(state: State, report: Report, now: float) -> tuple[State, Blame]:
-    """Whose fault it is that SIGTERM ended a child: the program's, if that happens too often."""
+    """Whose fault the end of a child by SIGTERM is: the program's, if that happens too often."""
     drains = (*_lately(state, state.seat(report.task).drains, now), now)
     outside = len(drains) <= DRAINS
     return (
@@ -141,7 +141,7 @@ def _drained(state: State, report: Report, now: float) -> tuple[State, Blame]:
 
 
 def _should_run(report: Report) -> bool:
-    """Whether the directive that a task holds says that its latest child runs."""
+    """Whether the directive that a task holds lets its latest child run."""
     holds, child = report.holds, report.child
     if not holds or not child:
         return False
@@ -149,15 +149,15 @@ def _should_run(report: Report) -> bool:
 
 
 def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -> Step:
-    """Records a failure, and has all tasks that it reaches formed anew."""
+    """Records a failure, and makes all tasks that it reaches form."""
     task = failure.task
     known = state.seat(task).failure
     if known and (known.blame is not Blame.PROGRAM or failure.blame is Blame.PROGRAM):
         return state, ()
     tasks = state.job.tasks
     if failure.blame is not Blame.PROGRAM and task.role != EVALUATOR:
-        # Failures since then may be follow-up failures, so their charges are taken back. Earlier
-        # failures stay charged, those of this task too.
+        # Later failures may be follow-up failures, so we take their charges back. Earlier
+        # failures stay charged.
         outside = failure.blame is Blame.OUTSIDE
         since = failure.at - LATE_SECONDS if outside else failure.at
         state = replace(state, charges=tuple(at for at in state.charges if at <= since))
@@ -170,7 +170,7 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
     who = names(reached, tasks, "stop")
     text = f"generation {failure.generation}: lost {task}: {failure.reason}; {who}"
     if task.role != EVALUATOR and all(t.role == EVALUATOR for t in state.forming):
-        state = replace(state, not_before=None)  # that was the evaluator's pause
+        state = replace(state, not_before=None)  # the pause was the evaluator's
     return form_with(state, reached | state.forming), (Say(text),)
 
 
@@ -178,7 +178,7 @@ def _fail(state: State, failure: Failure, now: float, everybody: bool = False) -
 
 
 def success(state: State) -> End | None:
-    """The successful end of the run, once all programs that it needs have ended well."""
+    """The end of a successful run; None until all programs that must succeed have."""
     mode = state.job.mode
     chief_decides = state.job.success == "Chief"
     deciding = [mode.chief] if chief_decides else filter(mode.decides_success, state.job.tasks)
@@ -193,7 +193,7 @@ def success(state: State) -> End | None:
 
 
 def judge(state: State, now: float) -> Step:
-    """Finds the root cause of the failures, and ends the run with it or lets it restart."""
+    """Finds the root cause of the failures, and ends the run with it or lets tasks restart."""
     failures = _by_cause(state)
     root = failures[0]
     if root.task.role == EVALUATOR:
@@ -213,8 +213,8 @@ def _by_cause(state: State) -> list[Failure]:
     """All failures, the root cause first.
 
     The evaluator comes last: it causes no failure of another task, and never ends the run. A
-    server does not depend on a program, so a lost server is the cause of a failed program, even if
-    the program's end was seen first: both end within milliseconds.
+    server does not depend on a program, so a lost server comes before a failed program, even if
+    the program's end was reported first: both end within milliseconds.
     """
     runs_program = state.job.mode.runs_program
     return sorted(
@@ -227,30 +227,30 @@ def _final(state: State, root: Failure) -> str | None:
     """Why a failure ends the run; None where it does not."""
     restarts = state.job.restarts
     if root.exit_code in PERMANENT or root.exit_code in restarts.permanent_codes:
-        return "which another try cannot mend"
+        return "which is never retried"
     if len(state.charges) > restarts.limit:
         return f"and the restart budget of {restarts.limit} is spent"
     return None
 
 
 def _give_up(state: State, root: Failure, why: str) -> Step:
-    """Ends the run, once all tasks have reported: one that was lost would be the root cause."""
+    """Ends the run, once all tasks have reported: the loss of one would be the root cause."""
     everybody = frozenset(task for task in state.job.tasks if task.role != EVALUATOR)
     if not state.forming >= everybody:
         state = replace(state, charges=state.charges[:-1])  # it is judged and charged again
-        return form_with(state, everybody), (Say(f"{root.task}: {why}; all tasks stop"),)
+        return form_with(state, everybody), (Say(f"{root.task} failed, {why}; all tasks stop"),)
     reason = f"{root.task} failed: {root.reason}, {why}"
-    # A server must not end, so exit code 0 is a failure too.
+    # A server must not end, so its exit code 0 is a failure too.
     end = End(Phase.FAILED, root.exit_code or 1, reason, str(root.task), root.last_lines)
     return ended(state, end)
 
 
 def _try_again(state: State, root: Failure) -> State:
-    """Clears the failures, so that the tasks that are formed can start."""
+    """Clears the failures, so that the forming tasks can start."""
     reports = [state.seat(task).report for task in state.forming]
     children = [report.child for report in reports if report]
     if any(child and child.generation == state.generation for child in children):
-        # A task failed to prepare for this generation, so all prepare for another one.
+        # A task failed to prepare for this generation, so all prepare for the next one.
         state = replace(state, generation=latest_generation(state) + 1)
     seats = {
         task: replace(seat, failure=None) if seat.failure else seat
@@ -274,6 +274,6 @@ def _explain(state: State, failures: list[Failure], now: float) -> str:
 
 
 def _lately(state: State, times: tuple[float, ...], now: float) -> tuple[float, ...]:
-    """The times that are not older than restarts.refill."""
+    """The times within the last restarts.refill seconds."""
     refill = state.job.restarts.refill
     return tuple(at for at in times if not refill or now - at < refill)

@@ -1,4 +1,4 @@
-"""Forming a generation: which tasks, what they still lack, their pods, the start. Pure."""
+"""Forms a generation: which tasks, what they still lack, their pods, the start. Pure."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR, Reach
 from launcher.shared.protocol import Action
 
-# How long the controller waits for a leaving task to report; longer than a task is ever silent.
+# How long we wait for a leaving task to report. A live task reports more often.
 LEAVING_SECONDS = 40.0
 SAY_SECONDS = 10.0  # between two lines about missing tasks
 SAY_TASKS = 10  # how many tasks one line names
-# How long the other tasks wait for the chief's session before they start anyway. Longer with a
-# checkpoint folder, which shows when the session is up: restoring a large model takes time.
+# How long the other tasks wait for the chief's session before they start anyway. We wait longer if
+# `checkpoints` is set, since the session then shows there: restoring a large model takes time.
 CHIEF_SECONDS = 20.0
 SAVING_CHIEF_SECONDS = 120.0
 
 
 def form_with(state: State, tasks: Iterable[Task]) -> State:
-    """Has tasks formed anew, in one generation with those that are being formed."""
+    """Makes tasks form, in one generation with those that form already."""
     before, tasks = state.forming, frozenset(tasks)
     if before >= tasks:
         return state
@@ -52,7 +52,7 @@ def form_with(state: State, tasks: Iterable[Task]) -> State:
     programs = [task for task in job.tasks if job.mode.decides_success(task)]
     all_form = state.forming.issuperset(programs) and not before.issuperset(programs)
     if job.delivery.refresh and all_form:
-        # The new generation has new code. The evaluator pulls the new code too.
+        # The new generation pulls the code again, and so does the evaluator.
         alone = [task for task in job.tasks if task.role == EVALUATOR]
         state = pull_again(state, [*programs, *alone])
         state = replace(with_orders(state, alone, forming=True), commit=None, digest=None)
@@ -60,7 +60,7 @@ def form_with(state: State, tasks: Iterable[Task]) -> State:
 
 
 def lacks(state: State, task: Task) -> str | None:
-    """What a task still lacks to start; None if nothing."""
+    """What a task still lacks to start, for people; None if nothing."""
     seat = state.seat(task)
     report, is_member = seat.report, member(state, task)
     if not report:
@@ -68,7 +68,7 @@ def lacks(state: State, task: Task) -> str | None:
     if runs(report):
         return "its child has not stopped"
     holds = report.holds
-    # Until then an older controller that is still alive can tell it to run.
+    # Until it holds our WAIT, an older controller that still lives can tell it to run.
     if not holds or (holds.leader, holds.action) != (state.leader, Action.WAIT):
         return "has not answered"
     if not is_member:
@@ -77,7 +77,7 @@ def lacks(state: State, task: Task) -> str | None:
     if (holds.generation, holds.job_digest, holds.pull) != expected:
         return "has not answered"
     if told_to_end(state, report):
-        return "its pod is ending"
+        return "its pod is terminating"
     if seat.failure:
         return None
     if not current(state, report):
@@ -86,10 +86,10 @@ def lacks(state: State, task: Task) -> str | None:
 
 
 def may_train(state: State, task: Task, now: float) -> bool:
-    """Whether a task that leaves may still train with servers of the last generation.
+    """Whether a leaving task may still train with servers of the last generation.
 
-    A task that ran a child when it last reported may. Any other may until it obeys this controller,
-    or has been silent for LEAVING_SECONDS.
+    A task whose last report has a running child may. Any other may until it follows this
+    controller, or has been silent for LEAVING_SECONDS.
     """
     seat = state.seat(task)
     if not lacks(state, task) or not seat.report:
@@ -99,7 +99,7 @@ def may_train(state: State, task: Task, now: float) -> bool:
 
 
 def awaited(state: State) -> dict[Task, str]:
-    """What tasks still lack before the run can grow, by task."""
+    """What each task still lacks before the run can grow; empty if nothing."""
     lacking = {}
     for task in state.wanted.tasks:
         report = state.seat(task).report
@@ -127,7 +127,7 @@ def _pull_failed(state: State, task: Task) -> bool:
 
 
 def say_missing(state: State, now: float) -> Step:
-    """Names the tasks that the run waits for, each SAY_SECONDS; retries pulls that have failed."""
+    """Logs the missing tasks every SAY_SECONDS; has tasks retry pulls that have failed."""
     if state.said_at is not None and now - state.said_at < SAY_SECONDS:
         return state, ()
     lacking: dict[Task, str]
@@ -148,9 +148,9 @@ def say_missing(state: State, now: float) -> Step:
 
 
 def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Step:
-    """Starts the tasks that are formed: all have reported that no child of theirs runs.
+    """Starts the forming tasks, all of which have reported that no child of theirs runs.
 
-    The tasks in `later` stay in forming, for the next generation.
+    The tasks in `later` go on forming, for the next generation.
     """
     job, generation = state.job, latest_generation(state)
     tasks = state.forming & frozenset(job.tasks) - later
@@ -182,13 +182,13 @@ def _started(state: State, tasks: Iterable[Task]) -> dict[Task, Seat]:
         assert seat.report
         incarnation = seat.report.incarnation
         orders = replace(seat.orders, generation=generation, incarnation=incarnation, done=False)
-        # Ends of earlier children may still be reported, and were handled already.
+        # Ends of earlier children may be reported again, but were handled already.
         seats[task] = replace(seat, orders=orders, news_from=generation)
     return seats
 
 
 def _awaiting_chief(state: State, tasks: frozenset[Task], now: float) -> State:
-    """Makes programs that start with the chief wait for its session, in modes that need it."""
+    """In modes with chief_first, makes programs that start with the chief wait for its session."""
     job = state.job
     chief = job.mode.chief
     if chief not in tasks:
@@ -209,10 +209,10 @@ def chief_awaited_no_more(state: State) -> State:
 
 
 def without_leaving(state: State, now: float) -> Step:
-    """Removes the pods of tasks that leave, where no task has to restart for it.
+    """Removes the pods of leaving tasks, where no task has to restart for it.
 
-    While the run waits for more pods it is about to restart, so pods go only when their tasks have
-    stopped.
+    A run that waits for more pods is about to restart, so it removes pods only when their tasks
+    have stopped.
     """
     gone = leaving(state)
     if not gone or (awaits_pods(state) and any(may_train(state, task, now) for task in gone)):
@@ -221,7 +221,7 @@ def without_leaving(state: State, now: float) -> Step:
 
 
 def _let_go(state: State) -> Step:
-    """Removes the pods of tasks that leave, and forgets these tasks' reports."""
+    """Removes the pods of leaving tasks, and forgets these tasks' reports."""
     return scale(forget_reports(state, leaving(state)), down=True)
 
 
@@ -243,7 +243,7 @@ def hosts(state: State) -> dict[Task, str]:
 
 
 def scale(state: State, down: bool, up: bool = True) -> Step:
-    """Scales to the wanted counts: `up` before pods are needed, `down` when they run nothing."""
+    """Scales to the wanted counts: with `up` roles that grow, with `down` roles that shrink."""
     effects = tuple(
         Scale(role, wanted)
         for role, wanted in state.wanted.replicas.items()
@@ -255,7 +255,7 @@ def scale(state: State, down: bool, up: bool = True) -> Step:
 
 
 def names(tasks: Iterable[Task], everybody: Iterable[Task], verb: str) -> str:
-    """Which tasks do something, in few words: `worker-1 stops`, `all tasks stop`."""
+    """Who does something, as text: `worker-1 stops`, `all tasks stop`."""
     tasks = frozenset(tasks)
     if tasks >= frozenset(everybody):
         return f"all tasks {verb}"

@@ -1,7 +1,7 @@
 """The state of a run, its events and its effects. Pure.
 
-`State` is all that the decisions depend on. Events come in and effects go out: see `step`. The
-functions change a State, or answer questions that more than one module has.
+`State` is all that the decisions depend on. `step` takes events and returns effects. The functions
+here change a State, or answer questions that more than one module asks.
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ from launcher.shared.protocol import Leader, Report
 class RunPhase(enum.Enum):
     """The phase of a run, as one controller sees it.
 
-    A controller begins in STARTING, goes on to ADOPTING and to LEADING, and stays in ENDED or in
-    YIELDED when it comes there; all events after that change nothing.
+    A controller goes from STARTING to ADOPTING to LEADING. ENDED and YIELDED are final: events
+    change nothing any more.
 
-    * STARTING: the controller does not know yet which pods there are. It keeps what tasks report
-      and tells them nothing, so that they go on as they are. The event Begin leads to ADOPTING, or
-      to ENDED where the end is on record already.
-    * ADOPTING: the controller waits until all tasks have reported what they hold, for it keeps no
-      memory of its own. Tasks that hold a directive go on with it. When all have reported, the run
-      is rebuilt from what they hold: LEADING. ENDED when a task was told the end of this run, when
-      the deadline of the run is over, or when the code folder stays missing before any task has
-      reported.
-    * LEADING: tasks run. Those that were lost are formed anew, together with those that cannot go
-      on without them. ENDED when the last program that the run needs has ended well, when a failure
-      is final, or when the deadline of the run is over.
+    * STARTING: the controller does not know yet which pods exist. It keeps what tasks report and
+      sends them no directives, so they go on as they are. The event Begin leads to ADOPTING, or to
+      ENDED if the end is recorded already.
+    * ADOPTING: the controller waits until all tasks have reported what they hold, because it keeps
+      no memory of its own. Tasks that hold a directive go on with it. When all have reported, it
+      rebuilds the run from that: LEADING. ENDED when a task was told the end of this run, when the
+      run's deadline is over, or when the code folder stays missing before any task has reported.
+    * LEADING: tasks run. Lost tasks form a new generation, together with those that cannot go on
+      without them. ENDED when the last program that must succeed has, when a failure is final, or
+      when the run's deadline is over.
     * ENDED: no child may run any more, and the controller tells every task so.
-    * YIELDED: a task follows a younger controller, so this one sends no directives any more. It
-      can find that out in every phase but ENDED.
+    * YIELDED: a task follows a younger controller, so this one sends no directives any more. This
+      can happen in every phase but ENDED.
     """
 
     STARTING = "starting"
@@ -49,12 +48,12 @@ class RunPhase(enum.Enum):
 
 @dataclass(frozen=True)
 class Begin:
-    """The controller knows the cluster.
+    """The controller has read the cluster.
 
     `number` is this controller's number as Leader, greater than that of every earlier one; 0
     without Kubernetes, where the controller takes one above all that the tasks know. `pods` counts
-    those that exist or are being made, `revisions` names the newest template of pods, both by role;
-    `age` is how many seconds ago the run began, `end` how it ended, if that is on record.
+    those that exist or are being made, `revisions` names the newest pod template, both by role;
+    `age` is how many seconds ago the run began, `end` how it ended, if that is recorded.
     """
 
     number: int
@@ -103,7 +102,7 @@ class Say:
 
 @dataclass(frozen=True)
 class Finish:
-    """Effect: the run has ended. Record the end, free the pods, exit with its exit code."""
+    """Effect: the run has ended. Record the end, free the pods, exit with the run's code."""
 
     end: End
 
@@ -131,7 +130,7 @@ class Failure:
     task: Task
     # The generation whose child failed.
     generation: int
-    # As in a shell; DEADLINE for a child that hangs.
+    # As a shell reports it; DEADLINE for a child that hangs.
     exit_code: int
     # For people.
     reason: str
@@ -147,15 +146,15 @@ class Failure:
 class Orders:
     """What was decided of one task: all of a task that its directives depend on."""
 
-    # The generation whose child the task runs, or ran before it was formed anew; None before any.
+    # The generation whose child the task runs, or ran before it formed again; None before any.
     generation: int | None = None
     # The incarnation of the launcher that runs that child; None before any generation.
     incarnation: str | None = None
-    # The task is to start in the run's latest generation, and runs nothing until all can start.
+    # The task is to start in the run's latest generation. It runs nothing until all can start.
     forming: bool = False
     # The task starts its child only when the chief's session is up.
     waits_for_chief: bool = False
-    # The program of that generation has ended well. Stays true until the task starts again.
+    # The program of that generation has succeeded. Stays true until the task restarts.
     done: bool = False
     # How often the task was asked to pull the code again.
     pull: int = 0
@@ -182,7 +181,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """The tasks that are formed have different code."""
+    """The forming tasks have different code."""
 
     since: float  # when it was first seen, in seconds on the controller's clock
     pulls: int = 0  # how often tasks were asked to pull the code again because of it
@@ -211,10 +210,10 @@ class State:
     hosts: Mapping[Task, str] = field(default_factory=dict)
     # When the tasks that wait for the chief start without it; None while no task waits.
     chief_due_at: float | None = None
-    # When the controller judges the failures: it waits, so that follow-up failures are seen. None:
-    # no failure.
+    # When the controller judges the failures. It waits until then, because the root cause may be
+    # reported late. None without a failure.
     settled_at: float | None = None
-    # When the tasks that are formed may start at the earliest; None: at once.
+    # When the forming tasks may start at the earliest; None: at once.
     not_before: float | None = None
     # The times of the failures that count against the restart budget.
     charges: tuple[float, ...] = ()
@@ -222,7 +221,7 @@ class State:
     digest: str | None = None
     # The commit to which the chief resolved the branch; None until then.
     commit: str | None = None
-    # None while the tasks that are formed have the same code.
+    # None while the forming tasks have the same code.
     disagreement: Disagreement | None = None
     # The cause of the last restart, for people; None before any.
     cause: str | None = None
@@ -234,14 +233,14 @@ class State:
     said_at: float | None = None
     # When this controller began to adopt.
     adopts_since: float | None = None
-    # When all tasks of the run had reported, and only those that leave had not.
+    # Since when only leaving tasks have yet to report; None before.
     complete_at: float | None = None
 
     def seat(self, task: Task) -> Seat:
         """What is known of a task; an empty seat where nothing is known."""
         return self.seats.get(task, NOTHING_KNOWN)
 
-    # Derived from the orders alone, so `with_seat` keeps them while the orders stay the same.
+    # These depend on the orders alone, so `with_seat` keeps them while the orders stay the same.
 
     @functools.cached_property
     def orders(self) -> Mapping[Task, Orders]:
@@ -250,7 +249,7 @@ class State:
 
     @functools.cached_property
     def forming(self) -> frozenset[Task]:
-        """The tasks that are formed."""
+        """The tasks that form."""
         return frozenset(task for task, orders in self.orders.items() if orders.forming)
 
     @functools.cached_property
@@ -277,7 +276,7 @@ def with_seat(state: State, task: Task, **changes: Any) -> State:
     """The state with changes to what is known of one task."""
     after = replace(state, seats={**state.seats, task: replace(state.seat(task), **changes)})
     if "orders" not in changes and task in state.seats:
-        # Most reports leave the orders as they are, and a large run has many tasks.
+        # Most reports keep the orders, and computing these is slow in a run with many tasks.
         vars(after).update((key, vars(state)[key]) for key in ORDERS_ALONE if key in vars(state))
     return after
 
@@ -301,7 +300,7 @@ def pull_again(state: State, tasks: Iterable[Task]) -> State:
 
 
 def forget_reports(state: State, tasks: Iterable[Task]) -> State:
-    """Forgets what these tasks have reported: they are no part of the run any more."""
+    """Forgets the reports of these tasks, which have left the run."""
     gone = {task: replace(seat, report=None) for task in tasks if (seat := state.seats.get(task))}
     return replace(state, seats={**state.seats, **gone})
 
@@ -310,12 +309,12 @@ def forget_reports(state: State, tasks: Iterable[Task]) -> State:
 
 
 def latest_generation(state: State) -> int:
-    """The number of the latest generation; before any it is 0, as in directives and reports."""
+    """The latest generation; 0 before the first, as in directives and reports."""
     return state.generation or 0
 
 
 def awaits_pods(state: State) -> bool:
-    """Whether the run grows as soon as the pods for that are there."""
+    """Whether the run waits for pods before it changes to the wanted size."""
     return state.wanted.digest != state.job.digest
 
 
@@ -335,7 +334,7 @@ def member(state: State, task: Task) -> bool:
 
 
 def leaving(state: State) -> list[Task]:
-    """The tasks that have a pod and are no part of the run any more."""
+    """The tasks that still have a pod and are no longer wanted."""
     return [
         Task(role, index)
         for role, pods in state.pods.items()
@@ -344,7 +343,7 @@ def leaving(state: State) -> list[Task]:
 
 
 def current(state: State, report: Report) -> bool:
-    """Whether a task's pod is of the newest template."""
+    """Whether a task's pod has the newest template, as far as that is known."""
     revision = state.revisions.get(report.task.role)
     return not revision or report.revision in ("", revision)
 
@@ -355,19 +354,19 @@ def runs(report: Report) -> bool:
 
 
 def told_to_end(state: State, report: Report) -> bool:
-    """Whether a server's pod was told to end: every other task that holds a directive can start."""
+    """Whether a server's pod terminates. Else a server that holds a directive can start."""
     serves = not state.job.mode.runs_program(report.task)
     return serves and report.holds is not None and not report.can_start
 
 
 def newest(report: Report) -> int:
-    """The newest generation that a task knows of; a new launcher may only know its last child's."""
+    """The newest generation that a task knows; a new launcher may know only its last child's."""
     holds, child = report.holds, report.child
     return max(holds.generation if holds else 0, child.generation if child else 0)
 
 
 def digests(state: State) -> dict[Task, str]:
-    """The digest of the code of each task that runs it or can start it."""
+    """The code digest of each task that runs the program and has its code."""
     runs_program = state.job.mode.runs_program
     heard = ((task, state.seat(task).report) for task in filter(runs_program, state.job.tasks))
     return {task: report.digest for task, report in heard if report and report.can_start}

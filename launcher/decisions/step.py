@@ -1,13 +1,13 @@
 """All decisions about a run, as a pure function: `step(state, event, now)`.
 
-No I/O, no clock, no randomness. `state` holds what is known, and the phases of a run. A generation
-is the number of a start: it grows whenever tasks start or restart. A generation forms until all of
-its tasks have reported that no child of theirs runs; then they start together. `modes` tells which
+No I/O, no clock, no randomness. `state` defines the State and the phases of a run. A generation is
+the number of a start: it grows whenever tasks start or restart. A generation forms until all of its
+tasks have reported that no child of theirs runs; then they start together. `modes` tells which
 tasks restart when one is lost: only that one, or others too. A failure can end the run only when
 all tasks have reported after it, because the loss of another task may be its root cause.
 
-This module holds what each event starts. The parts of a decision are in `takeover`, `failures`,
-`code_agreement` and `forming`; `directive` makes what each task is told.
+This module handles each event. The parts of a decision are in `takeover`, `failures`,
+`code_agreement` and `forming`; `directive` makes each task's directive.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def step(state: State, event: Event, now: float) -> Step:
         return _begin(state, event, now)
     if isinstance(event, NoCode):
         if reports(state):
-            return state, ()  # a task has started all the same
+            return state, ()  # a task has started nevertheless
         return ended(state, End(Phase.FAILED, ExitCode.CODE_MISSING, event.reason))
     if isinstance(event, Heard):
         return _hear(state, event.report, now)
@@ -83,7 +83,7 @@ def _tick(state: State, now: float) -> Step:
 def _begin(state: State, event: Begin, now: float) -> Step:
     state = replace(state, leader=Leader(event.number, state.leader.id), pods=event.pods)
     if event.end:
-        # Tasks that are still there may not know the end yet. Tasks that leave need not know it.
+        # Pods of the run stay because their tasks may not know the end yet. Leaving tasks need not.
         state, effects = scale(state, down=True, up=False)
         state, more = ended(state, event.end)
         return state, (*effects, *more)
@@ -119,7 +119,7 @@ def _hear(state: State, report: Report, now: float) -> Step:
     lost_after = now if seat.heard_at is None else seat.heard_at
     news_from = seat.news_from
     if before and before.incarnation != report.incarnation:
-        # Of the new launcher nothing was handled yet. It may fail to prepare in the same
+        # We have handled nothing of the new launcher yet. It may fail to prepare in the same
         # generation as the launcher before it.
         news_from = latest_generation(state)
     state = with_seat(state, task, report=report, heard_at=now, news_from=news_from)
@@ -157,7 +157,7 @@ def _go_on(state: State, now: float) -> Step:
 
 
 def _lead(state: State, now: float) -> Step:
-    """Ends a run that is done, adapts it to the pods that exist, starts tasks that are formed."""
+    """Ends a run that is done, adapts it to the pods that exist, starts forming tasks."""
     end = success(state)
     if end:
         return ended(state, end)
@@ -175,7 +175,7 @@ def _lead(state: State, now: float) -> Step:
 
 
 def _await_chief(state: State, now: float) -> Step:
-    """Starts the tasks that wait for the chief, when it has ended well or is late."""
+    """Starts the tasks that wait for the chief, when it has succeeded or is late."""
     if state.chief_due_at is None:
         return state, ()
     if state.seat(state.job.mode.chief).orders.done:
@@ -183,12 +183,12 @@ def _await_chief(state: State, now: float) -> Step:
     if now < state.chief_due_at:
         return state, ()
     seconds = chief_seconds(state.job)
-    text = f"the chief's session is not up after {seconds:g} s; the others start"
+    text = f"the chief's session is not up after {seconds:g} s; the others start anyway"
     return chief_awaited_no_more(state), (Say(text),)
 
 
 def _form(state: State, now: float) -> Step:
-    """Judges the failures and starts the tasks that are formed, once they lack nothing."""
+    """Judges the failures and starts the forming tasks, once they lack nothing."""
     settles = state.settled_at is not None and now < state.settled_at
     if not state.forming or settles:
         return state, ()
@@ -210,7 +210,7 @@ def _form(state: State, now: float) -> Step:
 
 
 def _late(state: State) -> frozenset[Task]:
-    """An evaluator that lacks something while the others lack nothing: the run does not wait."""
+    """The evaluator, if it lacks something and others form too: they do not wait for it."""
     late = frozenset(t for t in state.forming if t.role == EVALUATOR and lacks(state, t))
     return late if late < state.forming else frozenset()
 
@@ -230,9 +230,9 @@ def _yield(state: State) -> Step:
 
 
 def _after_misleading(state: State, report: Report) -> State:
-    """Handles that an older controller, which led a while longer, gave a task a later generation.
+    """Handles a task to which an older controller, which led a while longer, gave a generation.
 
-    No generation is used twice, so this controller forms a later one for the task.
+    No generation is used twice, so this controller forms a later one.
     """
     task = report.task
     orders = state.seat(task).orders
@@ -259,6 +259,6 @@ def _misled(state: State, report: Report) -> int | None:
 
 
 def _belongs(state: State, task: Task) -> bool:
-    """Whether it is a task of the run, or one that leaves and still has a pod."""
+    """Whether it is a task of the run, or a leaving one that still has a pod."""
     wanted = state.wanted.replicas.get(task.role, 0)
     return task.index < max(state.pods.get(task.role, 0), wanted)

@@ -1,7 +1,7 @@
-"""Taking over running tasks, by a new controller or at a larger size: which of them go on. Pure.
+"""Decides which running tasks go on under a new controller or at a larger size. Pure.
 
 A controller keeps no memory of its own. Tasks remember which directive they hold and how their
-children ended, and the run is rebuilt from that; `step` goes on from there.
+children ended. A new controller rebuilds the run from that, and `step` goes on from there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR, Reach
 from launcher.shared.protocol import Action, ChildReport, Holds, Leader, Report
 
-# By a new controller.
+# Under a new controller.
 
 
 def adopt(state: State, now: float) -> Step:
@@ -46,7 +46,7 @@ def adopt(state: State, now: float) -> Step:
     if any(holds.action is Action.END and holds.run == run for holds in holdings.values()):
         return ended(state, _remembered(state))
     if awaits_pods(state) and not _trains_on(state, holdings):
-        # All tasks have to start, so they start at the size that is wanted.
+        # All tasks have to start, so they start at the wanted size.
         state = replace(state, job=state.wanted)
         if not all_heard(state, state.job.tasks):
             return state, ()
@@ -56,15 +56,15 @@ def adopt(state: State, now: float) -> Step:
 
 
 def _hear_out(state: State, now: float) -> tuple[State, bool]:
-    """The run at the size whose tasks have reported, and whether enough tasks have reported."""
+    """Picks the size whose tasks have reported, and tells whether enough tasks have."""
     if not all_heard(state, state.job.tasks):
         smaller = _heard_size(state) if _waited(state.adopts_since, now) else None
         if not smaller:
             return state, False
-        # The last controller asked for more pods, and the cluster has no room for them yet.
+        # The last controller asked for more pods, for which the cluster has no room yet.
         state = replace(state, job=smaller)
     if not all_heard(state, leaving(state)):
-        # A task that leaves may still run a child of the last generation, or never have started.
+        # A leaving task may still run a child of the last generation, or never have started.
         if state.complete_at is None:
             return replace(state, complete_at=now), False
         if not _waited(state.complete_at, now):
@@ -73,12 +73,12 @@ def _hear_out(state: State, now: float) -> tuple[State, bool]:
 
 
 def _waited(since: float | None, now: float) -> bool:
-    """Whether a task that leaves had the time to report."""
+    """Whether a task has had time to report."""
     return since is not None and now - since >= LEAVING_SECONDS
 
 
 def _heard_size(state: State) -> Job | None:
-    """The run at the size whose tasks have reported, if a program trains at that size."""
+    """The job at the size whose tasks have reported, if a program trains at that size."""
     job = state.job
     heard = reports(state)
     counts = {
@@ -99,7 +99,7 @@ def _heard_size(state: State) -> Job | None:
 
 
 def _numbered(state: State, holdings: Mapping[Task, Holds]) -> State:
-    """A leader without a number takes one above all that the tasks know."""
+    """Gives a leader without a number one above all that the tasks know."""
     if state.leader.number:
         return state
     number = max((holds.leader.number for holds in holdings.values()), default=0)
@@ -117,7 +117,7 @@ def _trains_on(state: State, holdings: Mapping[Task, Holds]) -> bool:
 
 
 def _found_running(state: State, holdings: Mapping[Task, Holds]) -> dict[Task, int]:
-    """The generations of the tasks whose children can go on, or have ended by themselves."""
+    """The generations of the tasks whose children can go on, or ended without being told to."""
     return {
         task: holds.generation
         for task in state.job.tasks
@@ -134,14 +134,14 @@ def _rebuilt(
     anew: frozenset[Task],
     now: float,
 ) -> State:
-    """The run as its tasks hold it, led by this controller."""
+    """The run rebuilt from what its tasks hold, led by this controller."""
     heard = reports(state)
     generation = max(newest(report) for report in heard.values())
     seats = {
         task: replace(
             state.seats[task],
             orders=_orders_found(report, running.get(task)),
-            # Of tasks that restart anyway, earlier failures do not matter any more.
+            # Earlier failures of tasks that restart anyway no longer matter.
             news_from=generation + 1 if task in anew else running.get(task, 1),
         )
         for task, report in heard.items()
@@ -163,7 +163,7 @@ def _rebuilt(
 
 
 def _orders_found(report: Report, generation: int | None) -> Orders:
-    """What the last controller decided of a task; without a generation the task has to start."""
+    """What the last controller decided of a task. A task without a generation must start."""
     holds = report.holds
     pull = holds.pull if holds else 0
     if generation is None:
@@ -182,7 +182,7 @@ def _charged(state: State, holdings: Mapping[Task, Holds]) -> int:
         report, holds = state.seat(task).report, holdings.get(task)
         begun = holds is not None and holds.generation > 0
         if not begun or not report or _ended_with(DRAINED, report.child):
-            return 0  # the charged failures may follow from the loss of this task
+            return 0  # the charged failures may be due to the loss of this task
     digest = state.job.program_digest
     known = [holds for holds in holdings.values() if holds.program_digest == digest]
     latest = max((holds.generation for holds in known), default=0)
@@ -192,7 +192,7 @@ def _charged(state: State, holdings: Mapping[Task, Holds]) -> int:
 def _set_going(
     state: State, holdings: Mapping[Task, Holds], anew: frozenset[Task], now: float
 ) -> Step:
-    """Has tasks formed that cannot go on; if all can, removes the pods of tasks that leave."""
+    """Makes tasks that cannot go on form; if all can, removes the pods of leaving tasks."""
     if anew:
         state = form_with(state, anew)
         stop = any(holds.action in (Action.RUN, Action.STAND_IN) for holds in holdings.values())
@@ -208,7 +208,7 @@ def _set_going(
 
 
 def grow(state: State) -> Step:
-    """Changes to the larger size: its pods are there."""
+    """Changes to the wanted size, whose pods are there."""
     state = replace(state, job=state.wanted)
     holdings = _holdings(state)
     begun = {
@@ -239,8 +239,8 @@ def _goes_on(job: Job, task: Task, holds: Holds) -> bool:
     """Whether a task can go on with the directive that it holds."""
     if holds.program_digest != job.program_digest:
         return False
-    # Where other counts restart only the chief, servers go on with an older ClusterSpec. The
-    # evaluator is in no ClusterSpec.
+    # Where other counts restart only the chief, servers go on with an older ClusterSpec. So does
+    # the evaluator, which is in no ClusterSpec.
     servers_keep = job.mode.resize is Reach.WITH_CHIEF and not job.mode.runs_program(task)
     keeps = servers_keep or task.role == EVALUATOR
     return holds.cluster_digest == job.cluster_digest or keeps
@@ -264,7 +264,7 @@ def _anew(
     return job.mode.reached(lost, tasks)
 
 
-# An end that the tasks remember.
+# The end, from what the tasks remember.
 
 
 def _ended_with(exit_code: int, child: ChildReport | None) -> bool:
@@ -273,7 +273,7 @@ def _ended_with(exit_code: int, child: ChildReport | None) -> bool:
 
 
 def _remembered(state: State) -> End:
-    """How a run ended, as its tasks remember it; there is no record of the end."""
+    """How a run ended, as its tasks remember it; used if the end is not recorded."""
     mode = state.job.mode
     heard = reports(state)
     needed = [mode.chief] if state.job.success == "Chief" else state.job.tasks
@@ -294,4 +294,4 @@ def _remembered(state: State) -> End:
         )
         assert root.exit_code  # it has failed
         return End(Phase.FAILED, root.exit_code, root.reason, str(task), found=True)
-    return End(Phase.FAILED, ExitCode.TRY_AGAIN, "no task remembers how", found=True)
+    return End(Phase.FAILED, ExitCode.TRY_AGAIN, "no task has reported the cause", found=True)

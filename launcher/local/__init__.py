@@ -1,1 +1,1 @@
-"""What a person calls on a machine of their own: a whole run as processes, and `status`."""
+"""The commands for a person's own machine: `local`, a whole run as processes, and `status`."""

@@ -1,4 +1,4 @@
-"""The subcommands that a person calls; in a pod this folder is not there."""
+"""The subcommands for people. Pods do not have this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """Adds `local` and `status` to the command line; `run` of what is parsed runs them."""
+    """Adds `local` and `status` to the command line; the parsed arguments' `run` runs them."""
     _add_local(commands)
     _add_status(commands)
 
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
 def _add_local(commands: Commands) -> None:
     local = commands.add_parser(
         "local",
-        help="a whole run as processes on this machine",
+        help="run the controller and all tasks on this machine",
         description="Runs what a values file describes as processes on 127.0.0.1.",
     )
     local.add_argument(
@@ -31,13 +31,13 @@ def _add_local(commands: Commands) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="a values file; may be given more than once, and the later one wins",
+        help="a values file; repeat it for more files: later ones override earlier ones",
     )
     local.add_argument(
         "--code",
         type=Path,
         metavar="FOLDER",
-        help="the folder of the program, in place of the source that the values name",
+        help="the folder of the program, instead of the values' source",
     )
     local.add_argument(
         "--port", type=int, metavar="PORT", help="the first port of the tasks (default: any free)"
@@ -48,19 +48,19 @@ def _add_local(commands: Commands) -> None:
 def _add_status(commands: Commands) -> None:
     status = commands.add_parser(
         "status",
-        help="how a run is",
-        description="Shows how the run of a release is, through kubectl and its configuration.",
+        help="show the state of a run",
+        description="Shows the state of a release's run. Uses kubectl and your kubeconfig.",
     )
     status.add_argument("release", nargs="?", default="", metavar="RELEASE")
     status.add_argument("-n", "--namespace", help="the release's namespace")
     status.add_argument("--context", help="a context of your kubeconfig")
-    status.add_argument("--address", metavar="HOST:PORT", help="ask this controller instead")
-    status.add_argument("--json", action="store_true", help="one JSON document")
-    status.add_argument("--watch", action="store_true", help="go on, and print every change")
+    status.add_argument("--address", metavar="HOST:PORT", help="ask it, without kubectl")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    status.add_argument("--watch", action="store_true", help="keep running, and print every change")
     status.set_defaults(run=_status)
 
 
-# Imports belong to their subcommand: `launcher task` must start fast.
+# Each subcommand imports only what it needs, so that `launcher task` starts fast.
 
 
 def _local(arguments: argparse.Namespace) -> tuple[End, int]:
@@ -74,7 +74,7 @@ def _status(arguments: argparse.Namespace) -> tuple[End, int]:
     from launcher.local import status
 
     if not arguments.release and not arguments.address:
-        raise LauncherError(ExitCode.USAGE, "status needs the name of a release")
+        raise LauncherError(ExitCode.USAGE, "status needs the name of a release, or --address")
     kubectl = ["kubectl"]
     kubectl += ["--context", arguments.context] if arguments.context else []
     kubectl += ["--namespace", arguments.namespace] if arguments.namespace else []

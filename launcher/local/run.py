@@ -1,6 +1,6 @@
 """A whole run as processes on 127.0.0.1: the same controller, the same tasks, the same values.
 
-What only a cluster has (images, volumes, resources, pods) is left out.
+Images, volumes, resources and pods are left out: only a cluster has them.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ PORT_ATTEMPTS = 50
 
 
 def run(files: Sequence[Path], code: Path | None, port: int | None) -> End:
-    """Runs the job of some values files and returns its end.
+    """Runs the job that the values files describe, and returns its end.
 
-    Raises LauncherError with every mistake in the values, before anything is started.
+    `code` replaces the values' source; `port` is the tasks' first, None for any. Raises
+    LauncherError(CONFIGURATION) with every mistake in the values, before it starts anything.
     """
     mistakes: list[str] = []
     document = job_document(read_values(files, mistakes), code, mistakes)
@@ -77,13 +78,13 @@ def _taken(ports: Sequence[int]) -> list[int]:
 
 
 def _free_port(offsets: Sequence[int], but: Sequence[int] = ()) -> int:
-    """A first port so that all at these offsets are free; below the range of clients' own."""
+    """A port from which all these offsets are free, below the range of clients' ports."""
     for _ in range(PORT_ATTEMPTS):
         first = random.randrange(10_000, 30_000)
         if first not in but and not _taken([first + offset for offset in offsets]):
             return first
     raise LauncherError(
-        ExitCode.CONFIGURATION, "no free ports were found: name a first one, --port"
+        ExitCode.CONFIGURATION, "no free ports were found: give the first one with --port"
     )
 
 
@@ -97,8 +98,7 @@ def _check_ports(job: Job) -> None:
     if taken:
         raise LauncherError(
             ExitCode.CONFIGURATION,
-            f"ports must be free; taken are {', '.join(map(str, taken))}: name another --port, "
-            "or leave it out",
+            f"ports {', '.join(map(str, taken))} are in use: give another --port, or leave it out",
         )
 
 
@@ -109,7 +109,7 @@ class _Died:
 
 
 class _Run:
-    """The processes of one run. Everything that happens is an event in one queue."""
+    """The processes of one run. One queue gets all events: signals, and ends of processes."""
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.job = job
@@ -145,20 +145,20 @@ class _Run:
                 return self._end(event.process.returncode)
             code = from_wait(event.process.returncode)
             if code == ExitCode.OK:
-                continue  # it has heard of the end
-            if code <= SIGNALLED:  # its own failure, and it would fail again
+                continue  # the task knows the end of the run
+            if code <= SIGNALLED:  # not killed: it would fail again
                 reason = f"the launcher of {event.name} failed: {describe(code)}"
                 return End(Phase.FAILED, code, reason, event.name)
-            say(f"{event.name}: its launcher was {describe(code)}; it is started again")
+            say(f"{event.name}: its launcher was {describe(code)}; restarting it")
             self._kill_orphans()
             self._start_task(tasks[event.name], controller_port)
 
     def _end(self, returncode: int) -> End:
-        """The run's end as the controller's termination message says it."""
+        """The end of the run, from the controller's termination message."""
         try:
             message = json.loads((self.folder / "end.json").read_text())
         except (OSError, ValueError):
-            return End(Phase.FAILED, int(ExitCode.BUG), f"the controller died: {returncode}")
+            return End(Phase.FAILED, int(ExitCode.BUG), f"the controller died: code {returncode}")
         return end_of(message)
 
     def _start_controller(self, port: int) -> None:
@@ -188,7 +188,7 @@ class _Run:
     def _start(self, name: str, variables: Mapping[str, str]) -> None:
         verb = "controller" if name == "controller" else "task"
         env = {k: v for k, v in os.environ.items() if not k.startswith("TFRUN_")}
-        # `python` means the one that runs this, as in an activated virtual environment.
+        # We put this Python first, so that `python` means it, as in an active virtual environment.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
         paths = [str(PACKAGE.parent), env.get("PYTHONPATH", "")]
         env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
@@ -209,7 +209,7 @@ class _Run:
         self.events.put(_Died(name, process))
 
     def _stop_all(self) -> None:
-        """Every task has its grace; then, or when asked once more, nothing is left alive."""
+        """Stops all processes: by SIGTERM; after grace, or at another signal, by SIGKILL."""
         for process in self.processes.values():
             if process.poll() is None:
                 process.terminate()
@@ -230,7 +230,7 @@ class _Run:
             pump.join()
 
     def _kill_orphans(self) -> None:
-        """Ends what launchers left behind that were killed; in a pod the container's end does."""
+        """Kills children of killed launchers. In a pod they end with the container."""
         started = {process.pid for process in self.processes.values() if process.poll() is None}
         for orphan in psutil.Process().children():
             if orphan.pid not in started:

@@ -1,8 +1,8 @@
-"""How a run is, for a person: what the controller tells, and how the Job ended.
+"""Shows the state of a run: the controller's status, or how the Job ended.
 
-`show` makes lines of the controller's answer, `run` is the subcommand. It asks through kubectl,
-with the user's own configuration and rights: the controller's pod asks its own controller, so no
-port is opened to anybody.
+`run` is the subcommand, `show` formats a status. `run` asks through kubectl, with the user's own
+configuration and rights: `kubectl exec` asks from inside the controller's pod, so no port has to be
+open to the user.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from launcher.shared.log import say
 
 WATCH_SECONDS = 1.0
 TIMEOUT_SECONDS = 10.0
-# Runs in the controller's pod, which carries no more of the launcher than it needs. Takes the
-# port, and the seconds between two answers where one is not enough.
+# Runs in the controller's pod, which does not have this package. Its arguments are the port and, to
+# repeat the question, the seconds between two answers.
 ASK = f"""
 import http.client, sys, time
 try:
@@ -42,7 +42,7 @@ except (OSError, http.client.HTTPException) as error:
 
 
 def show(found: Mapping[str, Any]) -> list[str]:
-    """A status as lines: the run first, then a line for each task."""
+    """The lines of a status: the run first, then each task."""
     if "end" in found:
         return [_ended(found["end"])]
     ago = found["progressAgo"]
@@ -53,7 +53,7 @@ def show(found: Mapping[str, Any]) -> list[str]:
         + ("" if ago is None else f", progress {ago} s ago")
     ]
     if found.get("cause"):
-        lines.append(f"  the last cause of a restart: {found['cause']}")
+        lines.append(f"  the cause of the last restart: {found['cause']}")
     width = max(len(task["task"]) for task in found["tasks"])
     for task in found["tasks"]:
         line = f"  {task['task']:<{width}}  {task['state']}"
@@ -76,15 +76,15 @@ def _ended(end: Mapping[str, Any]) -> str:
 def run(
     release: str, kubectl: Sequence[str], address: str | None, as_json: bool, watch: bool
 ) -> End:
-    """Prints the status of a release, or of the controller at an address; with `watch` on change.
+    """Prints the status of a release, or of the controller at an address.
 
-    Raises LauncherError where there is nothing to ask.
+    With `watch` it goes on and prints every change. Raises LauncherError if nothing answers.
     """
     before: object = None
     statuses = _asked(address, watch) if address else _through(release, kubectl, watch)
     for found in statuses:
         lines = [json.dumps(found)] if as_json else show(found)
-        # Time goes by without anything having changed.
+        # Passing time alone is no change.
         seen = json.dumps({**found, "seconds": 0, "progressAgo": 0, "tasks": _timeless(found)})
         if seen != before:
             before = seen
@@ -117,14 +117,14 @@ def _asked(address: str, watch: bool) -> Iterator[dict[str, Any]]:
 def _through(release: str, kubectl: Sequence[str], watch: bool) -> Iterator[dict[str, Any]]:
     if not shutil.which(kubectl[0]):
         raise LauncherError(
-            ExitCode.CONFIGURATION, f"{kubectl[0]} must be installed: status asks by it"
+            ExitCode.CONFIGURATION, f"{kubectl[0]} must be installed: status asks through it"
         )
     selector = f"app.kubernetes.io/instance={release},tfrun/role=controller"
     jobs = json.loads(_output([*kubectl, "get", "job", "-l", selector, "-o", "json"]))["items"]
     if not jobs:
         raise LauncherError(
             ExitCode.CONFIGURATION,
-            f"there is no release {release} in this namespace; see helm list",
+            f"there is no release {release} in this namespace: see `helm list`",
         )
     job = max(jobs, key=lambda item: str(item["metadata"]["creationTimestamp"]))
     name = job["metadata"]["name"]
@@ -141,13 +141,13 @@ def _through(release: str, kubectl: Sequence[str], watch: bool) -> Iterator[dict
                 yield json.loads(line)
         if not watch and process.returncode == 0:
             return
-        say("the controller is not there any more, or not yet")
+        say("the controller does not run: it has ended, or has not started yet")
     pods = ["get", "pod", "-l", f"batch.kubernetes.io/job-name={name}", "-o", "json"]
     yield {"end": _message(json.loads(_output([*kubectl, *pods]))["items"])}
 
 
 def _message(pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The termination message of the newest controller."""
+    """The termination message of the newest controller that has ended."""
     for pod in sorted(pods, key=lambda p: str(p["metadata"]["creationTimestamp"]), reverse=True):
         for status in pod["status"].get("containerStatuses", []):
             ended = status["state"].get("terminated")

@@ -1,4 +1,4 @@
-"""Values files as the chart would read them, and the job.json that comes of them."""
+"""Reads values files as Helm does, and makes the job.json that the chart would make."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from launcher.shared.modes import EVALUATOR, MODES
 from launcher.shared.sources import SOURCES
 
 PACKAGE = Path(__file__).absolute().parent.parent
-# The chart's own defaults: beside the launcher in a wheel, in the chart in a checkout.
+# The chart's defaults: in the package in a wheel, in the chart in a checkout.
 DEFAULTS = (PACKAGE / "values.yaml", PACKAGE.parent / "charts" / "tfrun" / "values.yaml")
-# Values whose keys are Kubernetes' or the user's own.
+# Values whose keys Kubernetes or the user defines.
 FREE = {"env", "inline", "pod", "resources", "podSecurityContext", "securityContext"}
 HOST = "127.0.0.1"
 
 
 def read_values(files: Sequence[Path], mistakes: list[str]) -> dict[str, Any]:
-    """The values of some files over the chart's own; the later one wins."""
+    """The chart's defaults, overridden by the files; a later file overrides an earlier one.
+
+    Adds to `mistakes`. Raises LauncherError(CONFIGURATION) if a file cannot be read.
+    """
     defaults = _load(next(path for path in DEFAULTS if path.exists()))
     values = defaults
     for file in files:
@@ -60,9 +63,9 @@ def _mistakes(given: Mapping[str, Any], known: Mapping[str, Any], path: str = ""
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as Helm merges them.
+    """Merges values as Helm does.
 
-    Mappings by key, and nothing else replaces a mapping; null takes a key away.
+    Mappings are merged key by key. Only null, which removes its key, replaces a mapping.
     """
     merged = {key: value for key, value in below.items() if above.get(key, value) is not None}
     for key, value in above.items():
@@ -74,7 +77,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def job_from(document: dict[str, Any], port: int, mistakes: Sequence[str]) -> Job:
-    """The job with its tasks from this port on. Raises LauncherError with every mistake."""
+    """The job, with its first task at this port. Raises LauncherError with every mistake."""
     document["addresses"]["port"] = port
     try:
         job = job_of(document)
@@ -90,7 +93,7 @@ def job_from(document: dict[str, Any], port: int, mistakes: Sequence[str]) -> Jo
 def job_document(
     values: Mapping[str, Any], code: Path | None, mistakes: list[str]
 ) -> dict[str, Any]:
-    """The job.json that the chart renders of the same values, but for where tasks and code are."""
+    """The job.json that the chart renders from these values, but with local addresses and code."""
     program = values.get("program") or {}
     document = {
         "version": JOB_VERSION,
@@ -103,7 +106,7 @@ def job_document(
             **program,
             "command": _texts(program.get("command")),
             "args": _texts(program.get("args")),
-            "env": _texts(program.get("env") or {}),  # null takes every variable away
+            "env": _texts(program.get("env") or {}),  # null removes all variables
         },
         "code": _code(values.get("code") or {}, code, mistakes),
         **{key: values.get(key) for key in POLICIES},
@@ -113,7 +116,7 @@ def job_document(
 
 
 def _code(named: Mapping[str, Any], folder: Path | None, mistakes: list[str]) -> dict[str, Any]:
-    """The source that is filled in, or the folder in its place; the rest as the chart has it."""
+    """The code source that the values name, or the folder instead; the options as in the chart."""
     source = {
         kind: {key: text for key, text in (named.get(kind) or {}).items() if text}
         for kind, keys in SOURCES.items()
@@ -146,15 +149,15 @@ def _texts(value: Any) -> Any:
 
 
 def _roles(values: Mapping[str, Any]) -> list[str]:
-    """The roles that the mode has, and the evaluator where there is one."""
-    # Of a mode that there is not job_of thinks as of the first, and names what else is wrong.
+    """The mode's roles, and the evaluator if there is one."""
+    # job_of refuses an unknown mode, and checks the rest as for the first mode; so do we.
     mode = MODES.get(str(values.get("mode")), next(iter(MODES.values())))
     roles = list(mode.least)
     return [*roles, EVALUATOR] if (values.get(EVALUATOR) or {}).get("replicas") else roles
 
 
 def _replicas(values: Mapping[str, Any], role: str) -> Any:
-    """How many tasks; the values need not say that there is one chief."""
+    """How many tasks a role has. There is always one chief, so the values do not say so."""
     return 1 if role == "chief" else (values.get(role) or {}).get("replicas")
 
 

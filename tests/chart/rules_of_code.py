@@ -27,7 +27,7 @@ RULES = [
     Rule(
         "code is given",
         {"code": {"image": {"path": ""}}},
-        "code must be exactly one source: it is where the program is found; got none. "
+        "code must be exactly one source: tasks take the program from it; got none. "
         "Fill in one of code.nfs (an NFS export that every node can mount), code.claim (a "
         "PersistentVolumeClaim), code.archive (the address of a tar or zip), code.git (a commit of "
         "a repository), code.inline (files in the values) and code.image.path (a folder of the "
@@ -36,7 +36,7 @@ RULES = [
     Rule(
         "code is given once",
         {"code": {"nfs": {"server": "nfs", "path": "/app"}}},
-        "code must be exactly one source: it is where the program is found; "
+        "code must be exactly one source: tasks take the program from it; "
         "got code.image and code.nfs.",
         nfs("nfs", "/app"),
     ),
@@ -50,19 +50,21 @@ RULES = [
     Rule(
         "code.nfs has a path",
         nfs("nfs", ""),
-        'code.nfs.path must be an absolute path: it is what the server exports; got "".',
+        "code.nfs.path must be an absolute path: it names a folder that the server exports; got "
+        '"".',
         nfs("nfs", "/"),
     ),
     Rule(
         "code.nfs.path is absolute",
         nfs("nfs", "app"),
-        'code.nfs.path must be an absolute path: it is what the server exports; got "app".',
+        "code.nfs.path must be an absolute path: it names a folder that the server exports; got "
+        '"app".',
         nfs("nfs", "/app"),
     ),
     Rule(
         "code.image.path is absolute",
         {"code": {"image": {"path": "app"}}},
-        'code.image.path must be an absolute path: it is a folder of the container; got "app".',
+        'code.image.path must be an absolute path: it is a folder in the container; got "app".',
     ),
     Rule(
         "code.claim has a name",
@@ -75,8 +77,8 @@ RULES = [
         Rule(
             f"code.claim.subPath is not {path}",
             code(claim={"name": "code", "subPath": path}),
-            "code.claim.subPath must be a folder inside the claim: the code is looked for there; "
-            f'got "{path}". Give it without a / at its ends and without .. parts.',
+            "code.claim.subPath must be a folder inside the claim: tasks take the program from it; "
+            f'got "{path}". Write it like src/app, without . or .. parts.',
         )
         for path in ("/app", "app/", "a/../..", "./app")
     ),
@@ -104,8 +106,8 @@ RULES = [
         Rule(
             f"code.archive.sha256 is not {text}",
             archive(sha256=text),
-            "code.archive.sha256 must be 64 lower-case hexadecimal digits: no other archive is "
-            f'opened; got "{text}". `sha256sum FILE` tells them.',
+            "code.archive.sha256 must be 64 lower-case hexadecimal digits: tasks verify the "
+            f'archive by it; got "{text}". `sha256sum FILE` prints it.',
             archive(sha256="0" * 64),
         )
         for text in ("", "0a", "0A" * 32)
@@ -131,8 +133,8 @@ RULES = [
         Rule(
             f"code.git.ref is not {ref}",
             git(ref=ref),
-            "code.git.ref must be a branch, a tag, or a whole commit id: it is what all tasks "
-            f'fetch; got "{ref}". `git rev-parse BRANCH` tells a commit, which never moves.',
+            "code.git.ref must be a branch, a tag, or a whole commit id: all tasks fetch it; "
+            f'got "{ref}". `git rev-parse BRANCH` prints a commit id, which never changes.',
             git(ref="release/2.1"),
         )
         for ref in ("", "--output=x", "a..b", "a b")
@@ -141,7 +143,8 @@ RULES = [
         Rule(
             f"code.inline has no {name}",
             code(inline={name: "x"}),
-            f'code.inline must be files by names inside the code folder; got "{name}".',
+            "code.inline must be files by names inside the code folder: tasks write them there; "
+            f'got "{name}".',
             code(inline={"lib/train.py": "x"}),
         )
         for name in ("", "/etc/passwd", "../x", "a//b")
@@ -149,8 +152,8 @@ RULES = [
     Rule(
         "code.inline has a folder for a file",
         code(inline={"lib": "x", "lib/train.py": "x"}),
-        "code.inline must be files alone, none of them a folder of others; got "
-        '"lib" and "lib/train.py".',
+        "code.inline must be files, none of them a folder of another: a name cannot be both; got "
+        '"lib" and "lib/train.py". Rename one.',
         code(inline={"lib.py": "x", "lib/train.py": "x"}),
     ),
     Rule(
@@ -163,20 +166,19 @@ RULES = [
     Rule(
         "code.digest is one",
         code(nfs={"server": "nfs", "path": "/app"}, digest="0a"),
-        'code.digest must be 32 hexadecimal digits: no other code is run; got "0a". A task tells '
-        "them in its log: `code DIGEST is in ...`.",
+        'code.digest must be 32 hexadecimal digits: tasks refuse other code; got "0a". The log of '
+        "a task shows it: `code DIGEST is in ...`.",
         code(nfs={"server": "nfs", "path": "/app"}, digest="0a" * 16),
     ),
     Rule(
         "code.digest is not of the image",
         {"code": {"digest": "0a" * 16}},
-        "code.digest must be empty with code.image.path: code of the image is not copied, and "
-        "image.digest names it; got",
+        "code.digest must be empty with code.image.path: tasks use that code in place; got",
     ),
     Rule(
         "code.secret has a use",
         {"code": {"secret": "login"}},
-        "code.secret must be empty unless code.archive or code.git is the source: nothing else is "
-        'logged in to; got "login". Remove it.',
+        "code.secret must be empty unless code.archive or code.git is the source: other sources "
+        'need no login; got "login". Remove it.',
     ),
 ]

@@ -11,7 +11,7 @@ RULES = [
         Rule(
             f"env does without {name}",
             {"env": [{"name": "MINE", "value": "x"}, {"name": name, "value": "x"}]},
-            "env[1].name must be a name of your own: the chart or the launcher sets it; "
+            "env[1].name must be another name: the chart or the launcher sets this one; "
             f'got "{name}".',
             {"env": [{"name": f"MY_{name}", "value": "x"}]},
         )
@@ -41,15 +41,15 @@ RULES = [
     Rule(
         "a volume has a name",
         {"volumes": [{"mountPath": "/data", "emptyDir": {}}]},
-        "volumes[0].name must be 1 to 63 lower-case letters, digits and hyphens: Kubernetes asks "
-        'so; got "".',
+        "volumes[0].name must be 1 to 63 lower-case letters, digits and hyphens: Kubernetes "
+        'requires it; got "".',
         volume(),
     ),
     Rule(
         "a volume's name is Kubernetes'",
         volume(name="My_data"),
-        "volumes[0].name must be 1 to 63 lower-case letters, digits and hyphens: Kubernetes asks "
-        'so; got "My_data".',
+        "volumes[0].name must be 1 to 63 lower-case letters, digits and hyphens: Kubernetes "
+        'requires it; got "My_data".',
         volume(name="n" * 63),
     ),
     Rule(
@@ -62,13 +62,13 @@ RULES = [
     Rule(
         "a volume's name is its own",
         {"volumes": [DATA, DATA | {"mountPath": "/more"}]},
-        'volumes[1].name must be unique: each volume has a name of its own; got "data" again.',
+        'volumes[1].name must be unique: a pod tells its volumes apart by name; got "data" again.',
         {"volumes": [DATA, DATA | {"name": "more", "mountPath": "/more"}]},
     ),
     Rule(
         "a volume's mountPath is absolute",
         volume(mountPath="data"),
-        "volumes[0].mountPath must be an absolute path: it is a folder of the container; "
+        "volumes[0].mountPath must be an absolute path: it is a folder in the container; "
         'got "data".',
         volume(mountPath="/data"),
     ),
@@ -76,7 +76,7 @@ RULES = [
         Rule(
             f"a volume's mountPath is not {path}",
             volume(mountPath=path),
-            f'volumes[0].mountPath must be outside /tfrun: the launcher lives there; got "{path}".',
+            f'volumes[0].mountPath must be outside /tfrun: the launcher runs there; got "{path}".',
             volume(mountPath="/tfruns/tfrun"),
         )
         for path in ("/tfrun", "/tfrun/work/data", "//tfrun/", "/data/../tfrun", "/")
@@ -90,23 +90,23 @@ RULES = [
     Rule(
         "a volume has a source",
         {"volumes": [{"name": "data", "mountPath": "/data"}]},
-        "volumes[0] must be one Kubernetes volume source beside name, mountPath, readOnly and "
-        "subPath: it is what gets mounted; got none.",
+        "volumes[0] must be one Kubernetes volume source besides name, mountPath, readOnly and "
+        "subPath: Kubernetes mounts it; got none.",
         volume(),
     ),
     Rule(
         "a volume has one source",
         volume(hostPath={"path": "/data"}),
-        "volumes[0] must be one Kubernetes volume source beside name, mountPath, readOnly and "
-        "subPath: it is what gets mounted; "
+        "volumes[0] must be one Kubernetes volume source besides name, mountPath, readOnly and "
+        "subPath: Kubernetes mounts it; "
         'got {"emptyDir":{},"hostPath":{"path":"/data"}}.',
         volume(readOnly=True, subPath="a"),
     ),
     Rule(
         "a volume's source is a mapping",
         {"volumes": [{"name": "data", "mountPath": "/data", "persistentVolumeClaim": "data"}]},
-        "volumes[0] must be one Kubernetes volume source beside name, mountPath, readOnly and "
-        'subPath: it is what gets mounted; got {"persistentVolumeClaim":"data"}. '
+        "volumes[0] must be one Kubernetes volume source besides name, mountPath, readOnly and "
+        'subPath: Kubernetes mounts it; got {"persistentVolumeClaim":"data"}. '
         "Give one mapping, like persistentVolumeClaim: {claimName: data}.",
         volume(),
     ),

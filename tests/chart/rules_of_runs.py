@@ -17,36 +17,36 @@ RULES = [
     Rule(
         "the release's name starts with a letter",
         {},
-        "the release name must be lower-case letters, digits and hyphens, a letter first: "
-        'it names Services; got "2nd". Choose another name.',
+        "the release name must be lower-case letters, digits and hyphens, a letter first and no "
+        'hyphen last: Services are named after it; got "2nd". Choose another name.',
         release="2nd",
         passing_release="n2-d",
     ),
     Rule(
         "the release's name has no dots",
         {},
-        "the release name must be lower-case letters, digits and hyphens, a letter first: "
-        'it names Services; got "a.b".',
+        "the release name must be lower-case letters, digits and hyphens, a letter first and no "
+        'hyphen last: Services are named after it; got "a.b".',
         release="a.b",
     ),
     Rule(
         "there is a ps",
         {"ps": {"replicas": 0}},
-        "ps.replicas must be 1 or more: the variables are kept there; got 0.",
+        "ps.replicas must be 1 or more: ps tasks keep the variables; got 0.",
         {"ps": {"replicas": 1}},
     ),
     Rule(
         "no more workers run than are listed",
         {"worker": {"replicas": 3, "maxReplicas": 2}},
-        "worker.maxReplicas must be 0, or no less than worker.replicas (3): it counts the names "
-        "that every task knows; got 2. Raise it: that starts all tasks again, once.",
+        "worker.maxReplicas must be 0, or at least worker.replicas (3): it is how many workers the "
+        "ClusterSpec lists; got 2. Raise it; this restarts all tasks once.",
         {"worker": {"replicas": 3, "maxReplicas": 3}},
     ),
     Rule(
         "workers join alone in mode parameter-server only",
         {"mode": "all-reduce", "worker": {"maxReplicas": 4}},
-        "worker.maxReplicas must be 0 in mode all-reduce: its tasks start again for another size; "
-        "got 4. Remove it.",
+        "worker.maxReplicas must be 0 in mode all-reduce: tasks restart there when the size "
+        "changes; got 4. Remove it.",
         {"mode": "parameter-server", "worker": {"maxReplicas": 4}},
     ),
     Rule(
@@ -58,14 +58,14 @@ RULES = [
     Rule(
         "there is a ps in mode coordinator",
         {"mode": "coordinator", "ps": {"replicas": 0}},
-        "ps.replicas must be 1 or more: the variables are kept there; got 0. "
-        "Only mode all-reduce does without.",
+        "ps.replicas must be 1 or more: ps tasks keep the variables; got 0. "
+        "Only mode all-reduce needs no ps.",
         {"mode": "all-reduce", "ps": {"replicas": 0}},
     ),
     Rule(
         "there is a worker in mode coordinator",
         {"mode": "coordinator", "worker": {"replicas": 0}},
-        "worker.replicas must be 1 or more: the chief hands its steps to workers; got 0.",
+        "worker.replicas must be 1 or more: the chief sends its steps to workers; got 0.",
         {"mode": "coordinator", "worker": {"replicas": 1}},
     ),
     Rule(
@@ -78,7 +78,7 @@ RULES = [
         Rule(
             f"there are not {count} evaluators",
             {"evaluator": {"replicas": count}},
-            "evaluator.replicas must be 0 or 1: TensorFlow knows no more than one evaluator; "
+            "evaluator.replicas must be 0 or 1: TensorFlow supports only one evaluator; "
             f"got {count}.",
             {"evaluator": {"replicas": 1}},
         )
@@ -96,16 +96,16 @@ RULES = [
     Rule(
         "checkpoints is an absolute path",
         {"checkpoints": "gs://bucket/mnist"},
-        "checkpoints must be an absolute path: the launcher looks at it as a folder of the chief's "
-        'container; got "gs://bucket/mnist". Leave it empty where checkpoints go elsewhere',
+        "checkpoints must be an absolute path: the launcher watches that folder in the chief's "
+        'container; got "gs://bucket/mnist". Leave it empty if checkpoints go elsewhere',
         {"checkpoints": "/data/mnist"},
     ),
     *(
         Rule(
             f"logs is on a volume, not {logs!r} with {fields}",
             {"logs": logs, **volume(**fields)},
-            "logs must be inside the mountPath of one of volumes that is not readOnly: anywhere "
-            f'else the output would be lost with its pod; got "{logs}".',
+            "logs must be inside the mountPath of one of volumes that is not readOnly: elsewhere "
+            f'the output is lost with its pod; got "{logs}".',
             {"logs": passes, **volume()},
         )
         for logs, fields, passes in [
@@ -119,36 +119,36 @@ RULES = [
     Rule(
         "there is a program",
         {"program": {"command": []}},
-        "program.command must be a list of at least one word: it is what trains; "
-        "got []. Set it, like [python, train.py].",
+        "program.command must be a list of at least one word: it starts the program; "
+        "got []. Set it, for example to [python, train.py].",
         {"program": {"command": ["./train"]}},
     ),
     Rule(
         "program.workingDir is relative",
         {"program": {"workingDir": "/src"}},
-        "program.workingDir must be a folder inside the code folder: the program runs in each "
-        'task\'s own copy of it; got "/src".',
+        "program.workingDir must be a folder inside the code folder: the program runs in the "
+        'task\'s copy of it; got "/src".',
         {"program": {"workingDir": "src/app"}},
     ),
     Rule(
         "program.workingDir stays inside",
         {"program": {"workingDir": "src/../.."}},
-        "program.workingDir must be a folder inside the code folder: the program runs in each "
-        'task\'s own copy of it; got "src/../..".',
+        "program.workingDir must be a folder inside the code folder: the program runs in the "
+        'task\'s copy of it; got "src/../..".',
         {"program": {"workingDir": "src..old"}},
     ),
     Rule(
         "program.env has names of variables",
         {"program": {"env": {"A-B": "c"}}},
-        "program.env must be names of letters, digits and underscores, no digit first: shells know "
-        'no other; got "A-B". Rename it.',
+        "program.env must be names of letters, digits and underscores, no digit first: shells "
+        'accept no others; got "A-B". Rename it.',
         {"program": {"env": {"_a_B2": "c"}}},
     ),
     *(
         Rule(
             f"program.env does without {name}",
             {"program": {"env": {name: "x"}}},
-            f"program.env must be without {name}: the launcher tells each task's program its own; "
+            f"program.env must be without {name}: the launcher sets it for each task; "
             'got "x". Remove it.',
             {"program": {"env": {f"MY_{name}": "x", "HOME": "/data"}}},
         )

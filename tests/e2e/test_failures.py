@@ -48,7 +48,7 @@ def test_the_job_the_events_and_the_logs_tell_the_same_cause_of_the_end(release:
     release.upgrade([], {**tiny(f"exec python3 -c '{UNTIL_PS_GOES}'"), **TOLD, "grace": 20})
     end, said = finish(release)
     # Its claim may meet a change of the StatefulSet's status, and is made once more.
-    first = next(line for line in said.splitlines() if "does not answer, next try" not in line)
+    first = next(line for line in said.splitlines() if "a call to Kubernetes failed" not in line)
     assert first.endswith(f"has ended already: Failed: {reason}")
     assert (end.condition, end.exit_code, end.message["task"]) == ("Failed", 1, "ps-0")
 

@@ -129,7 +129,7 @@ FAIL = "echo one; echo the reason >&2; exit 3"
     [
         ({"restarts.limit": 0}, [1], "and the restart budget of 0 is spent"),
         ({"restarts.limit": 1}, [1, 2], "and the restart budget of 1 is spent"),
-        ({"restarts.permanentCodes": [3]}, [1], "which another try cannot mend"),
+        ({"restarts.permanentCodes": [3]}, [1], "which is never retried"),
     ],
 )
 def test_a_failing_program_fails_the_run_with_its_code_and_last_lines(

@@ -92,7 +92,7 @@ RULES = {
     ),
     "an end is believed by tasks that an older controller led": (
         directive,
-        "generation = max(told.generation, holds.generation)  # of which this one may not know",
+        "generation = max(told.generation, holds.generation)",
         "generation = told.generation",
     ),
     "a failure is dealt with once": (

@@ -1,7 +1,7 @@
 {{/*
-What is to run: the contract between the chart and the launcher.
+job.json, which tells the launcher what to run, and the hashes that name it.
 
-A program's words and variables are texts. toJson writes numbers and booleans as people do
+A program's words and variables are strings. toJson writes numbers and booleans as people do
 (1000000, never 1e+06), whether they come from a file or from --set.
 */}}
 
@@ -28,8 +28,8 @@ A program's words and variables are texts. toJson writes numbers and booleans as
 {{- toJson $program }}
 {{- end }}
 
-{{/* The sources that are filled in, tfrun.validate lets exactly one pass; and what else makes the code
-what it is. Keys that are empty are left out. */}}
+{{/* The sources that are filled in (tfrun.validate insists on exactly one), and the options that decide
+what the code is. Empty keys are left out. */}}
 {{- define "tfrun.run.code" -}}
 {{- $code := dict }}
 {{- range $kind := list "nfs" "claim" "archive" "git" "image" }}
@@ -45,7 +45,7 @@ what it is. Keys that are empty are left out. */}}
 {{- toJson $code }}
 {{- end }}
 
-{{/* Names what trains. Counts, resources and policies are not part of it: they may change
+{{/* Names what trains. Counts, resources and policies are not part of it, because they may change
 while the same training goes on. */}}
 {{- define "tfrun.run.id" -}}
 {{- $trains := dict
@@ -57,8 +57,8 @@ while the same training goes on. */}}
 {{- toJson $trains | sha256sum | trunc 12 }}
 {{- end }}
 
-{{/* Names the task pods' templates. With it job.json changes when they do, so that the controller that
-leads while pods are replaced is one that knows of it. Comments are left out of what it covers. */}}
+{{/* Names the task pods' templates. It makes job.json change with them, so that a new controller, which
+knows the new templates, leads while pods are replaced. fromYaml drops comments, so they do not count. */}}
 {{- define "tfrun.task.pods.hash" -}}
 {{- $templates := dict }}
 {{- range $role := include "tfrun.roles" . | splitList " " }}
@@ -96,8 +96,8 @@ leads while pods are replaced is one that knows of it. Comments are left out of 
 {{- toPrettyJson $job }}
 {{- end }}
 
-{{/* Covers job.json and the whole Job, which can't be changed once it exists: whatever changes, a new
-Job takes the old one's place. Its own hash is left out of what it covers, and so are comments. */}}
+{{/* Covers job.json and the whole Job: a Job is immutable, so any change needs a new one. It covers
+neither itself nor comments. */}}
 {{- define "tfrun.controller.job.hash" -}}
 {{- $spec := include "tfrun.controller.job.spec" (dict "root" . "hash" "") | fromYaml | toJson }}
 {{- printf "%s\n%s" (include "tfrun.controller.configmap.json" .) $spec | sha256sum | trunc 8 }}

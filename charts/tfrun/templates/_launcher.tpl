@@ -1,9 +1,9 @@
 {{/*
-Renders the launcher's files that the pods of one side need. A side is `task` or `controller`.
+Renders the launcher's files for the pods of one side: `task` or `controller`.
 
-A package of launcher/ says where its code runs (launcher/__init__.py), so a side is a list of
-packages; `.` stands for the files at the top, __init__.py and __main__.py. A ConfigMap's keys have no
-folders: launcher/task/step.py is the key task.step.py.
+Each package of launcher/ runs on one side or on both (launcher/__init__.py), so a side is a list of
+packages; `.` means the top files, __init__.py and __main__.py. A ConfigMap's keys cannot hold slashes, so
+launcher/task/step.py has the key task.step.py.
 */}}
 
 {{/* Takes (dict "root" $ "side" "task"). */}}

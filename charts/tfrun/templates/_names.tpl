@@ -1,16 +1,16 @@
 {{/*
-Names and labels. Every name starts with the release's, so that releases share a namespace.
+Names and labels. Every name starts with the release's, so that releases can share a namespace.
 
-Helpers are called tfrun.<component>.<object>.<attribute>. Those of a single role take
+Helpers are named tfrun.<component>.<object>.<attribute>. Those of a single role take
 (dict "root" $ "role" "ps"), all others take the root context.
 */}}
 
-{{/* The roles of the mode, separated by spaces: as `least` in launcher/shared/modes.py. */}}
+{{/* The roles of the mode, separated by spaces. Keep them as `least` in launcher/shared/modes.py. */}}
 {{- define "tfrun.mode.roles" -}}
 {{ get (dict "parameter-server" "ps worker" "coordinator" "chief ps worker" "all-reduce" "worker") .Values.mode }}
 {{- end }}
 
-{{/* The roles that there are, separated by spaces. */}}
+{{/* The roles of the run, separated by spaces. */}}
 {{- define "tfrun.roles" -}}
 {{ include "tfrun.mode.roles" . }}{{ if .Values.evaluator.replicas }} evaluator{{ end }}
 {{- end }}
@@ -23,7 +23,7 @@ Helpers are called tfrun.<component>.<object>.<attribute>. Those of a single rol
 {{ .root.Release.Name }}-{{ .role }}
 {{- end }}
 
-{{/* The tasks' DNS names end in this Service's. */}}
+{{/* The tasks' DNS names end in this Service's name. */}}
 {{- define "tfrun.task.service.name" -}}
 {{ .Release.Name }}
 {{- end }}
@@ -40,7 +40,7 @@ Helpers are called tfrun.<component>.<object>.<attribute>. Those of a single rol
 {{ .Release.Name }}-controller
 {{- end }}
 
-{{/* Named by their content: see tfrun.controller.job.hash. */}}
+{{/* The Job and its ConfigMap are named by their content: see tfrun.controller.job.hash. */}}
 {{- define "tfrun.controller.job.name" -}}
 {{ .Release.Name }}-{{ include "tfrun.controller.job.hash" . }}
 {{- end }}
@@ -54,7 +54,7 @@ Helpers are called tfrun.<component>.<object>.<attribute>. Those of a single rol
 {{ .root.Release.Name }}-launcher-{{ .side }}-{{ include "tfrun.launcher.configmap.data" . | sha256sum | trunc 8 }}
 {{- end }}
 
-{{/* What every object carries. */}}
+{{/* The labels of every object. */}}
 {{- define "tfrun.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -62,7 +62,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 {{ include "tfrun.selector" . }}
 {{- end }}
 
-{{/* What every pod of the release carries. No version: a new chart must not make pods again. */}}
+{{/* The labels of every pod of the release. They have no version, so that a new chart keeps the pods. */}}
 {{- define "tfrun.selector" -}}
 app.kubernetes.io/name: tfrun
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
@@ -74,7 +74,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: task
 {{- end }}
 
-{{/* The pod of one controller: after an upgrade the tasks find the new one. Takes
+{{/* The pod of one controller, so that tasks find the new one after an upgrade. Takes
 (dict "root" $ "hash" "..."). */}}
 {{- define "tfrun.controller.selector" -}}
 {{ include "tfrun.selector" .root }}

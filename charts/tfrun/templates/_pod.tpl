@@ -6,7 +6,7 @@ image: {{ include "tfrun.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 command: [python3, -m, launcher, {{ .subcommand }}]
 workingDir: /tfrun
-# The launcher says how it ended; if it could not even start, its last lines of output do.
+# The launcher writes how it ended. If it cannot start, Kubernetes takes its last lines of output.
 terminationMessagePolicy: FallbackToLogsOnError
 {{- with .root.Values.securityContext }}
 securityContext:
@@ -15,7 +15,7 @@ securityContext:
 {{- end }}
 
 {{- define "tfrun.pod.spec" -}}
-# Only names that somebody asks for: Services of the namespace do not belong in the environment.
+# Keeps variables for every Service of the namespace out of the program's environment.
 enableServiceLinks: false
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
@@ -45,8 +45,8 @@ securityContext:
       {{- end }}
 {{- end }}
 
-{{/* The volume that holds the code, if it comes by one. A claim that is one of `volumes` is mounted from
-there: some kubelets never mount a claim that a pod names twice. */}}
+{{/* The name of the volume that holds the code, if one does. A claim that is one of `volumes` is not named
+again, because some kubelets never mount a claim that a pod names twice. */}}
 {{- define "tfrun.source.volume" -}}
 {{- $code := include "tfrun.run.code" . | fromJson }}
 {{- if or $code.nfs $code.claim }}
@@ -64,8 +64,8 @@ there: some kubelets never mount a claim that a pod names twice. */}}
 {{- end }}
 
 {{/*
-A task's pod template. It holds nothing of the program, the counts and the policies: these reach
-the task through the controller, so that changing them makes no pod again.
+A task's pod template. The program, the counts and the policies are not in it. They reach the task
+through the controller, so that a change of them keeps the pods.
 */}}
 {{- define "tfrun.task.pod.template" -}}
 {{- $root := .root }}
@@ -79,7 +79,7 @@ metadata:
 spec:
   serviceAccountName: {{ include "tfrun.task.serviceaccount.name" $root }}
   automountServiceAccountToken: false
-  # The launcher ends the program within `grace`; the rest is for the launcher itself.
+  # The launcher ends the program within `grace`. The 5 seconds more are for the launcher itself.
   terminationGracePeriodSeconds: {{ add $root.Values.grace 5 }}
   {{- include "tfrun.pod.spec" $root | nindent 2 }}
   containers:
@@ -96,7 +96,7 @@ spec:
           valueFrom:
             fieldRef:
               fieldPath: status.podIP
-        # The template that this pod was made from, as the StatefulSet names it.
+        # The StatefulSet's name for the template of this pod.
         - name: TFRUN_REVISION
           valueFrom:
             fieldRef:
@@ -113,7 +113,7 @@ spec:
         - name: TFRUN_SECRET
           value: /tfrun/secret
         {{- end }}
-        # The user id has neither a home nor a name in the image; Python and TensorFlow ask for both.
+        # The image has neither a home nor a name for the user id, but Python and TensorFlow need both.
         - name: HOME
           value: /tfrun/work
         - name: USER
@@ -191,23 +191,23 @@ spec:
 {{- with $root.Values.controller -}}
 completions: 1
 parallelism: 1
-# One controller at a time: the next pod starts when the last has ended.
+# At most one controller runs: the next pod starts when the last has ended.
 podReplacementPolicy: Failed
 backoffLimit: 20
-# The controller's exit code is the run's, and the run's failure is final. Its own troubles are not.
+# The controller exits with the run's code. The run's failure is final; the controller's own is retried.
 podFailurePolicy:
   rules:
     # Evicted, preempted, or its node is gone.
     - action: Ignore
       onPodConditions:
         - type: DisruptionTarget
-    # Stopped by SIGTERM: somebody deleted the pod.
+    # Stopped by SIGTERM: its pod was deleted, or a younger controller leads.
     - action: Ignore
       onExitCodes:
         containerName: controller
         operator: In
         values: [143]
-    # A fault of the controller itself, or killed, as for want of memory.
+    # The controller itself failed, or was killed, for example for want of memory.
     - action: Count
       onExitCodes:
         containerName: controller
@@ -249,7 +249,7 @@ template:
         ports:
           - name: http
             containerPort: {{ int64 .port }}
-        # For people: tasks do not wait for it, they try.
+        # Only people need it, for `kubectl wait`: tasks retry until the controller answers.
         readinessProbe:
           tcpSocket:
             port: http

@@ -1,8 +1,8 @@
 {{/*
-Everything that values.schema.json cannot say, found in one go and told in one message:
+Checks what values.schema.json cannot, and lists all mistakes in one message:
 `<path> must be <rule>: <reason>; got <value>. <What to do.>`
 
-Each part prints a JSON list of what is wrong.
+Each part prints its mistakes as a JSON list.
 */}}
 {{- define "tfrun.validate" -}}
 {{- $wrong := list }}
@@ -15,12 +15,13 @@ Each part prints a JSON list of what is wrong.
 {{- end }}
 {{- end }}
 
-{{/* Kubernetes labels a StatefulSet's pods with its name and a hash: 63 - 11 characters are left. */}}
+{{/* Kubernetes labels a StatefulSet's pods with its name, a hyphen and a hash of up to 10 characters. A label
+has at most 63 characters, so RELEASE-ROLE may have 52. */}}
 {{- define "tfrun.validate.release" -}}
 {{- $wrong := list }}
 {{- $name := .Release.Name }}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
-{{- $wrong = append $wrong (printf "the release name must be lower-case letters, digits and hyphens, a letter first: it names Services; got %q. Choose another name." $name) }}
+{{- $wrong = append $wrong (printf "the release name must be lower-case letters, digits and hyphens, a letter first and no hyphen last: Services are named after it; got %q. Choose another name." $name) }}
 {{- end }}
 {{- $longest := "" }}
 {{- range $role := include "tfrun.roles" . | splitList " " }}
@@ -35,9 +36,9 @@ Each part prints a JSON list of what is wrong.
 
 {{- define "tfrun.validate.replicas" -}}
 {{- $wrong := list }}
-{{- $worker := eq .Values.mode "coordinator" | ternary "the chief hands its steps to workers" "workers run the program" }}
-{{- $why := dict "ps" "the variables are kept there" "worker" $worker }}
-{{- $instead := dict "ps" " Only mode all-reduce does without." }}
+{{- $worker := eq .Values.mode "coordinator" | ternary "the chief sends its steps to workers" "workers run the program" }}
+{{- $why := dict "ps" "ps tasks keep the variables" "worker" $worker }}
+{{- $instead := dict "ps" " Only mode all-reduce needs no ps." }}
 {{- range $role := without (include "tfrun.mode.roles" . | splitList " ") "chief" }}
 {{- $replicas := (index $.Values $role).replicas }}
 {{- if lt (int64 $replicas) 1 }}
@@ -46,14 +47,14 @@ Each part prints a JSON list of what is wrong.
 {{- end }}
 {{- with int64 .Values.worker.maxReplicas }}
 {{- if ne $.Values.mode "parameter-server" }}
-{{- $wrong = append $wrong (printf "worker.maxReplicas must be 0 in mode %s: its tasks start again for another size; got %d. Remove it." $.Values.mode .) }}
+{{- $wrong = append $wrong (printf "worker.maxReplicas must be 0 in mode %s: tasks restart there when the size changes; got %d. Remove it." $.Values.mode .) }}
 {{- else if lt . (int64 $.Values.worker.replicas) }}
-{{- $wrong = append $wrong (printf "worker.maxReplicas must be 0, or no less than worker.replicas (%d): it counts the names that every task knows; got %d. Raise it: that starts all tasks again, once." (int64 $.Values.worker.replicas) .) }}
+{{- $wrong = append $wrong (printf "worker.maxReplicas must be 0, or at least worker.replicas (%d): it is how many workers the ClusterSpec lists; got %d. Raise it; this restarts all tasks once." (int64 $.Values.worker.replicas) .) }}
 {{- end }}
 {{- end }}
 {{- with .Values.evaluator.replicas }}
 {{- if ne (int64 .) 1 }}
-{{- $wrong = append $wrong (printf "evaluator.replicas must be 0 or 1: TensorFlow knows no more than one evaluator; got %s." (toJson .)) }}
+{{- $wrong = append $wrong (printf "evaluator.replicas must be 0 or 1: TensorFlow supports only one evaluator; got %s." (toJson .)) }}
 {{- end }}
 {{- end }}
 {{- toJson $wrong }}
@@ -63,24 +64,24 @@ Each part prints a JSON list of what is wrong.
 {{- $wrong := list }}
 {{- with .Values.program }}
 {{- if not .command }}
-{{- $wrong = append $wrong (printf "program.command must be a list of at least one word: it is what trains; got %s. Set it, like [python, train.py]." (toJson .command)) }}
+{{- $wrong = append $wrong (printf "program.command must be a list of at least one word: it starts the program; got %s. Set it, for example to [python, train.py]." (toJson .command)) }}
 {{- end }}
 {{- if or (isAbs .workingDir) (has ".." (splitList "/" .workingDir)) }}
-{{- $wrong = append $wrong (printf "program.workingDir must be a folder inside the code folder: the program runs in each task's own copy of it; got %q. Give it relative to code.*.path." .workingDir) }}
+{{- $wrong = append $wrong (printf "program.workingDir must be a folder inside the code folder: the program runs in the task's copy of it; got %q. Make it relative to the code folder, without .. parts." .workingDir) }}
 {{- end }}
 {{- range $name, $value := .env }}
 {{- if not (regexMatch "^[A-Za-z_][A-Za-z0-9_]*$" $name) }}
-{{- $wrong = append $wrong (printf "program.env must be names of letters, digits and underscores, no digit first: shells know no other; got %q. Rename it." $name) }}
+{{- $wrong = append $wrong (printf "program.env must be names of letters, digits and underscores, no digit first: shells accept no others; got %q. Rename it." $name) }}
 {{- end }}
 {{- if include "tfrun.validate.reserved" $name }}
-{{- $wrong = append $wrong (printf "program.env must be without %s: the launcher tells each task's program its own; got %s. Remove it." $name (toJson $value)) }}
+{{- $wrong = append $wrong (printf "program.env must be without %s: the launcher sets it for each task; got %s. Remove it." $name (toJson $value)) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- toJson $wrong }}
 {{- end }}
 
-{{/* Says "yes" of a variable that the launcher sets for the program. */}}
+{{/* "yes" for a variable that the launcher sets for the program, else empty. */}}
 {{- define "tfrun.validate.reserved" -}}
 {{- if or (hasPrefix "TFRUN_" .) (has . (list "TF_CONFIG" "CHIEF_HOSTS" "PS_HOSTS" "WORKER_HOSTS" "JOB_NAME" "TASK_INDEX")) }}yes{{ end }}
 {{- end }}
@@ -94,14 +95,14 @@ Each part prints a JSON list of what is wrong.
 {{- range $source := keys $given | sortAlpha }}
 {{- $got = append $got (printf "code.%s" $source) }}
 {{- end }}
-{{- $wrong = append $wrong (printf "code must be exactly one source: it is where the program is found; got %s. Fill in one of code.nfs (an NFS export that every node can mount), code.claim (a PersistentVolumeClaim), code.archive (the address of a tar or zip), code.git (a commit of a repository), code.inline (files in the values) and code.image.path (a folder of the image, or the mountPath of one of volumes)." ($got | join " and " | default "none")) }}
+{{- $wrong = append $wrong (printf "code must be exactly one source: tasks take the program from it; got %s. Fill in one of code.nfs (an NFS export that every node can mount), code.claim (a PersistentVolumeClaim), code.archive (the address of a tar or zip), code.git (a commit of a repository), code.inline (files in the values) and code.image.path (a folder of the image, or the mountPath of one of volumes)." ($got | join " and " | default "none")) }}
 {{- end }}
 {{- with $given.nfs }}
 {{- if not .server }}
 {{- $wrong = append $wrong `code.nfs.server must be a host name or an address: the kubelet mounts code.nfs.path from there; got "".` }}
 {{- end }}
 {{- if not (isAbs (.path | default "")) }}
-{{- $wrong = append $wrong (printf "code.nfs.path must be an absolute path: it is what the server exports; got %q." (.path | default "")) }}
+{{- $wrong = append $wrong (printf "code.nfs.path must be an absolute path: it names a folder that the server exports; got %q." (.path | default "")) }}
 {{- end }}
 {{- end }}
 {{- with $given.claim }}
@@ -110,7 +111,7 @@ Each part prints a JSON list of what is wrong.
 {{- end }}
 {{- with .subPath }}
 {{- if not (include "tfrun.validate.inside" .) }}
-{{- $wrong = append $wrong (printf "code.claim.subPath must be a folder inside the claim: the code is looked for there; got %q. Give it without a / at its ends and without .. parts." .) }}
+{{- $wrong = append $wrong (printf "code.claim.subPath must be a folder inside the claim: tasks take the program from it; got %q. Write it like src/app, without . or .. parts." .) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -120,7 +121,7 @@ Each part prints a JSON list of what is wrong.
 {{- $wrong = append $wrong (printf "code.archive.url must be an http, https or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
 {{- end }}
 {{- if not (regexMatch "^[0-9a-f]{64}$" (.sha256 | default "")) }}
-{{- $wrong = append $wrong (printf "code.archive.sha256 must be 64 lower-case hexadecimal digits: no other archive is opened; got %q. `sha256sum FILE` tells them." (.sha256 | default "")) }}
+{{- $wrong = append $wrong (printf "code.archive.sha256 must be 64 lower-case hexadecimal digits: tasks verify the archive by it; got %q. `sha256sum FILE` prints it." (.sha256 | default "")) }}
 {{- end }}
 {{- end }}
 {{- with $given.git }}
@@ -128,17 +129,17 @@ Each part prints a JSON list of what is wrong.
 {{- $wrong = append $wrong (printf "code.git.url must be an https, http, ssh or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
 {{- end }}
 {{- if or (not (regexMatch "^[A-Za-z0-9_][A-Za-z0-9._/+-]*$" (.ref | default ""))) (contains ".." (.ref | default "")) }}
-{{- $wrong = append $wrong (printf "code.git.ref must be a branch, a tag, or a whole commit id: it is what all tasks fetch; got %q. `git rev-parse BRANCH` tells a commit, which never moves." (.ref | default "")) }}
+{{- $wrong = append $wrong (printf "code.git.ref must be a branch, a tag, or a whole commit id: all tasks fetch it; got %q. `git rev-parse BRANCH` prints a commit id, which never changes." (.ref | default "")) }}
 {{- end }}
 {{- end }}
 {{- with $given.inline }}
 {{- range $name, $text := . }}
 {{- if not (include "tfrun.validate.inside" $name) }}
-{{- $wrong = append $wrong (printf "code.inline must be files by names inside the code folder; got %q. Give names without a / at their ends and without .. parts." $name) }}
+{{- $wrong = append $wrong (printf "code.inline must be files by names inside the code folder: tasks write them there; got %q. Write names like src/train.py, without . or .. parts." $name) }}
 {{- end }}
 {{- range $other := keys $given.inline | sortAlpha }}
 {{- if hasPrefix (printf "%s/" $name) $other }}
-{{- $wrong = append $wrong (printf "code.inline must be files alone, none of them a folder of others; got %q and %q." $name $other) }}
+{{- $wrong = append $wrong (printf "code.inline must be files, none of them a folder of another: a name cannot be both; got %q and %q. Rename one." $name $other) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -149,25 +150,25 @@ Each part prints a JSON list of what is wrong.
 {{- end }}
 {{- with $given.image }}
 {{- if not (isAbs .path) }}
-{{- $wrong = append $wrong (printf "code.image.path must be an absolute path: it is a folder of the container; got %q." .path) }}
+{{- $wrong = append $wrong (printf "code.image.path must be an absolute path: it is a folder in the container; got %q." .path) }}
 {{- end }}
 {{- end }}
 {{- with $code.digest }}
 {{- if $given.image }}
-{{- $wrong = append $wrong (printf "code.digest must be empty with code.image.path: code of the image is not copied, and image.digest names it; got %q. Remove it." .) }}
+{{- $wrong = append $wrong (printf "code.digest must be empty with code.image.path: tasks use that code in place; got %q. Remove it; image.digest pins the image." .) }}
 {{- else if not (regexMatch "^[0-9a-f]{32}$" .) }}
-{{- $wrong = append $wrong (printf "code.digest must be 32 hexadecimal digits: no other code is run; got %q. A task tells them in its log: `code DIGEST is in ...`." .) }}
+{{- $wrong = append $wrong (printf "code.digest must be 32 hexadecimal digits: tasks refuse other code; got %q. The log of a task shows it: `code DIGEST is in ...`." .) }}
 {{- end }}
 {{- end }}
 {{- with .Values.code.secret }}
 {{- if not (or $given.archive $given.git) }}
-{{- $wrong = append $wrong (printf "code.secret must be empty unless code.archive or code.git is the source: nothing else is logged in to; got %q. Remove it." .) }}
+{{- $wrong = append $wrong (printf "code.secret must be empty unless code.archive or code.git is the source: other sources need no login; got %q. Remove it." .) }}
 {{- end }}
 {{- end }}
 {{- toJson $wrong }}
 {{- end }}
 
-{{/* Says "yes" of a path that stays inside the folder that it begins in. */}}
+{{/* "yes" for a relative path that stays inside its folder, else empty. */}}
 {{- define "tfrun.validate.inside" -}}
 {{- $parts := splitList "/" . }}
 {{- if not (or (has "" $parts) (has "." $parts) (has ".." $parts)) }}yes{{ end }}
@@ -178,7 +179,7 @@ Each part prints a JSON list of what is wrong.
 {{- $wrong := list }}
 {{- with .Values.checkpoints }}
 {{- if not (isAbs .) }}
-{{- $wrong = append $wrong (printf "checkpoints must be an absolute path: the launcher looks at it as a folder of the chief's container; got %q. Leave it empty where checkpoints go elsewhere, like to a bucket." .) }}
+{{- $wrong = append $wrong (printf "checkpoints must be an absolute path: the launcher watches that folder in the chief's container; got %q. Leave it empty if checkpoints go elsewhere, such as to a bucket." .) }}
 {{- end }}
 {{- end }}
 {{- with .Values.logs }}
@@ -189,13 +190,13 @@ Each part prints a JSON list of what is wrong.
 {{- end }}
 {{- end }}
 {{- if not $kept }}
-{{- $wrong = append $wrong (printf "logs must be inside the mountPath of one of volumes that is not readOnly: anywhere else the output would be lost with its pod; got %q." .) }}
+{{- $wrong = append $wrong (printf "logs must be inside the mountPath of one of volumes that is not readOnly: elsewhere the output is lost with its pod; got %q." .) }}
 {{- end }}
 {{- end }}
 {{- toJson $wrong }}
 {{- end }}
 
-{{/* A field given twice would be one too many for the API server, or quietly the wrong one. */}}
+{{/* The API server would refuse a field that is given twice, or silently keep the wrong one. */}}
 {{- define "tfrun.validate.pod" -}}
 {{- $wrong := list }}
 {{- $instead := dict
@@ -230,7 +231,7 @@ Each part prints a JSON list of what is wrong.
 {{- $seen := list }}
 {{- range $i, $variable := .Values.env }}
 {{- if or (include "tfrun.validate.reserved" .name) (has .name (list "HOME" "USER" "PYTHONUNBUFFERED")) }}
-{{- $wrong = append $wrong (printf "env[%d].name must be a name of your own: the chart or the launcher sets it; got %q. HOME, USER and PYTHONUNBUFFERED can be set for the program in program.env." $i .name) }}
+{{- $wrong = append $wrong (printf "env[%d].name must be another name: the chart or the launcher sets this one; got %q. Rename it; HOME, USER and PYTHONUNBUFFERED can be set in program.env." $i .name) }}
 {{- end }}
 {{- if has .name $seen }}
 {{- $wrong = append $wrong (printf "env[%d].name must be unique: Kubernetes merges the list by name; got %q again." $i .name) }}
@@ -248,18 +249,18 @@ Each part prints a JSON list of what is wrong.
 {{- $at := printf "volumes[%d]" $i }}
 {{- $name := .name | default "" }}
 {{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" $name) }}
-{{- $wrong = append $wrong (printf "%s.name must be 1 to 63 lower-case letters, digits and hyphens: Kubernetes asks so; got %q." $at $name) }}
+{{- $wrong = append $wrong (printf "%s.name must be 1 to 63 lower-case letters, digits and hyphens: Kubernetes requires it; got %q." $at $name) }}
 {{- else if hasPrefix "tfrun-" $name }}
 {{- $wrong = append $wrong (printf "%s.name must be without the prefix tfrun-: the chart's own volumes have it; got %q." $at $name) }}
 {{- else if has $name $names }}
-{{- $wrong = append $wrong (printf "%s.name must be unique: each volume has a name of its own; got %q again." $at $name) }}
+{{- $wrong = append $wrong (printf "%s.name must be unique: a pod tells its volumes apart by name; got %q again." $at $name) }}
 {{- end }}
 {{- $names = append $names $name }}
 {{- $path := .mountPath | default "" }}
 {{- if not (isAbs $path) }}
-{{- $wrong = append $wrong (printf "%s.mountPath must be an absolute path: it is a folder of the container; got %q." $at $path) }}
+{{- $wrong = append $wrong (printf "%s.mountPath must be an absolute path: it is a folder in the container; got %q." $at $path) }}
 {{- else if regexMatch "^/(tfrun(/|$)|$)" (clean $path) }}
-{{- $wrong = append $wrong (printf "%s.mountPath must be outside /tfrun: the launcher lives there; got %q." $at $path) }}
+{{- $wrong = append $wrong (printf "%s.mountPath must be outside /tfrun: the launcher runs there; got %q." $at $path) }}
 {{- else if has (clean $path) $paths }}
 {{- $wrong = append $wrong (printf "%s.mountPath must be unique: one volume would hide the other; got %q again." $at $path) }}
 {{- end }}
@@ -270,13 +271,13 @@ Each part prints a JSON list of what is wrong.
 {{- $kinds = append $kinds (kindOf .) }}
 {{- end }}
 {{- if or (ne (len $sources) 1) (ne (without $kinds "map" | len) 0) }}
-{{- $wrong = append $wrong (printf "%s must be one Kubernetes volume source beside name, mountPath, readOnly and subPath: it is what gets mounted; got %s. Give one mapping, like persistentVolumeClaim: {claimName: data}." $at (empty $sources | ternary "none" (toJson $sources))) }}
+{{- $wrong = append $wrong (printf "%s must be one Kubernetes volume source besides name, mountPath, readOnly and subPath: Kubernetes mounts it; got %s. Give one mapping, like persistentVolumeClaim: {claimName: data}." $at (empty $sources | ternary "none" (toJson $sources))) }}
 {{- end }}
 {{- end }}
 {{- toJson $wrong }}
 {{- end }}
 
-{{/* Git makes plain files of symbolic links where it may not make links, as on some Windows machines. */}}
+{{/* Where Git cannot make symbolic links, as on some Windows machines, it makes plain files instead. */}}
 {{- define "tfrun.validate.launcher" -}}
 {{- $wrong := list }}
 {{- if and .Values.launcher.inject (not (.Files.Glob "launcher/*.py")) }}

@@ -35,8 +35,8 @@ REPORT = encode_report(Report(Task("worker", 0), "me", 1, "", "", None, None, Fa
 @pytest.mark.parametrize(
     ("data", "status", "words"),
     [
-        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, b"the request line is wrong"),
-        (b"GET / HTTP/1.1\r\n\r\n", 404, b"there are /v1/report and /v1/status"),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400, b"the request line must be METHOD PATH VERSION"),
+        (b"GET / HTTP/1.1\r\n\r\n", 404, b"the only paths are /v1/report and /v1/status"),
         (b"GET /v1/report HTTP/1.1\r\n\r\n", 405, b"takes POST"),
         (b"POST /v1/report HTTP/1.1\r\nX: " + b"x" * 20_000, 431, b"the header is too long"),
         (b"POST /v1/report HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n", 413, b"65536"),

@@ -156,7 +156,7 @@ def test_the_controller_waits_for_an_api_server_that_is_away(
     api.objects["mnist-ps"]["metadata"].update(record())
     api.failures += [(503, b"{}"), (200, b"not JSON")]
     assert lead(api.port).exit_code == 0
-    assert capfd.readouterr().err.count("Kubernetes does not answer, next try in") == 2
+    assert capfd.readouterr().err.count("a call to Kubernetes failed, next try in") == 2
 
 
 def test_a_refusal_that_passes_soon_does_not_end_the_controller(api: FakeApiServer) -> None:
@@ -180,7 +180,7 @@ def test_an_end_that_cannot_be_recorded_is_still_the_controllers_exit_code(
     monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.5)
     api.records_refused, api.refusal = 99, 403
     assert lead(api.port, deadline=0.1, grace=0).exit_code == ExitCode.DEADLINE
-    assert capfd.readouterr().err.count("The end is not on record there, and its pods stay") == 2
+    assert capfd.readouterr().err.count("The end is not recorded there, and its pods stay") == 2
 
 
 def test_an_end_is_recorded_at_every_statefulset_that_allows_it(

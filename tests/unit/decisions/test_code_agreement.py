@@ -64,7 +64,7 @@ def test_code_that_stays_different_ends_the_run_after_a_while() -> None:
     assert play.end
     assert (play.end.exit_code, play.end.task) == (66, "worker-1")
     assert "worker-1 has b2, the rest a1; pulling it again for" in play.end.reason
-    assert play.end.reason.endswith("was changed after the run had begun: raise run.attempt")
+    assert play.end.reason.endswith("was changed during the run, raise run.attempt")
 
 
 BRANCH = {"git": {"url": "https://e.com/a", "ref": "main"}}

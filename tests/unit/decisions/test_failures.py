@@ -50,7 +50,7 @@ def test_a_permanent_code_is_not_tried_again(play: Play, code: int) -> None:
     play.settle()
     assert play.end
     assert play.end.exit_code == code
-    assert play.end.reason.endswith("which another try cannot mend")
+    assert play.end.reason.endswith("which is never retried")
     assert [pod.started for pod in play.pods.values()] == [[1], [1], [1]]
 
 
@@ -161,9 +161,7 @@ def test_a_server_that_is_told_to_end_serves_until_the_chief_has_saved(mode: str
     play.settle()
     assert play.running()[chief] == play.running()["ps-0"] == 2
     assert len([text for text in play.said if "lost ps-0" in text]) == 1
-    assert (
-        "the cause: ps-0: its pod was told to end; not charged to the restart budget" in play.said
-    )
+    assert "the cause: ps-0: its pod is terminating; not charged to the restart budget" in play.said
 
 
 def test_a_coordinators_worker_that_is_told_to_end_stops_no_other_task() -> None:

@@ -134,7 +134,7 @@ def test_a_killed_launcher_takes_its_program_along(local: Local) -> None:
     pid = int(launcher.wait_for(r"^worker-1 .*generation 1: started .*process (\d+)")[1])
     parent = psutil.Process(pid).ppid()
     os.kill(parent, signal.SIGKILL)
-    launcher.wait_for("worker-1: its launcher was killed by SIGKILL .*; it is started again")
+    launcher.wait_for("worker-1: its launcher was killed by SIGKILL .*; restarting it")
     launcher.wait_for("generation 2: worker-1 start")
     assert not lives(pid)
     assert launcher.wait() == 0
@@ -256,7 +256,7 @@ def test_ports_that_are_taken_are_named(local: Local) -> None:
         launcher = local(sh("true"), flags=("--port", str(port - PORTS_PER_ROLE)))
         assert launcher.wait() == 78
     # Somebody else may have taken one of the others.
-    launcher.wait_for(rf"ports must be free; taken are (\d+, )*{port}\b.*: name another --port")
+    launcher.wait_for(rf"ports (\d+, )*{port}\b.* are in use: give another --port")
 
 
 def test_the_later_values_file_wins(local: Local) -> None:

@@ -32,7 +32,7 @@ def test_the_lines_tell_the_run_its_tasks_and_the_last_cause() -> None:
     assert status.show(found) == [
         "mnist: leading, generation 3, restarts 1 of 2, run 0123456789ab for 60 s, "
         "progress 2 s ago",
-        "  the last cause of a restart: ps-0: exit code 1",
+        "  the cause of the last restart: ps-0: exit code 1",
         "  ps-0      not heard from",
         "  worker-0  not heard from",
         "  worker-1  running, step 5 of 9",
@@ -163,7 +163,7 @@ def test_watch_prints_each_change_until_the_controller_is_gone(
     steps = [line for line in printed.out.splitlines() if "running" in line]
     assert steps == [f"  worker-1  running, step {step} of 9" for step in (5, 6)]
     assert "the controller does not answer: " in printed.err
-    assert "the controller is not there any more, or not yet" in printed.err
+    assert "the controller does not run: it has ended, or has not started yet" in printed.err
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,8 @@ def test_a_task_that_fails_again_waits_before_it_restarts(run: Run) -> None:
     ("pod", "code", "told"),
     [
         ("the same", 1, "ps-0 failed: killed together with its launcher, perhaps out of memory"),
-        ("another", 0, "its pod or its launcher was started again; not charged"),
-        ("after a reboot", 0, "its pod or its launcher was started again; not charged"),
+        ("another", 0, "its pod or its launcher was restarted; not charged"),
+        ("after a reboot", 0, "its pod or its launcher was restarted; not charged"),
     ],
 )
 def test_a_launcher_killed_with_its_child_is_charged_only_in_the_same_pod(
@@ -152,7 +152,7 @@ def test_a_ps_that_is_told_to_end_serves_until_the_chief_has_saved(run: Run, who
     chief.wait_for("^saved")
     assert ps.wait() == 143
     if who == "the ps alone":
-        controller.wait_for("lost ps-0: its pod was told to end; all tasks stop")
+        controller.wait_for("lost ps-0: its pod is terminating; all tasks stop")
         (run.folder / "go").touch()
         run.task("ps-0", TFRUN_POD_IP="127.0.0.1", TFRUN_WORK=str(run.folder / "another"))
         assert controller.wait() == 0
