@@ -1,4 +1,4 @@
-"""What arrives twice, late, or from strangers; deadlines; the order of events."""
+"""Reports that arrive twice, late, or from strangers; deadlines; the order of events."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_missing_code_ends_a_run_whose_tasks_never_started() -> None:
     assert (play.end.exit_code, play.end.reason) == (66, "there is no app in /exports")
 
 
-def test_missing_code_does_not_end_a_run_of_which_a_task_was_heard() -> None:
+def test_missing_code_does_not_end_a_run_once_a_task_has_reported() -> None:
     play = Play()
     play.tell("worker-0")
     play.step(decisions_state.NoCode("there is no app in /exports"))
