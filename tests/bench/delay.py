@@ -1,6 +1,6 @@
 """A TCP proxy that delays every byte, for machines whose kernel has no netem.
 
-It is one thread in a process of its own, because it must disturb the measured process little:
+It is one thread in a process of its own, so that it disturbs the measurement as little as it can:
 
     python -m tests.bench.delay SECONDS HOST:PORT ...
 

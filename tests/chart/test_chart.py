@@ -141,7 +141,7 @@ def test_the_package_carries_the_launcher(helm: str, tmp_path: Path) -> None:
 def test_a_chart_without_its_launcher_refuses_to_render(helm: str, tmp_path: Path) -> None:
     chart = tmp_path / "tfrun"
     shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("launcher"))
-    (chart / "launcher").write_text("../../launcher")  # as git writes a link that it cannot make
+    (chart / "launcher").write_text("../../launcher")  # what git writes if it cannot make a link
     (said,) = refusal(helm=helm, chart=chart)
     assert said.startswith(
         "launcher.inject must be false: this copy of the chart holds no launcher"

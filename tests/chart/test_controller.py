@@ -42,7 +42,7 @@ REPLACES: list[Values] = [
     {"hangTimeout": 300},
     {"deadline": 3600},
     {"restarts": {"refill": 0}},
-    # These replace task pods. The new controller knows it, and makes that one generation.
+    # Most of these replace task pods. The new controller knows it, and makes that one generation.
     {"env": [{"name": "A", "value": "b"}]},
     {"volumes": [{"name": "data", "mountPath": "/data", "emptyDir": {}}]},
     {"pod": {"priorityClassName": "high"}},

@@ -55,7 +55,7 @@ def children(log: str) -> list[int]:
 
 
 def kill_child(release: Release, pod: str, signal: str = "KILL") -> None:
-    """Signals the child in a task's container. KILL is what the kernel sends without memory."""
+    """Signals the child in a task's container. The kernel sends KILL when memory runs out."""
     pids = re.findall(r"generation \d+: started .*\(process (\d+)\)", release.kubectl("logs", pod))
     release.kubectl("exec", pod, "--", "sh", "-c", f"kill -{signal} {pids[-1]}")
 

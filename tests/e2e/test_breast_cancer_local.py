@@ -94,7 +94,7 @@ class Cluster:
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """Ends what has entered it when the test ends: no process is left behind."""
+    """Ends all processes that have entered it when the test ends."""
     with ExitStack() as stack:
         yield stack
 

@@ -198,7 +198,7 @@ class Play:
         return directive.directive(directive.instructions(self.state), report)
 
     def settle(self, *silent: str) -> None:
-        """All but the silent tasks report until nothing changes. It is a bug if that never ends."""
+        """All but the silent tasks report until nothing changes. Fails if that never ends."""
         names = [str(task) for task in self.pods if str(task) not in silent]
         still = 0
         for _ in range(40):

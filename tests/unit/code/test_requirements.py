@@ -114,7 +114,7 @@ def test_requirements_that_name_files_are_reinstalled_for_code_without_a_digest(
         assert (install(code, text, digest="") / "other.py").exists() is anew
 
 
-def test_pip_requires_all_hashes_where_one_is_given(code: Path) -> None:
+def test_pip_requires_all_hashes_if_one_is_given(code: Path) -> None:
     wrong = f"tiny==1.0 --hash=sha256:{'0' * 64}\n"
     said = fails(code, wrong, ExitCode.IO, "pip could not install requirements.txt: exit code 1")
     assert "DO NOT MATCH THE HASHES" in said

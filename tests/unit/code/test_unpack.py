@@ -1,4 +1,4 @@
-"""Unpacking archives: every format, and archives that attack or are damaged."""
+"""Unpacking archives: every format, and malicious or damaged archives."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_image_without_zstd_is_a_configuration_error(
         ([("disk", tarfile.BLKTYPE, "")], "files, folders and links alone"),
     ],
 )
-def test_a_tar_that_attacks_is_refused(
+def test_a_malicious_tar_is_refused(
     tmp_path: Path, members: list[tuple[str, bytes, str]], words: str
 ) -> None:
     (tmp_path / "outside").write_text("mine")
@@ -130,7 +130,7 @@ def test_a_tar_that_attacks_is_refused(
         ("null", stat.S_IFCHR | 0o666, "", "files, folders and links alone"),
     ],
 )
-def test_a_zip_that_attacks_is_refused(
+def test_a_malicious_zip_is_refused(
     tmp_path: Path, name: str, mode: int, text: str, words: str
 ) -> None:
     with zipfile.ZipFile(tmp_path / "file", "w") as zipped:

@@ -45,7 +45,7 @@ def test_the_end_and_the_number_of_pods_change_in_one_call(api: FakeApiServer) -
     assert [method for method, _, _ in api.calls] == ["GET", "PATCH", "PATCH", "GET", "PATCH"]
 
 
-def test_recording_the_end_alone_leaves_the_pods_and_the_beginning(api: FakeApiServer) -> None:
+def test_recording_only_the_end_keeps_the_pods_and_the_beginning(api: FakeApiServer) -> None:
     k = client(api.port)
     k.claim("ps", ME)
     k.begin("ps", ME, {"run": "r", "at": 5.5})

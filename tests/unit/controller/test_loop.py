@@ -144,7 +144,7 @@ def test_a_claim_with_a_larger_number_is_outbid(api: FakeApiServer) -> None:
         assert each["metadata"]["annotations"][LEADER_ANNOTATION].startswith("10000000000000 ")
 
 
-def test_pods_are_kept_after_the_end_where_cleanup_is_keep(api: FakeApiServer) -> None:
+def test_pods_are_kept_after_the_end_if_cleanup_is_keep(api: FakeApiServer) -> None:
     api.objects["mnist-ps"]["metadata"].update(record())
     lead(api.port, cleanup="Keep")
     assert [each["spec"]["replicas"] for each in api.objects.values()] == [1, 1]
@@ -241,7 +241,7 @@ def knock(port: int) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_tasks_hear_of_the_end_only_after_it_is_recorded(
+def test_tasks_are_told_the_end_only_after_it_is_recorded(
     api: FakeApiServer, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task that knows of the end never trains again: the next controller must know of it too."""

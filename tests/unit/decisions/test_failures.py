@@ -93,7 +93,7 @@ def test_a_killed_server_is_the_cause_even_if_programs_fail_a_moment_before(
 
 @pytest.mark.parametrize("how", ["lost", "drained", "terminated"])
 @pytest.mark.parametrize("when", ["before", "after", "much later"])
-def test_a_failure_is_not_charged_where_a_peer_was_lost(play: Play, how: str, when: str) -> None:
+def test_a_failure_is_not_charged_if_a_peer_was_lost(play: Play, how: str, when: str) -> None:
     def be_gone() -> None:
         if how == "lost":
             play.lose("ps-0")
@@ -133,7 +133,7 @@ def test_a_task_that_is_stopped_from_outside_explains_failures_reported_before(p
     assert f"{cause}; followed by worker-1 (exit code 1)" in play.said
 
 
-def test_a_run_does_not_end_before_all_have_been_heard_from() -> None:
+def test_a_run_does_not_end_before_all_tasks_have_reported() -> None:
     play = started(restarts__limit=0)
     play.exit("worker-1", 1)
     play.settle("ps-0")
@@ -184,7 +184,9 @@ def test_a_task_killed_with_its_launcher_is_charged_until_the_budget_is_spent(pl
     assert (play.end.exit_code, play.end.task) == (137, "worker-1")
 
 
-def test_a_task_killed_with_its_launcher_is_the_cause_of_failures_heard_before(play: Play) -> None:
+def test_a_task_killed_with_its_launcher_is_the_cause_of_failures_reported_before(
+    play: Play,
+) -> None:
     play.now += 10
     play.exit("worker-0", 1)
     play.settle("ps-0")

@@ -13,7 +13,7 @@ from tests.unit.play import (
 )
 
 
-def test_no_task_starts_before_all_are_heard_from() -> None:
+def test_no_task_starts_before_all_have_reported() -> None:
     play = Play()
     play.settle("worker-1")
     assert play.running() == {}

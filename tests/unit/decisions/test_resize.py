@@ -47,7 +47,7 @@ def test_growth_lets_the_old_size_train_until_the_new_pods_are_there(play: Play)
     assert play.running() == {**all_run(2), "worker-2": 2}
 
 
-def test_the_smaller_size_is_led_while_new_pods_are_awaited() -> None:
+def test_failures_at_the_smaller_size_are_handled_while_new_pods_are_awaited() -> None:
     play = growing()
     play.tick(forming.SAY_SECONDS)
     assert "waiting for worker-2 (not heard from)" in play.said
@@ -73,7 +73,7 @@ def test_the_smaller_size_may_succeed_before_the_new_pods_come() -> None:
     assert play.end.reason == "all 2 workers ended with exit code 0"
 
 
-def test_the_next_controller_also_leads_the_smaller_size_while_pods_are_awaited() -> None:
+def test_the_next_controller_also_handles_failures_at_the_smaller_size() -> None:
     """The last controller has already asked for the pods, and they do not exist yet."""
     play = growing()
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 3})

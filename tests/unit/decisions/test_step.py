@@ -88,7 +88,7 @@ def test_a_task_that_is_not_of_the_run_is_told_to_stop(play: Play) -> None:
     assert play.running() == all_run(1)
 
 
-def test_a_report_that_is_heard_twice_changes_nothing(play: Play) -> None:
+def test_a_report_that_arrives_twice_changes_nothing(play: Play) -> None:
     report = play.pod("worker-1").report()
     play.step(decisions_state.Heard(report))
     before = play.state

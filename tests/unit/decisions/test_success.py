@@ -73,7 +73,7 @@ def test_a_finished_worker_does_not_train_again_under_a_new_controller(play: Pla
     assert play.end.phase is Phase.SUCCEEDED
 
 
-def test_a_parameter_server_that_ends_is_lost_whatever_its_code(play: Play) -> None:
+def test_a_parameter_server_that_ends_counts_as_lost_whatever_its_code(play: Play) -> None:
     play.exit("ps-0", 0)
     play.settle()
     assert play.end is None

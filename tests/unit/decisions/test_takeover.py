@@ -69,7 +69,7 @@ def test_the_next_controller_does_not_restore_a_withdrawn_charge(play: Play) -> 
     assert not play.state.charges
 
 
-def test_a_takeover_forgives_a_failure_caused_by_a_loss_that_was_heard_late() -> None:
+def test_a_takeover_forgives_a_failure_caused_by_a_loss_that_was_reported_late() -> None:
     """The simulator found a silent ps that had ended before the worker failed."""
     play = started(hangTimeout=60, replicas={"ps": 2, "worker": 2})
     play.exit("ps-1", 143)

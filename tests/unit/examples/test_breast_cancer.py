@@ -173,7 +173,7 @@ def test_a_csv_without_labelled_rows_is_refused(tmp_path: Path, text: str) -> No
 @pytest.mark.parametrize(
     ("epochs", "rows", "batch_size", "steps"), [(1, 1, 32, 1), (2, 64, 32, 4), (3, 455, 32, 43)]
 )
-def test_steps_are_those_of_all_workers(
+def test_the_number_of_steps_is_the_total_of_all_workers(
     epochs: int, rows: int, batch_size: int, steps: int
 ) -> None:
     assert program.count_steps(epochs, rows, batch_size) == steps

@@ -58,7 +58,7 @@ def test_the_end_of_a_run_is_one_line() -> None:
     assert status.show({"end": end}) == ["Failed: worker-1 failed: exit code 42 (exit code 42)"]
 
 
-def test_a_run_of_which_no_task_has_reported_is_shown() -> None:
+def test_a_run_without_reports_is_shown() -> None:
     begun, _ = step.step(state(seats={}), decisions_state.Tick(), 41.0)
     assert status.show(document(begun, 41.0))[0].startswith("mnist: leading")
 

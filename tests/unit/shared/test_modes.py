@@ -48,9 +48,7 @@ def named(names: str) -> frozenset[Task]:
         ("parameter-server", "worker-7", "worker-7"),
     ],
 )
-def test_a_loss_reaches_the_tasks_that_tensorflow_cannot_keep_running(
-    mode: str, lost: str, reached: str
-) -> None:
+def test_each_mode_says_which_tasks_a_loss_reaches(mode: str, lost: str, reached: str) -> None:
     assert MODES[mode].reached(named(lost), small(mode).tasks) == named(reached)
 
 

@@ -1,4 +1,4 @@
-"""Plays schedules. Shrinks one that breaks a promise, fault by fault, and tells its history."""
+"""Plays schedules. Shrinks one that breaks a promise, and returns its history as text."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def start_child(fake: FakeController, generation: int, wanted: Job) -> Report:
     return report
 
 
-def test_a_report_never_claims_less_than_the_task_was_told(
+def test_a_report_names_the_last_directive_that_the_task_received(
     start: Start, fake: FakeController, port: int
 ) -> None:
     worker(start, port)
