@@ -1,1 +1,1 @@
-"""What tfrun costs, beside the same done by hand: `make bench`."""
+"""Compares tfrun with the same work done by hand: `make bench`."""

@@ -1,4 +1,4 @@
-"""Measures what tfrun costs, beside the same done by hand; asserts nothing."""
+"""Compares the time that tfrun takes with the same work done by hand. Asserts nothing."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ COMPARISONS: Mapping[str, Callable[[], Comparison]] = {
 
 
 def main() -> None:
-    """Prints one table of what was asked for, and how to get each part of it again."""
+    """Prints one table of the chosen comparisons, and the commands that repeat each of them."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     known = ", ".join(COMPARISONS)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {known}; all without one")
-    parser.add_argument("--rounds", type=int, help="how often both sides run")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {known}; default: all")
+    parser.add_argument("--rounds", type=int, help="how many times both sides run")
     chosen = parser.parse_args()
     for name in set(chosen.names) - set(COMPARISONS):
         parser.error(f"there is no {name}; there are {known}")

@@ -1,10 +1,10 @@
-"""A TCP proxy that keeps every byte for a while, for machines whose kernel has no netem.
+"""A TCP proxy that delays every byte, for machines whose kernel has no netem.
 
-One thread in a process of its own, so that it takes as little as it can from what is measured:
+It is one thread in a process of its own, so that it disturbs the measurement as little as it can:
 
     python -m tests.bench.delay SECONDS HOST:PORT ...
 
-It prints the ports of 127.0.0.1 that lead to the servers, and ends with its standard input.
+It prints one port of 127.0.0.1 for each server, and exits when its standard input ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @contextlib.contextmanager
 def proxy(seconds: float, *servers: tuple[str, int]) -> Iterator[list[int]]:
-    """Ports of 127.0.0.1, one for each server, that lead there, each way `seconds` later."""
+    """Ports of 127.0.0.1, one for each server. Each byte arrives `seconds` later, either way."""
     words = [sys.executable, "-m", "tests.bench.delay", str(seconds)]
     words += [f"{host}:{port}" for host, port in servers]
     with subprocess.Popen(
@@ -37,7 +37,7 @@ def proxy(seconds: float, *servers: tuple[str, int]) -> Iterator[list[int]]:
 
 
 class _Side(asyncio.Protocol):
-    """One side of a connection; what comes in goes out at the other side, later."""
+    """One side of a connection. It sends what it receives to the other side, `seconds` later."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -56,7 +56,7 @@ class _Side(asyncio.Protocol):
 
 
 class _Near(_Side):
-    """The side of a client, which opens the other one."""
+    """The client's side, which opens the connection to the server."""
 
     def __init__(self, seconds: float, server: tuple[str, int]) -> None:
         super().__init__(seconds)
@@ -87,7 +87,7 @@ async def _serve(seconds: float, servers: list[tuple[str, int]]) -> None:
 def main() -> None:
     """Serves until the standard input ends."""
     seconds, *servers = sys.argv[1:]
-    # epoll rounds its timeouts to milliseconds.
+    # select, because epoll rounds its timeouts to milliseconds.
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     parts = [server.rpartition(":") for server in servers]
     loop.run_until_complete(_serve(float(seconds), [(host, int(port)) for host, _, port in parts]))

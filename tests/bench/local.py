@@ -58,12 +58,12 @@ def by_tfrun(folder: Path) -> list[list[str]]:
 
 
 def folders(folder: Path) -> list[str]:
-    """Where the program writes to."""
+    """The flags that say where the program writes."""
     return [f"--checkpoint_dir={folder / 'checkpoint'}", f"--export_dir={folder / 'model'}"]
 
 
 def run(start: Start) -> Seconds:
-    """One run: until a worker says that it starts to train, and until all workers have ended."""
+    """The seconds until a worker starts to train, and until all workers have ended."""
     with tempfile.TemporaryDirectory(prefix="tfrun-bench-") as name, ExitStack() as stack:
         folder, log = Path(name), Path(name, "log")
         commands = start(folder)
@@ -77,14 +77,14 @@ def run(start: Start) -> Seconds:
             stack.callback(process.wait)
             stack.callback(process.terminate)
             started.append(process)
-        until_end = started[:2]  # a parameter server that was started by hand never ends
+        until_end = started[:2]  # a parameter server started by hand never exits
         first = wait(lambda: b"start: step " in log.read_bytes(), until_end, log) - begin
         last = wait(lambda: all(each.poll() == 0 for each in until_end), until_end, log) - begin
         return {"first step": first, "whole run": last}
 
 
 def wait(true: Callable[[], bool], running: Sequence[subprocess.Popen[bytes]], log: Path) -> float:
-    """The moment at which something comes true."""
+    """Waits until `true` holds; returns the time. Fails if a process fails or time runs out."""
     deadline = time.perf_counter() + PATIENCE_SECONDS
     while not true():
         if time.perf_counter() > deadline or any(each.poll() for each in running):

@@ -1,7 +1,7 @@
-"""Two ways to do the same thing, run in turns on one machine, and told apart by ratios.
+"""Runs two ways to do the same thing in turns on one machine, and compares them by ratios.
 
-Seconds differ from machine to machine and from minute to minute. Two runs right after each other
-share the machine's mood, so each round gives one ratio, and the rounds' median is what counts.
+Seconds differ between machines, and on one machine from minute to minute. Two runs right after
+each other meet the same conditions, so each round gives one ratio; the result is their median.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-Seconds = Mapping[str, float]  # what was measured -> how long it took; one run may tell several
+Seconds = Mapping[str, float]  # by what was measured; one run may measure several things
 
 
 @dataclass(frozen=True)
 class Side:
-    """One way to do it: the command as a person would type it, and what runs it once."""
+    """One way to do it: the command as a person would type it, and a function that runs it once."""
 
     command: str
     run: Callable[[], Seconds]
@@ -23,7 +23,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """By hand and by tfrun."""
+    """The same work done by hand and by tfrun."""
 
     name: str
     hand: Side
@@ -46,12 +46,12 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """tfrun's time as a multiple, in each round."""
+        """tfrun's time as a multiple of the time by hand, in each round."""
         return [b / a for a, b in zip(self.hand, self.tfrun)]
 
 
 def compare(comparison: Comparison, rounds: int) -> list[Row]:
-    """Runs both sides in turns: once unmeasured, so that caches are warm, then each round."""
+    """Runs both sides in turns: once unmeasured, to warm the caches, then once in each round."""
     for side in (comparison.hand, comparison.tfrun):
         side.run()
     both = [(comparison.hand.run(), comparison.tfrun.run()) for _ in range(rounds)]
@@ -62,7 +62,7 @@ def compare(comparison: Comparison, rounds: int) -> list[Row]:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows for a person: medians, and how far the rounds were apart."""
+    """The rows as text: medians, and the lowest and the highest ratio of the rounds."""
     lines = [("", "by hand", "tfrun", "extra", "ratio", "lowest..highest", "rounds")]
     for row in rows:
         low, high = min(row.ratios), max(row.ratios)
@@ -85,5 +85,5 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Milliseconds where seconds would not tell much."""
+    """The time in milliseconds if it is less than a second, otherwise in seconds."""
     return f"{seconds * 1000:.0f} ms" if abs(seconds) < 1 else f"{seconds:.2f} s"

@@ -1,7 +1,7 @@
-"""Code that comes from NFS over a network of 1 ms: `cp -r`, `rsync -a`, and the launcher's pull.
+"""Copies code from NFS, 1 ms away, by `cp -r`, by `rsync -a`, and by the launcher's pull.
 
-Each run mounts the export anew, so that no client has anything cached, and writes to a new folder.
-The milliseconds are added by a proxy between the mount and the server, not by the kernel.
+Each run mounts the export again, because the client must have nothing cached, and writes to a new
+folder. A proxy between the mount and the server, not the kernel, adds the delay.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def comparison() -> Comparison:
 
 
 def make_trees(folder: Path) -> Mapping[str, str]:
-    """What is pulled: words for it, and the folder's name."""
+    """Makes the trees to pull; returns the name of each tree's folder by the tree's description."""
     noise = random.Random(1)
     for i in range(FILES):
         file = folder / "many" / f"{i % FOLDERS}" / f"{i}.py"
@@ -87,7 +87,7 @@ def mounted(cluster: Cluster, path: str) -> Iterator[Path]:
 
 
 def timed(cluster: Cluster, path: str, tree: str, command: list[str]) -> float:
-    """Seconds of one copy; the last two words of the command are where from and where to."""
+    """Seconds of one copy. The source and the target are added to the command."""
     with mounted(cluster, path) as mount, tempfile.TemporaryDirectory() as work:
         begin = time.perf_counter()
         subprocess.run(
@@ -97,7 +97,7 @@ def timed(cluster: Cluster, path: str, tree: str, command: list[str]) -> float:
 
 
 def by_hand(cluster: Cluster, path: str, trees: Mapping[str, str]) -> Seconds:
-    """Each tree by each hand."""
+    """The seconds of each tree with each of HANDS."""
     return {
         f"{words}, {name}": timed(cluster, path, tree, command)
         for words, tree in trees.items()
@@ -106,7 +106,7 @@ def by_hand(cluster: Cluster, path: str, trees: Mapping[str, str]) -> Seconds:
 
 
 def by_tfrun(cluster: Cluster, path: str, trees: Mapping[str, str]) -> Seconds:
-    """Each tree once, to be held against each hand."""
+    """The seconds of each tree, pulled once and listed beside each of HANDS."""
     pull = [sys.executable, "-c", PULL]
     times = {words: timed(cluster, path, tree, pull) for words, tree in trees.items()}
     return {f"{words}, {name}": times[words] for words in trees for name in HANDS}

@@ -1,6 +1,6 @@
-"""1,000 tasks and one controller: real links, real HTTP, children that are only said to run.
+"""1,000 tasks and one controller: real links and real HTTP; children are only reported, not run.
 
-Prints how long a directive takes to reach every task, and what the controller holds in memory.
+Prints how long a directive takes to reach every task, and how much memory the controller uses.
 Run: python -m tests.bench.scale [--tasks 1000]
 """
 
@@ -39,15 +39,15 @@ class Figures:
     """What one run measured, in seconds and megabytes."""
 
     tasks: int
-    first_start: float  # the first connection to the last RUN
-    restart: float  # a ps is lost: from its report to the last RUN of the next generation
-    wait: float  # of that, until the last task held WAIT
+    first_start: float  # from the first connection to the last RUN
+    restart: float  # from the report of a lost ps to the last RUN of the next generation
+    wait: float  # the part of `restart` until the last task held WAIT
     memory: float
     connections: int
 
 
 class _Client(threading.Thread):
-    """A task: it follows directives at once, and its child is only said to run."""
+    """A task that follows directives at once and reports a child that does not exist."""
 
     def __init__(self, task: Task, port: int, heard: queue.SimpleQueue[tuple[str, int, float]]):
         super().__init__(daemon=True)
@@ -82,7 +82,7 @@ class _Client(threading.Thread):
 
 
 def measure(tasks: int) -> Figures:
-    """Runs a controller and its tasks through a start and one restart of everybody."""
+    """Runs a controller and its tasks through a start and one restart of all tasks."""
     with tempfile.TemporaryDirectory() as folder, closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -145,7 +145,7 @@ def _clients(
 def _await(
     heard: queue.SimpleQueue[tuple[str, int, float]], count: int, action: str, generation: int
 ) -> float:
-    """The time at which the last of them heard a directive."""
+    """The time at which the last of `count` tasks received a directive."""
     last = 0.0
     while count:
         what, number, at = heard.get(timeout=PATIENCE_SECONDS)
@@ -159,7 +159,7 @@ def _task(number: int) -> Task:
 
 
 def document(tasks: int) -> dict[str, object]:
-    """The run of so many tasks, as job.json has it."""
+    """The job document of a run of so many tasks."""
     replicas = {"ps": 1, "worker": tasks - 1}
     return jobs.document(replicas=replicas, grace=0, cleanup="Keep")
 

@@ -1,4 +1,4 @@
-"""What the launcher adds to a program's start and end: a task of its own, without a controller."""
+"""The time that the launcher adds to a program: a single task, without a controller."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TASK = ("python", "-m", "launcher", "task", "--", *PROGRAM)
 
 
 def comparison() -> Comparison:
-    """An empty program, bare and as a task's child."""
-    # A worker waits until its parameter server's port answers: this one does at once.
+    """An empty program, by itself and as a task's child."""
+    # A worker waits until its parameter server's port accepts connections. This one does at once.
     ps = socket.create_server(("127.0.0.1", 0))
     task = {
         "PS_REPLICAS": "1",
@@ -44,7 +44,7 @@ def comparison() -> Comparison:
 
 
 def timed(command: Sequence[str], variables: Mapping[str, str], _ps: socket.socket) -> Seconds:
-    """From the start of a command to its end."""
+    """The seconds from the start of a command to its end."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     begin = time.perf_counter()
     subprocess.run(

@@ -9,6 +9,6 @@ from tests.chart.render import HELMS
 
 @pytest.fixture(params=HELMS)
 def helm(request: pytest.FixtureRequest) -> str:
-    """Helm 4, then Helm 3."""
+    """The name of the tool: Helm 4, then Helm 3."""
     name: str = request.param
     return name

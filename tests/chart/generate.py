@@ -3,17 +3,17 @@
     python -m tests.chart.generate           # write both
     python -m tests.chart.generate --check   # exit 1 and name what is out of date
 
-values.yaml is where each value is documented. Right above its key stands, in this order:
+values.yaml documents each value in comments right above its key, in this order:
 
     # @schema
-    # minimum: 1              what JSON Schema cannot tell from the default; YAML, may be left out
+    # minimum: 1              YAML: what the schema cannot derive from the default; optional
     # @schema
-    # -- What it is, why      as far as the key; a mapping that has only keys needs none
+    # -- What it is, why      up to the key; a mapping whose keys are declared needs none
     replicas: 2
 
 The grammar is that of helm-schema and helm-docs; neither is needed. Types come from the defaults.
-A mapping refuses keys that values.yaml does not name and insists on those that it does. One that is
-annotated with `additionalProperties` holds what it likes, and setting it to null empties it.
+A mapping refuses keys that values.yaml does not name and requires those that it names. A mapping
+that is annotated with `additionalProperties` takes any keys, and setting it to null empties it.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _comments(lines: list[str], key_line: int, path: str) -> tuple[dict[str, Any
 def schema(values: tuple[Value, ...]) -> dict[str, Any]:
     """The JSON Schema of the values."""
     document = {"$schema": "http://json-schema.org/draft-07/schema#", **_object(values)}
-    # Helm hands a chart that is another's dependency the values that they share.
+    # Helm passes the shared values under this key where the chart is a dependency of another.
     document["properties"]["global"] = {"type": "object"}
     return document
 
@@ -153,7 +153,7 @@ def table(values: tuple[Value, ...]) -> str:
 
 
 def leaves(values: tuple[Value, ...]) -> Iterator[Value]:
-    """The values that are no mappings of other declared values."""
+    """The values that are not mappings of declared keys."""
     for value in values:
         if value.keys is None:
             yield value
@@ -176,7 +176,7 @@ def generated(chart: Path = CHART) -> dict[Path, str]:
 
 
 def stale(chart: Path = CHART) -> dict[Path, str]:
-    """Those of them that are not what values.yaml says."""
+    """The generated files that differ from what values.yaml says."""
     return {
         path: text
         for path, text in generated(chart).items()

@@ -1,8 +1,8 @@
-"""Renders the chart and answers questions about what came out.
+"""Renders the chart and answers questions about the result.
 
-`render(values)` runs `helm template` for real. Every object is checked against the Kubernetes API's
-own schemas, which refuse unknown fields, so a test that renders has checked that much already.
-`refusal(values)` is what a person reads where the chart says no.
+`render(values)` runs the real `helm template` and checks every object against the Kubernetes API's
+own schemas, which refuse unknown fields: each test that renders checks that too.
+`refusal(values)` returns the messages of a chart that refuses its values.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Rendered:
             if o["kind"] == kind and (name is None or o["metadata"]["name"] == name)
         ]
         assert len(found) == 1, f"{kind} {name or ''}: there are {self.names(kind)}"
-        return copy.deepcopy(found[0])  # renders are kept, and tests take them apart
+        return copy.deepcopy(found[0])  # renders are cached, and tests change what they get
 
     def statefulset(self, role: str) -> Object:
         return self.one("StatefulSet", f"{self.release}-{role}")
 
     def roles(self) -> list[str]:
-        """The roles that there are, in the order of the alphabet."""
+        """The roles of the release, in alphabetical order."""
         return [name.removeprefix(f"{self.release}-") for name in self.names("StatefulSet")]
 
     def task_pod(self, role: str = "worker") -> Object:
@@ -73,7 +73,7 @@ class Rendered:
         return [*(self.task_pod(role) for role in self.roles()), self.controller_pod()]
 
     def job_json(self) -> str:
-        """What the controller reads."""
+        """The text of job.json, which the controller reads."""
         text: str = self.one("ConfigMap", self.one("Job")["metadata"]["name"])["data"]["job.json"]
         return text
 
@@ -99,7 +99,7 @@ class Rendered:
 
 def launcher_files() -> dict[str, str]:
     """Every file of the launcher in this checkout, by its path in the package."""
-    folder = (CHART / "launcher").resolve()  # a link
+    folder = (CHART / "launcher").resolve()  # a symbolic link
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.py")}
 
 
@@ -155,7 +155,7 @@ def _tool(name: str) -> Path:
 
 
 def kube_version() -> str:
-    """The Kubernetes version that the chart is rendered for: the one that the schemas are of."""
+    """The Kubernetes version to render for: that of the schemas."""
     return binaries.pinned(binaries.KUBERNETES)
 
 
@@ -188,16 +188,16 @@ def refusal(
     chart: Path = CHART,
     base: Mapping[str, Any] = MINIMAL,
 ) -> list[str]:
-    """What is wrong with the values, one item each, as a person reads it."""
+    """The chart's messages about the values, one for each mistake."""
     done = template(helm, release, json.dumps(merge(base, values or {})), chart)
-    assert done.returncode != 0, "the chart rendered"
+    assert done.returncode != 0, "the chart renders values that it must refuse"
     found = [line[2:] for line in done.stderr.splitlines() if line.startswith("- ")]
     assert found, done.stderr
     return found
 
 
 class StrictLoader(yaml.CSafeLoader):
-    """Refuses a key that is given twice, which YAML parsers silently let pass."""
+    """Refuses a key that is given twice, which other YAML loaders silently accept."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

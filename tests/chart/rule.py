@@ -1,4 +1,4 @@
-"""A rule that values must keep, with values that fail it and values that pass."""
+"""A rule that values must keep, with values that break it and values that keep it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DATA = {"name": "data", "mountPath": "/data", "emptyDir": {}}
 
 @dataclass(frozen=True)
 class Rule:
-    """`fails` is answered by `says` and nothing else; `passes` is what to do about it."""
+    """The chart refuses `fails` with the one message `says`, and renders `passes`."""
 
     name: str
     fails: Values

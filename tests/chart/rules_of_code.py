@@ -1,4 +1,4 @@
-"""The rules of `code`: one source, and what each source must say."""
+"""The rules of `code`: one source, and what each source needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def git(**changes: str) -> Values:
 
 RULES = [
     Rule(
-        "code is given",
+        "code has a source",
         {"code": {"image": {"path": ""}}},
         "code must be exactly one source: tasks take the program from it; got none. "
         "Fill in one of code.nfs (an NFS export that every node can mount), code.claim (a "
@@ -34,7 +34,7 @@ RULES = [
         "image, or the mountPath of one of volumes).",
     ),
     Rule(
-        "code is given once",
+        "code has one source only",
         {"code": {"nfs": {"server": "nfs", "path": "/app"}}},
         "code must be exactly one source: tasks take the program from it; "
         "got code.image and code.nfs.",
@@ -164,19 +164,19 @@ RULES = [
         code(inline={"train.py": "x" * 500_000}),
     ),
     Rule(
-        "code.digest is one",
+        "code.digest is a digest",
         code(nfs={"server": "nfs", "path": "/app"}, digest="0a"),
         'code.digest must be 32 hexadecimal digits: tasks refuse other code; got "0a". The log of '
         "a task shows it: `code DIGEST is in ...`.",
         code(nfs={"server": "nfs", "path": "/app"}, digest="0a" * 16),
     ),
     Rule(
-        "code.digest is not of the image",
+        "code.digest is empty with code.image",
         {"code": {"digest": "0a" * 16}},
         "code.digest must be empty with code.image.path: tasks use that code in place; got",
     ),
     Rule(
-        "code.secret has a use",
+        "code.secret needs a source that logs in",
         {"code": {"secret": "login"}},
         "code.secret must be empty unless code.archive or code.git is the source: other sources "
         'need no login; got "login". Remove it.',

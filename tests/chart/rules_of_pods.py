@@ -9,7 +9,7 @@ from tests.chart.rule import DATA, Rule, volume
 RULES = [
     *(
         Rule(
-            f"env does without {name}",
+            f"env does not set {name}",
             {"env": [{"name": "MINE", "value": "x"}, {"name": name, "value": "x"}]},
             "env[1].name must be another name: the chart or the launcher sets this one; "
             f'got "{name}".',
@@ -25,7 +25,7 @@ RULES = [
     ),
     *(
         Rule(
-            f"{path} does without {name}",
+            f"{path} does not set {name}",
             reduce(lambda inner, key: {key: inner}, reversed(path.split(".")), {name: {}}),
             f"{path} must be without {name}: the chart sets it; got {{}}. {instead}",
             {"pod": {"nodeSelector": {"disk": "fast"}}},
@@ -46,7 +46,7 @@ RULES = [
         volume(),
     ),
     Rule(
-        "a volume's name is Kubernetes'",
+        "a volume's name is valid in Kubernetes",
         volume(name="My_data"),
         "volumes[0].name must be 1 to 63 lower-case letters, digits and hyphens: Kubernetes "
         'requires it; got "My_data".',
@@ -60,7 +60,7 @@ RULES = [
         volume(name="work"),
     ),
     Rule(
-        "a volume's name is its own",
+        "a volume's name is unique",
         {"volumes": [DATA, DATA | {"mountPath": "/more"}]},
         'volumes[1].name must be unique: a pod tells its volumes apart by name; got "data" again.',
         {"volumes": [DATA, DATA | {"name": "more", "mountPath": "/more"}]},
@@ -82,7 +82,7 @@ RULES = [
         for path in ("/tfrun", "/tfrun/work/data", "//tfrun/", "/data/../tfrun", "/")
     ),
     Rule(
-        "a volume's mountPath is its own",
+        "a volume's mountPath is unique",
         {"volumes": [DATA, DATA | {"name": "more", "mountPath": "/data/"}]},
         'volumes[1].mountPath must be unique: one volume would hide the other; got "/data/" again.',
         {"volumes": [DATA, DATA | {"name": "more", "mountPath": "/data/more"}]},

@@ -43,7 +43,7 @@ RULES = [
         {"worker": {"replicas": 3, "maxReplicas": 3}},
     ),
     Rule(
-        "workers join alone in mode parameter-server only",
+        "only mode parameter-server lets workers join alone",
         {"mode": "all-reduce", "worker": {"maxReplicas": 4}},
         "worker.maxReplicas must be 0 in mode all-reduce: tasks restart there when the size "
         "changes; got 4. Remove it.",
@@ -131,7 +131,7 @@ RULES = [
         {"program": {"workingDir": "src/app"}},
     ),
     Rule(
-        "program.workingDir stays inside",
+        "program.workingDir stays inside the code folder",
         {"program": {"workingDir": "src/../.."}},
         "program.workingDir must be a folder inside the code folder: the program runs in the "
         'task\'s copy of it; got "src/../..".',
@@ -146,7 +146,7 @@ RULES = [
     ),
     *(
         Rule(
-            f"program.env does without {name}",
+            f"program.env does not set {name}",
             {"program": {"env": {name: "x"}}},
             f"program.env must be without {name}: the launcher sets it for each task; "
             'got "x". Remove it.',

@@ -71,7 +71,7 @@ def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
             yield f"{path}{key}", value
 
 
-def test_everything_values_set_every_key_away_from_its_default() -> None:
+def test_everything_values_change_every_key_from_its_default() -> None:
     given = dict(leaves(load(CHART / "ci" / "everything-values.yaml")))
     defaults = load(CHART / "values.yaml")
     only_one_choice = {"image.tag", "code.inline", "worker.maxReplicas"}
@@ -99,7 +99,7 @@ def test_every_object_has_the_standard_labels(path: Path) -> None:
         )
 
 
-def test_two_releases_share_a_namespace() -> None:
+def test_the_objects_of_two_releases_have_different_names() -> None:
     one, two = (
         {(o["kind"], o["metadata"]["name"]) for o in render(release=release).objects}
         for release in ("mnist", "mnist-2")
@@ -141,7 +141,7 @@ def test_the_package_carries_the_launcher(helm: str, tmp_path: Path) -> None:
 def test_a_chart_without_its_launcher_refuses_to_render(helm: str, tmp_path: Path) -> None:
     chart = tmp_path / "tfrun"
     shutil.copytree(CHART, chart, ignore=shutil.ignore_patterns("launcher"))
-    (chart / "launcher").write_text("../../launcher")  # as git leaves a link that it can't make
+    (chart / "launcher").write_text("../../launcher")  # what git writes if it cannot make a link
     (said,) = refusal(helm=helm, chart=chart)
     assert said.startswith(
         "launcher.inject must be false: this copy of the chart holds no launcher"
@@ -150,7 +150,7 @@ def test_a_chart_without_its_launcher_refuses_to_render(helm: str, tmp_path: Pat
 
 
 def notes(values: Mapping[str, Any]) -> str:
-    """What `helm install` says. Helm 3 renders it only where it finds a cluster."""
+    """The notes that `helm install` prints. Helm 3 prints them only where it finds a cluster."""
     done = run_helm(
         "helm",
         *("install", "mnist", CHART, "--namespace", NAMESPACE, "--dry-run=client"),
@@ -209,7 +209,7 @@ def test_the_notes_warn_of_kept_pods_missing_rights_and_an_open_network(
     assert says in notes({**MINIMAL, **values})
 
 
-def test_what_is_generated_is_up_to_date() -> None:
+def test_generated_files_are_up_to_date() -> None:
     assert not generate.stale(), "run `make docs`"
 
 

@@ -1,4 +1,4 @@
-"""What the chart writes is what the launcher reads."""
+"""The launcher reads what the chart writes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_job_json_is_the_whole_run(helm: str) -> None:
 
 
 def hashed_run(job: dict[str, Any]) -> str:
-    """The run id by hand: nothing but what trains, as the text that Go writes."""
+    """The run id, computed independently: the hash of what trains, as JSON in Go's form."""
     trains: dict[str, Any] = {key: job[key] for key in ("mode", "program")}
     trains["code"] = {k: v for k, v in job["code"].items() if k not in ("timeout", "refresh")}
     trains |= {"attempt": 1, "image": "tensorflow/tensorflow:2.21.0"}
@@ -126,7 +126,7 @@ def test_the_launcher_and_the_chart_agree_about_roles(mode: str, evaluators: int
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_chart_and_the_launcher_ask_for_the_same_fewest_tasks(mode: str) -> None:
+def test_the_chart_and_the_launcher_require_the_same_minimum_of_tasks(mode: str) -> None:
     least = modes.MODES[mode].least
     fewest: dict[str, Any] = {
         role: {"replicas": count} for role, count in least.items() if role != "chief"
@@ -178,7 +178,7 @@ def test_the_launcher_and_the_chart_count_the_bytes_of_code_inline_alike(helm: s
         job_of(document)
 
 
-def test_changed_timeouts_and_secrets_of_the_code_do_not_make_another_run() -> None:
+def test_changed_timeouts_and_secrets_of_the_code_do_not_start_a_new_run() -> None:
     code: dict[str, Any] = {"archive": {"url": "https://e.com/a", "sha256": "0a" * 32}}
     before = render({"code": code}, base={}).job()
     after = render(
@@ -279,7 +279,7 @@ def test_each_pod_carries_the_packages_that_it_runs(helm: str, side: str) -> Non
     }
     assert carried.keys() == files.keys()
     for path, text in files.items():
-        # A YAML block keeps one line break at its end.
+        # Line breaks at the end may differ, because a YAML block keeps only one.
         assert carried[path].rstrip("\n") == text.rstrip("\n"), path
 
 
@@ -298,7 +298,7 @@ def test_the_files_that_a_pod_carries_import_nothing_else(tmp_path: Path, side: 
 
 @pytest.mark.parametrize("values", sorted((CHART / "ci").glob("*.yaml")), ids=lambda v: v.stem)
 def test_no_object_is_too_large_for_a_client_side_apply(values: Path) -> None:
-    """It keeps a copy of the object in an annotation, which holds 262,144 bytes at most."""
+    """Such an apply keeps a copy of the object in an annotation of at most 262,144 bytes."""
     for found in render(yaml.safe_load(values.read_text()), base={}).objects:
         name = f"{found['kind']} {found['metadata']['name']}"
         assert len(json.dumps(found).encode()) <= 200_000, name

@@ -1,4 +1,4 @@
-"""The controller: its Job, its rights, and what takes its place."""
+"""The controller: its Job, its rights, and which values replace it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ REPLACES: list[Values] = [
     {"hangTimeout": 300},
     {"deadline": 3600},
     {"restarts": {"refill": 0}},
-    # Pods that are made again are one generation to it.
+    # Most of these replace task pods. The new controller knows it, and makes that one generation.
     {"env": [{"name": "A", "value": "b"}]},
     {"volumes": [{"name": "data", "mountPath": "/data", "emptyDir": {}}]},
     {"pod": {"priorityClassName": "high"}},
@@ -63,7 +63,7 @@ def test_a_new_controller_takes_over_when_these_values_change(values: Values) ->
 
 KEEPS: list[Values] = [
     {"networkPolicy": {"enabled": False}},
-    # Of tasks that this mode does not have.
+    # Values of roles that this mode does not have.
     {"chief": {"resources": {"limits": {"nvidia.com/gpu": 1}}}},
     {"evaluator": {"pod": {"priorityClassName": "high"}}},
 ]
@@ -79,7 +79,7 @@ def test_the_controller_stays_when_these_values_change(values: Values) -> None:
     [
         ("__init__.py", True, True),
         ("shared/log.py", True, True),
-        ("task/loop.py", True, True),  # whoever leads must know of pods that are made again
+        ("task/loop.py", True, True),  # the controller must know that task pods are replaced
         ("code/pull.py", True, True),
         ("controller/loop.py", True, False),
         ("decisions/step.py", True, False),
@@ -137,7 +137,7 @@ def run_id(values: Values) -> str:
     ],
     ids=str,
 )
-def test_these_changed_values_make_another_run(values: Values) -> None:
+def test_these_changed_values_make_a_new_run(values: Values) -> None:
     assert run_id(values) != run_id({})
 
 
@@ -150,7 +150,7 @@ def test_these_changed_values_make_another_run(values: Values) -> None:
         {"controller": {"rbac": False, "port": 3330}, "pod": {"priorityClassName": "high"}},
         {"success": "Chief", "chiefFirst": False, "checkpoints": "/data", "hangTimeout": 300},
         {"deadline": 3600, "restarts": {"refill": 0}, "evaluator": {"replicas": 1}},
-        # The same words, however they were written.
+        # The defaults, written out.
         {"program": {"command": ["python", "train.py"], "args": []}},
     ],
     ids=str,
@@ -160,7 +160,7 @@ def test_these_changed_values_leave_the_run_the_same(values: Values) -> None:
 
 
 def outcome(policy: dict[str, Any], code: int, *conditions: str) -> str:
-    """What Kubernetes does about a controller's exit code: what the first rule that fits says."""
+    """What Kubernetes does about a controller's exit code: the first matching rule's action."""
     for rule in policy["rules"]:
         wanted = [pattern["type"] for pattern in rule.get("onPodConditions", [])]
         if set(wanted) & set(conditions):
@@ -199,14 +199,14 @@ def test_which_ends_of_the_controller_fail_the_run(code: int, action: str) -> No
 
 
 def test_the_failure_policy_names_the_controllers_container() -> None:
-    # A sidecar's exit code is not the run's.
+    # Otherwise a sidecar's exit code would count too.
     job = render().one("Job")["spec"]
     for rule in job["podFailurePolicy"]["rules"]:
         if "onExitCodes" in rule:
             assert rule["onExitCodes"]["containerName"] == container(job["template"])["name"]
 
 
-def test_the_job_is_one_pod_at_a_time_and_stays() -> None:
+def test_the_job_runs_one_pod_at_a_time_and_is_kept() -> None:
     spec = render().one("Job")["spec"]
     assert (spec["completions"], spec["parallelism"]) == (1, 1)
     assert spec["podReplacementPolicy"] == "Failed"

@@ -14,9 +14,9 @@ from launcher.shared.job import job_of, read_job
 from tests.chart.render import CHART, MINIMAL, MODES, merge, render
 
 FILES = sorted([*(CHART / "ci").glob("*.yaml"), *CHART.parents[1].glob("examples/*/values.yaml")])
-# What differs by nature: names, addresses, where the code is, and so the run's id.
+# These differ by design: names, addresses, where the code is, and therefore the run's id.
 OWN = {"run", "release", "addresses", "code"}
-# What only a cluster has.
+# Only the chart writes these.
 CLUSTER = {"pods"}
 
 TRICKY: dict[str, Any] = {

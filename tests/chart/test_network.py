@@ -21,7 +21,7 @@ def test_each_service_selects_its_own_pods_and_each_statefulset_its_role() -> No
         False,
     ]
     found = rendered.one("Service", "mnist-controller")["spec"]
-    assert found["publishNotReadyAddresses"] is True  # a silent kubelet does not hide it
+    assert found["publishNotReadyAddresses"] is True  # reachable while its kubelet is silent
     assert [selects(found["selector"], pod) for pod in (ps, worker, controller)] == [
         False,
         False,

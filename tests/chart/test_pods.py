@@ -1,4 +1,4 @@
-"""What the pods may do, what is in them, and what makes them again."""
+"""What the pods may do, what is in them, and which values replace them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def restricted_violations(pod: Object) -> list[str]:
     return found
 
 
-# Every role that there is.
+# All roles.
 ALL: Values = {"mode": "coordinator", "evaluator": {"replicas": 1}}
 
 
@@ -98,13 +98,13 @@ def test_a_pod_knows_the_template_that_it_was_made_from() -> None:
             for variable in container(render(ALL).task_pod(role))["env"]
             if variable["name"] == "TFRUN_REVISION"
         )
-        # The label has what status.updateRevision of the StatefulSet says.
+        # The controller compares this label with status.updateRevision of the StatefulSet.
         assert variable["valueFrom"] == {
             "fieldRef": {"fieldPath": "metadata.labels['controller-revision-hash']"}
         }
 
 
-def test_pods_are_replaced_by_kubernetes_and_made_at_once() -> None:
+def test_kubernetes_replaces_the_pods_and_creates_them_in_parallel() -> None:
     for role in render(ALL).roles():
         spec = render(ALL).statefulset(role)["spec"]
         assert spec["updateStrategy"] == {"type": "RollingUpdate"}
@@ -116,7 +116,7 @@ def test_every_pod_satisfies_pod_security_restricted() -> None:
         assert restricted_violations(pod) == []
 
 
-def test_code_from_nfs_is_all_that_pod_security_restricted_refuses() -> None:
+def test_pod_security_restricted_refuses_only_code_from_nfs() -> None:
     rendered = render(NFS)
     assert restricted_violations(rendered.task_pod("ps")) == ["volume nfs"]
     assert restricted_violations(rendered.task_pod("worker")) == ["volume nfs"]
@@ -174,7 +174,7 @@ CHANGED: list[Values] = [
 
 @pytest.mark.parametrize("values", CHANGED, ids=str)
 @pytest.mark.parametrize("role", ["ps", "worker"])
-def test_task_pods_are_made_again_when_these_values_change(values: Values, role: str) -> None:
+def test_task_pods_are_replaced_when_these_values_change(values: Values, role: str) -> None:
     assert render(values).job()["pods"] != render().job()["pods"]
     before, after = render().statefulset(role), render(values).statefulset(role)
     assert after["spec"].pop("template") != before["spec"].pop("template")
@@ -237,7 +237,7 @@ def test_the_kubelet_mounts_nfs_read_only() -> None:
     assert (mount["mountPath"], mount["readOnly"]) == (environment(pod)["TFRUN_SOURCE"], True)
 
 
-def test_without_nfs_nothing_is_mounted_as_source() -> None:
+def test_code_in_the_image_mounts_no_source() -> None:
     pod = render().task_pod()
     assert "TFRUN_SOURCE" not in environment(pod)
     assert [v["name"] for v in pod["spec"]["volumes"]] == ["tfrun-work", "tfrun-launcher"]
@@ -256,13 +256,13 @@ def test_the_kubelet_mounts_a_claim_read_only() -> None:
     (volume,) = (v for v in pod["spec"]["volumes"] if v["name"] == "tfrun-source")
     assert volume["persistentVolumeClaim"] == {"claimName": "code", "readOnly": True}
     (mount,) = (m for m in container(pod)["volumeMounts"] if m["name"] == "tfrun-source")
-    # All of it: that the folder is missing is better told by the launcher.
+    # The whole claim, without subPath, because the launcher names a missing folder more clearly.
     assert mount == {"name": "tfrun-source", "mountPath": "/tfrun/source", "readOnly": True}
     assert environment(pod)["TFRUN_SOURCE"] == "/tfrun/source"
     assert restricted_violations(pod) == []
 
 
-def test_a_claim_that_is_a_volume_too_is_mounted_from_there() -> None:
+def test_a_code_claim_that_is_also_in_volumes_uses_that_volume() -> None:
     data = {"name": "data", "mountPath": "/d", "persistentVolumeClaim": {"claimName": "code"}}
     pod = render({**CLAIM, "volumes": [*CLAIM["volumes"], data]}).task_pod()
     assert "tfrun-source" not in [v["name"] for v in pod["spec"]["volumes"]]
@@ -273,7 +273,7 @@ def test_a_claim_that_is_a_volume_too_is_mounted_from_there() -> None:
     ]
 
 
-def test_a_secret_to_fetch_with_is_for_tasks_alone() -> None:
+def test_only_tasks_get_the_secret_for_fetching_code() -> None:
     git = {"url": "https://e.com/a.git", "ref": "0a" * 20}
     rendered = render({"code": {"git": git, "secret": "login"}}, base={})
     pod = rendered.task_pod()

@@ -1,4 +1,4 @@
-"""Which values are refused, and in which words. The rules are in rules_of_*.py."""
+"""Which values are refused, and with which message. The rules are in rules_of_*.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IDS = [rule.name for rule in RULES]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=IDS)
-def test_values_that_break_a_rule_are_refused_in_its_words(rule: Rule) -> None:
+def test_values_that_break_a_rule_are_refused_with_its_message(rule: Rule) -> None:
     (said,) = refusal(rule.fails, release=rule.release)
     assert said.startswith(rule.says)
 
@@ -26,31 +26,31 @@ def test_values_that_keep_the_rule_render(rule: Rule) -> None:
 SHAPES = [
     ("an unknown key", {"workers": 3}, "additional properties 'workers' not allowed"),
     (
-        "an unknown key below",
+        "an unknown key in a mapping",
         {"worker": {"replica": 3}},
         "at '/worker': additional properties 'replica' not allowed",
     ),
     (
-        "another mode",
+        "an unknown mode",
         {"mode": "mirrored"},
         "at '/mode': value must be one of 'parameter-server', 'coordinator', 'all-reduce'",
     ),
-    ("chiefs", {"chief": {"replicas": 2}}, "at '/chief': additional properties 'replicas'"),
-    ("no limit", {"deadline": -1}, "at '/deadline': minimum: got -1, want 0"),
-    ("a word for a flag", {"chiefFirst": "no"}, "at '/chiefFirst': got string, want boolean"),
-    ("success by half", {"success": "Half"}, "at '/success': value must be one of 'AllWorkers'"),
-    ("a text for a number", {"grace": "25s"}, "at '/grace': got string, want integer"),
+    ("two chiefs", {"chief": {"replicas": 2}}, "at '/chief': additional properties 'replicas'"),
+    ("a negative deadline", {"deadline": -1}, "at '/deadline': minimum: got -1, want 0"),
+    ("a string for a boolean", {"chiefFirst": "no"}, "at '/chiefFirst': got string, want boolean"),
+    ("an unknown rule", {"success": "Half"}, "at '/success': value must be one of 'AllWorkers'"),
+    ("a string for an integer", {"grace": "25s"}, "at '/grace': got string, want integer"),
     (
-        "half a worker",
+        "a fraction of a worker",
         {"worker": {"replicas": 1.5}},
         "at '/worker/replicas': got number, want integer",
     ),
     ("port 0", {"port": 0}, "at '/port': minimum: got 0, want 1"),
     ("a tag that is a number", {"image": {"tag": 2.2}}, "at '/image/tag': got number, want string"),
-    ("a word that is null", {"program": {"args": [None]}}, "at '/program/args/0': got null"),
-    ("a part that is taken out", {"image": None}, "missing property 'image'"),
+    ("an argument that is null", {"program": {"args": [None]}}, "at '/program/args/0': got null"),
+    ("a required part that is null", {"image": None}, "missing property 'image'"),
     (
-        "an exit code that is none",
+        "an exit code above 255",
         {"restarts": {"permanentCodes": [256]}},
         "at '/restarts/permanentCodes/0': maximum: got 256, want 255",
     ),
@@ -68,13 +68,13 @@ def test_values_of_a_wrong_shape_are_refused_by_the_schema(
     assert says in said
 
 
-def test_every_mistake_in_the_values_is_told_at_once(helm: str) -> None:
+def test_all_mistakes_in_the_values_are_reported_together(helm: str) -> None:
     everything: Values = {"pod": {}, "volumes": [], "env": []}
     for rule in RULES:
         for key, value in rule.fails.items():
             if isinstance(value, list):
                 everything[key] = everything[key] + value
-            elif key not in ("code", "mode"):  # in the first mode alone
+            elif key not in ("code", "mode"):  # the rules of the default mode only
                 both = isinstance(value, dict)
                 everything[key] = {**everything.get(key, {}), **value} if both else value
     said = refusal(everything, helm=helm, release="2" * 46, base={})

@@ -1,4 +1,4 @@
-"""What the tests on the real Kubernetes share: the cluster, and a place of its own for each."""
+"""Fixtures of the tests on the real Kubernetes: the cluster, and a namespace for each test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GONE_SECONDS = 300
 
 
 class Places:
-    """Namespaces, and folders on the export, that go when the tests are over."""
+    """Namespaces, and folders on the export, which are removed when the tests are over."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -35,11 +35,11 @@ class Places:
         return Release(self.cluster, name, "run")
 
     def leave(self, name: str) -> None:
-        """Lets Kubernetes take the namespace away while the next test runs."""
+        """Deletes the namespace without waiting: the next test can run meanwhile."""
         self.admin.kubectl("delete", "namespace", name, "--wait=false")
 
     def forget(self) -> None:
-        """Returns when all are gone; then the folders that their pods had mounted go too."""
+        """Waits until all namespaces are gone, then removes the folders that their pods mounted."""
         names = [f"namespace/{name}" for name in self.names]
         if names:
             self.admin.kubectl("wait", "--for=delete", *names, f"--timeout={GONE_SECONDS}s")
@@ -75,7 +75,7 @@ def on_nfs(release: Release) -> Callable[[Path], Folders]:
 
 @pytest.fixture
 def paced(tmp_path: Path) -> Path:
-    """A folder with the example, and paced.py, which trains slowly while a file says so."""
+    """A folder with the example, and paced.py, which trains slowly while a file `slow` exists."""
     folder = tmp_path / "paced"
     shutil.copytree(EXAMPLE, folder)
     shutil.copy(PACED, folder)

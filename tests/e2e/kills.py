@@ -1,4 +1,4 @@
-"""Ways to kill what Kubernetes runs, from outside of it."""
+"""Ways to kill processes in pods from outside of the pods."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ sys.exit(f"{killed} were there" if killed != 1 else 0)
 
 
 def kill_container(release: Release, pod: str) -> None:
-    """Kills a container's first process, as the kernel would for want of memory.
+    """Kills a container's first process, as the kernel does when memory runs out.
 
-    Nobody inside the container can: the kernel keeps a namespace's first process from them.
+    Another pod does it, because the kernel protects a PID namespace's first process from inside.
     """
     make_killer(release)
     kill_container_of(release, uid(release, pod))
 
 
 def kill_container_of(release: Release, pod_uid: str) -> None:
-    """The same where no time is to be lost: the killer is there, and the pod's uid is known."""
+    """The same without delay: the killer pod exists, and the pod's uid is known."""
     release.kubectl("exec", KILLER_POD, "--", "python3", "-c", KILLER, pod_uid)
 
 
 def make_killer(release: Release) -> None:
-    """Makes the pod that kills; a test that has no time to lose does it beforehand."""
+    """Creates the pod that kills. A test that must kill without delay calls this beforehand."""
     if f"pod/{KILLER_POD}" in release.kubectl("get", "pod", "-o", "name").split():
         return
     spec = {
@@ -66,7 +66,7 @@ def make_killer(release: Release) -> None:
 
 
 def kill_child_on_this_machine(uid: str) -> None:
-    """Kills the child in a pod that runs on this machine, with no word to Kubernetes."""
+    """Kills the child in a pod that runs on this machine, without Kubernetes."""
     (child,) = (
         process
         for process in psutil.process_iter()

@@ -1,4 +1,4 @@
-"""The example of breast cancer with its brake on: what tests do to it and look at."""
+"""Installs the breast-cancer example with a brake, and waits for its progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lines import Lines
 
 
 def install_paced(release: Release, folders: Folders, steps: int) -> None:
-    """Installs the example with its brake on. It saves every second, so that little is lost."""
+    """Installs the example with its brake on. It saves every second, so a fault loses little."""
     brake(folders).touch()
     args = ["--checkpoint_dir=/data/checkpoint", "--export_dir=/data/model"]
     args += ["--checkpoint_secs=1", "--log_every_steps=10", f"--epochs={steps * 32 // 455}"]
@@ -25,9 +25,9 @@ def brake(folders: Folders) -> Path:
 
 
 def wait_for_progress(worker: Lines, folders: Folders, generation: int, saved: int = 0) -> int:
-    """Waits until a worker makes steps in a generation, and the chief has saved some since.
+    """Waits until a worker makes steps in a generation, and the chief has saved newer steps.
 
-    The worker began no earlier than with what was saved. Returns the step that is saved now.
+    Checks that the worker started from step `saved` or later. Returns the step that is saved now.
     """
     worker.wait_for(rf"generation {generation}: started ")
     (begin,) = (
@@ -46,7 +46,7 @@ def wait_for_progress(worker: Lines, folders: Folders, generation: int, saved: i
 def wait_for_steps(
     release: Release, folders: Folders, workers: Iterable[int], generation: int, saved: int = 0
 ) -> int:
-    """Waits for the progress of some workers; the step that is saved then."""
+    """Waits for the progress of these workers. Returns the step that is saved then."""
     for index in workers:
         with Lines(release.logs(f"run-worker-{index}")) as worker:
             wait_for_progress(worker, folders, generation, saved)

@@ -1,4 +1,4 @@
-"""What tests do to a run on the real Kubernetes, and what they look at."""
+"""Functions that change and inspect a run on the real Kubernetes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Callable
 from tests.cluster.release import Folders, Release, RunEnd
 from tests.lines import Lines
 
-# A task pod's own grace is 30 s: what is gone sooner did not wait for it.
+# A task pod's grace period is 30 s. A pod that is gone sooner has not waited for it to pass.
 PROMPT_SECONDS = 28
 GO = "/tmp/go"  # noqa: S108
 UNTIL_TOLD = f"until [ -e {GO} ]; do sleep 0.1; done"
-# For tiny programs that nobody serves: no TensorFlow, and room for many on a small node.
+# For tiny programs: no ps and no TensorFlow server, so that many fit on a small node.
 SERVERLESS = {
     "mode": "all-reduce",
     "worker.resources.requests": {"cpu": "10m", "memory": "32Mi"},
@@ -24,7 +24,7 @@ OnNfs = Callable[[Path], Folders]
 
 
 def tiny(script: str) -> dict[str, Any]:
-    """Settings of a run whose workers are a few words of shell: no code to bring, no TensorFlow."""
+    """Settings of a run whose workers run a shell script: no code to copy, no TensorFlow."""
     return {
         "code.image.path": "/tmp",  # noqa: S108
         "program.command": ["sh", "-c", script],
@@ -33,12 +33,12 @@ def tiny(script: str) -> dict[str, Any]:
 
 
 def tell(release: Release, pod: str, container: str = "task") -> None:
-    """Lets a program go on that waits UNTIL_TOLD."""
+    """Lets a program that waits UNTIL_TOLD continue."""
     release.kubectl("exec", pod, "-c", container, "--", "touch", GO)
 
 
 def finish(release: Release) -> tuple[RunEnd, str]:
-    """Follows the run to its end; how it ended, and the controller's whole log."""
+    """Follows the run to its end. Returns how it ended, and the controller's whole log."""
     log = "\n".join(release.follow())
     return release.end(), log
 
@@ -50,18 +50,18 @@ def leads(release: Release, pattern: str) -> re.Match[str]:
 
 
 def children(log: str) -> list[int]:
-    """The generations whose child was started, by the log of a pod."""
+    """The generations in which a task started its child, from the log of its pod."""
     return [int(number) for number in re.findall(r"generation (\d+): started ", log)]
 
 
 def kill_child(release: Release, pod: str, signal: str = "KILL") -> None:
-    """Signals the program in a task's container; KILL is the kernel's for want of memory."""
+    """Signals the child in a task's container. The kernel sends KILL when memory runs out."""
     pids = re.findall(r"generation \d+: started .*\(process (\d+)\)", release.kubectl("logs", pod))
     release.kubectl("exec", pod, "--", "sh", "-c", f"kill -{signal} {pids[-1]}")
 
 
 def stateful_sets(release: Release) -> list[tuple[str, int, int, dict[str, Any]]]:
-    """Of each StatefulSet its role, its replicas, how often it was changed, and the run's end."""
+    """The role, the replicas, the metadata.generation and the last end of each StatefulSet."""
     return [
         (
             each["metadata"]["labels"]["tfrun/role"],
@@ -82,7 +82,7 @@ def task_pods(release: Release) -> list[dict[str, Any]]:
 
 
 def wait_until_tasks_are_gone(release: Release) -> float:
-    """Returns after how many seconds the task pods were gone."""
+    """Waits until the task pods are gone. Returns the seconds that it took."""
     begin = time.monotonic()
     selector = f"app.kubernetes.io/instance={release.name},tfrun/role in (ps,worker)"
     release.kubectl("wait", "pod", "-l", selector, "--for=delete", f"--timeout={PROMPT_SECONDS}s")
@@ -92,14 +92,14 @@ def wait_until_tasks_are_gone(release: Release) -> float:
 def wait_for_what_pods_need(release: Release, seconds: float = 30) -> None:
     """Waits for what Kubernetes itself puts into a new namespace.
 
-    One by one: `kubectl wait --for=create` ends at once where two are missing.
+    One by one, because `kubectl wait --for=create` ends at once if two are missing.
     """
     for need in ("serviceaccount/default", "configmap/kube-root-ca.crt"):
         release.kubectl("wait", "--for=create", need, f"--timeout={seconds:g}s")
 
 
 def everything(release: Release) -> set[str]:
-    """All that a namespace holds, but the tales of what has been."""
+    """All objects in a namespace, except events."""
     kinds = release.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
     kinds = [kind for kind in kinds if not kind.startswith("events")]
     return set(release.kubectl("get", ",".join(kinds), "-o", "name").split())
@@ -108,7 +108,7 @@ def everything(release: Release) -> set[str]:
 def check_failed(release: Release, end: RunEnd, code: int) -> None:
     assert (end.condition, end.exit_code) == ("Failed", code)
     assert (end.message["phase"], end.message["exitCode"]) == ("Failed", code)
-    assert len(release.controllers()) == 1  # the end is final: Kubernetes starts no other
+    assert len(release.controllers()) == 1  # final: Kubernetes starts no other controller
     wait_until_tasks_are_gone(release)
     assert [(role, pods) for role, pods, _, _ in stateful_sets(release)] == [
         ("ps", 0),

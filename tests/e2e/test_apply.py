@@ -15,7 +15,7 @@ from tests.cluster.release import CHART, Release
 
 pytestmark = pytest.mark.cluster
 
-# Those that set everything otherwise leave the launcher, the largest object, to the image.
+# All files, because everything-values.yaml does not render the launcher, the largest object.
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 
 
@@ -23,7 +23,7 @@ VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 def test_kubectl_apply_takes_every_object_that_the_chart_renders(
     release: Release, tmp_path: Path, values: Path
 ) -> None:
-    # The values name images and servers that do not exist: without pods nothing looks for them.
+    # The values name images and servers that do not exist. Without pods nothing uses them.
     release.kubectl("create", "quota", "no-pods", "--hard=pods=0")
     file = tmp_path / "rendered.yaml"
     file.write_text(release.render([values]))

@@ -1,4 +1,4 @@
-"""Values, programs and mounts that cannot work on the real Kubernetes, and what is said of them."""
+"""Values, programs and mounts that cannot work on the real Kubernetes, and their messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.lines import Lines
 pytestmark = pytest.mark.cluster
 
 
-def test_values_that_cannot_work_are_refused_before_anything_is_made(release: Release) -> None:
+def test_values_that_cannot_work_are_refused_before_anything_is_created(release: Release) -> None:
     wait_for_what_pods_need(release)
     before = everything(release)
     for settings, message in (
@@ -54,12 +54,12 @@ def test_a_program_that_does_not_exist_fails_the_run_at_once(
     assert generations(log) == [1]
 
 
-def test_nfs_that_cannot_be_mounted_is_said_within_seconds(release: Release) -> None:
+def test_an_nfs_export_that_cannot_be_mounted_is_reported_within_seconds(release: Release) -> None:
     other = dataclasses.replace(release, name="other")
     path = f"{release.cluster.nfs_path}/no-such-folder"
     nfs = {"code.nfs.server": release.cluster.nfs_server, "code.nfs.path": path}
     release.install([], nfs)
-    # An address that is kept for documents, where nobody answers.
+    # An address that is reserved for documentation: no server answers there.
     other.install([], {"code.nfs.server": "192.0.2.1", "code.nfs.path": "/code"})
     with Lines(release.logs(release.controller())) as log:
         begin = time.monotonic()

@@ -1,6 +1,6 @@
 """The breast-cancer example as real TensorFlow processes on the loopback, run by hand.
 
-Without tfrun: what the program itself promises about crashes, restarts and other sizes.
+They show what the program itself does at crashes, restarts and other sizes, without tfrun.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Process(Lines):
 class Cluster:
     """Starts tasks of one ClusterSpec, each in a folder of its own, ROOT/JOB/INDEX.
 
-    The checkpoint folder is beside the workers' folders. It is named relative to them, so that a
-    ps that wrote there, which it must not need to, would write to another place.
+    The checkpoint folder is beside the workers' folders, and its path is relative. A ps must not
+    write checkpoints; one that did would write to another folder, where the tests find it.
     """
 
     def __init__(self, stack: ExitStack, root: Path, ps: int, workers: int) -> None:
@@ -84,7 +84,7 @@ class Cluster:
         return int(found[1]) if found else 0
 
     def wait_for_saved_step(self) -> int:
-        """The step of a checkpoint of some progress."""
+        """Waits for a checkpoint after step 0. Returns its step."""
         deadline = time.monotonic() + TIMEOUT
         while not self.find_saved_step():
             assert time.monotonic() < deadline, "no checkpoint was saved"
@@ -94,7 +94,7 @@ class Cluster:
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """Whatever enters it is over when the test is: no process is left behind."""
+    """Ends all processes that have entered it when the test ends."""
     with ExitStack() as stack:
         yield stack
 
@@ -113,7 +113,7 @@ def epochs_until(step: int) -> str:
 
 
 def check_evaluation(chief: Process, least_step: int) -> int:
-    """The chief evaluated a model that has learnt; the step of that model."""
+    """Checks that the chief evaluated a model that has learnt. Returns the model's step."""
     auc, step = chief.wait_for(
         r"^evaluation: accuracy 0\.\d{4} auc ([01]\.\d{4}) rows 114 step (\d+)$"
     ).groups()

@@ -1,4 +1,4 @@
-"""The Kubernetes in a box keeps its promises: quick, whole, and gone without a trace."""
+"""The Kubernetes in a box starts, serves NFS, recovers from kills, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _no_box_afterwards() -> Iterator[None]:
 
 
 def traces() -> dict[str, set[str]]:
-    """What the machine shows of boxes, but those of other names."""
+    """What a box changes on this machine: mounts, links, cgroups and iptables rules."""
     links = json.loads(subprocess.check_output(["ip", "-json", "link"]))
     groups = [root / BOX.cgroup for root in cgroup_mounts("cgroup", "cgroup2")]
     rules = subprocess.check_output(["iptables", "--table", "nat", "--list-rules"], text=True)
@@ -59,7 +59,7 @@ def traces() -> dict[str, set[str]]:
 
 
 def namespace(pid: int | str) -> str:
-    """A process's namespace of process ids."""
+    """A process's PID namespace."""
     try:
         return os.readlink(f"/proc/{pid}/ns/pid")
     except OSError:
@@ -77,7 +77,7 @@ def test_the_box_runs_a_pod_with_an_nfs_volume_and_leaves_nothing() -> None:
     plan = BOX.up()
     first = time.monotonic() - begin
     assert BOX.up() == plan
-    assert time.monotonic() - begin < 1.5 * first, "one that runs is not started again"
+    assert time.monotonic() - begin < 1.5 * first, "a running box must not start again"
     process = BOX.process()
     assert process
     inside = namespace(process.pid)
@@ -98,7 +98,7 @@ def test_the_box_starts_after_a_start_that_was_killed() -> None:
     process = subprocess.Popen([sys.executable, "-c", START], stderr=subprocess.PIPE, text=True)
     assert process.stderr
     for line in process.stderr:
-        if "etcd:" in line:  # half way: processes run, the API server does not answer yet
+        if "etcd:" in line:  # half-way: processes run, but the API server does not answer yet
             process.kill()
             break
     process.wait()
@@ -131,7 +131,7 @@ def test_two_starts_at_once_make_one_box() -> None:
     assert sum("starting the Kubernetes" in text for text in said) == 1
 
 
-def test_a_component_that_fails_is_named_with_its_last_words(
+def test_a_component_that_fails_is_named_with_its_last_lines(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = traces()
@@ -188,7 +188,7 @@ def inside(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(BOX.enter(*command), capture_output=True, text=True, timeout=30)
 
 
-def test_nfs_serves_files_as_their_owner() -> None:
+def test_the_nfs_server_supports_the_file_operations_of_an_ordinary_user() -> None:
     plan = BOX.up()
     source, folder = f"{plan.node.ip}:{NFS_EXPORT}", "/run/nfs-test"
     export = BOX.nfs_folder
@@ -203,7 +203,7 @@ def test_nfs_serves_files_as_their_owner() -> None:
     assert done.returncode == 0, done.stderr
     assert (export / "run/checkpoint").read_text() == "sh"
 
-    # What the machine writes is seen, and the server's absence is waited for.
+    # The box sees what the machine writes. A read waits until the server is back.
     (export / "new").write_text("from outside")
     assert inside("cat", f"{folder}/new").stdout == "from outside"
     BOX.nfs_stop()

@@ -1,6 +1,6 @@
-"""Code on its way to the tasks of the real Kubernetes: whole, the same everywhere, or a clear no.
+"""How code reaches the tasks on the real Kubernetes: whole and the same everywhere, or refused.
 
-The NFS server is real and so are its faults. Workers run a program that says what it was given.
+The NFS server and its faults are real. Workers run a program that prints which code it has.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ IGNORED = (".git/HEAD", "__pycache__/show.pyc", "lib/__pycache__/x.pyc", "a.log"
 
 
 def make_tree(folder: Path) -> None:
-    """What people have in their folders, and some things that they should not have."""
+    """A tree with what people have in their folders, and with unusual names and files."""
     folder.mkdir()
     shutil.copy(SHOW, folder)
     (folder / ".tfrunignore").write_text("*.log\n/scratch/\n")
@@ -67,7 +67,7 @@ def make_tree(folder: Path) -> None:
 
 
 def shown(folder: Path) -> str:
-    """What the program says of this machine's own folder."""
+    """What show.py prints about a folder of this machine."""
     done = subprocess.run(
         [sys.executable, SHOW], cwd=folder, env={}, capture_output=True, text=True, check=True
     )
@@ -79,7 +79,7 @@ def nfs(folders: Folders) -> dict[str, Any]:
 
 
 def follow(release: Release, pod: str) -> Lines:
-    """The pod's log, from the begin of the container that runs."""
+    """The log of the pod's current container, from its start."""
     release.kubectl("wait", "--for=create", f"pod/{pod}", "--timeout=60s")
     ready = "--for=jsonpath={.status.containerStatuses[0].state.running}"
     release.kubectl("wait", f"pod/{pod}", ready, "--timeout=60s")
@@ -92,7 +92,7 @@ def folders(release: Release, tmp_path: Path) -> Folders:
     return put_on_nfs(release.cluster, release.namespace, tmp_path / "tree")
 
 
-def test_a_tree_arrives_whole_is_pulled_once_and_again_when_it_is_edited(
+def test_a_tree_arrives_whole_and_only_edited_files_are_read_again(
     release: Release, folders: Folders
 ) -> None:
     whole = shown(folders.code)
@@ -110,7 +110,7 @@ def test_a_tree_arrives_whole_is_pulled_once_and_again_when_it_is_edited(
             assert read[1] == read[2]
         digest = found[2]
 
-        # The container starts again, and finds what it has.
+        # A restarted container finds its copy and reads no file again.
         pods = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in task_pods(release)}
         kill_container(release, "run-worker-1")
         worker.wait()
@@ -120,7 +120,7 @@ def test_a_tree_arrives_whole_is_pulled_once_and_again_when_it_is_edited(
             again.wait_for(r"read 0 of \d+ files, 0\.0 MB")
             assert again.wait_for("^shown .*")[0] == found[0]
 
-            # The loop of edit and run.
+            # After an edit a new attempt reads only the edited files.
             (folders.code / "lib" / "1" / "1.py").write_text("edited\n")
             (folders.code / "lib" / "new.py").write_text("new\n")
             (folders.code / "lib" / "2" / "2.py").unlink()
@@ -143,7 +143,7 @@ def test_a_tree_arrives_whole_is_pulled_once_and_again_when_it_is_edited(
         now = {p["metadata"]["name"]: p["metadata"]["uid"] for p in task_pods(release)}
         assert {**now, "run-worker-1": pods["run-worker-1"]} == pods
 
-        # Code that is pinned is that code, or none.
+        # A run whose code is pinned by its digest refuses other code.
         release.upgrade([], {**settings, "code.digest": digest})
         end, _ = finish(release)
     assert (end.condition, end.exit_code) == ("Failed", 66)
@@ -153,7 +153,7 @@ def test_a_tree_arrives_whole_is_pulled_once_and_again_when_it_is_edited(
 def check_that_no_edit_gets_under_a_run(
     release: Release, folders: Folders, running: re.Match[str]
 ) -> None:
-    """A pod that is made again finds other code than the others run: it waits for theirs."""
+    """A new pod that finds other code than the others run waits until it finds their code."""
     file = folders.code / "lib" / "new.py"
     text = file.read_text()
     file.write_text("not now\n")
@@ -169,7 +169,9 @@ def check_that_no_edit_gets_under_a_run(
         assert worker.wait_for("^shown .*")[0] == running[0]
 
 
-def test_what_cannot_be_copied_is_named(release: Release, folders: Folders) -> None:
+def test_a_link_or_a_file_that_cannot_be_copied_is_named(
+    release: Release, folders: Folders
+) -> None:
     (folders.code / "lib" / "shared").symlink_to("../../shared")
     settings = {**STAY, **nfs(folders)}
     release.install([], settings)
@@ -186,7 +188,7 @@ def test_what_cannot_be_copied_is_named(release: Release, folders: Folders) -> N
     expected = f"code.nfs {source} cannot be copied: Permission denied: lib/secret.py"
     assert expected in end.message["reason"]
 
-    # What only comes and goes, like the checkpoints of another run, does not count.
+    # Files that come and go during the copy, like another run's checkpoints, are no error.
     (folders.code / "lib" / "secret.py").unlink()
     whole = shown(folders.code)
     wait_until_tasks_are_gone(release)
@@ -205,7 +207,7 @@ def test_what_cannot_be_copied_is_named(release: Release, folders: Folders) -> N
 
 
 def come_and_go(folder: Path, stopped: threading.Event) -> None:
-    """At any moment some files are there that are not there a little later."""
+    """Creates files and removes each of them a little later, until `stopped` is set."""
     for i in itertools.count():
         (folder / f"{i}.tmp").touch()
         if i >= COMING:
@@ -234,10 +236,10 @@ def test_fifty_thousand_files_are_pulled_whole(
 
 @pytest.fixture
 def box(release: Release) -> Iterator[Box]:
-    """The box whose NFS server can be stopped; it runs again afterwards."""
+    """The box, whose NFS server a test can stop. It is started again afterwards."""
     box = Box(name=release.cluster.kubeconfig.parent.name)
     if not box.alive():
-        pytest.skip("only the NFS server of the box is the tests' own to stop")
+        pytest.skip("stops the NFS server: needs the Kubernetes in a box")
     yield box
     box.nfs_start()
 
@@ -258,7 +260,9 @@ def test_a_pull_waits_for_an_nfs_server_that_is_away_but_not_for_ever(
         under_way = "until ls -d /tfrun/work/code.new-*/large; do sleep 0.01; done 2>/dev/null"
         release.kubectl("exec", "run-worker-0", "--", "sh", "-c", under_way)
         box.nfs_stop()
-        assert not [line for line in chief.lines[begun:] if "read" in line], "it came too late"
+        assert not [line for line in chief.lines[begun:] if "read" in line], (
+            "the pull ended before the NFS server stopped"
+        )
         box.nfs_start()
         assert chief.wait_for(r"^shown (\w+)", begun)[1] == whole
 

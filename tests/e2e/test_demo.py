@@ -1,4 +1,4 @@
-"""`make demo` as a person runs it: what it says, what it exits with, what it leaves behind."""
+"""`make demo` as a person runs it: what it prints, its exit code, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAINS = "generation 1: all tasks start"
 
 @pytest.fixture
 def demo(cluster: Cluster) -> Release:
-    """The demo's release, which is the same for all; it is left as a demo leaves it."""
+    """The demo's release. All tests share it, and none removes what a demo leaves behind."""
     return Release(cluster, NAMESPACE, NAME)
 
 
@@ -35,7 +35,7 @@ def start(cluster: Cluster, code: Path | None = None) -> Lines:
         command += ["--context", cluster.context]
     if code:
         command += ["--code", str(code)]
-    # A session of its own: the Ctrl-C of a terminal reaches all that it has started.
+    # A session of its own, because the Ctrl-C of a terminal reaches a whole process group.
     return Lines(
         subprocess.Popen(
             command,
@@ -55,7 +55,7 @@ def check_result(lines: Sequence[str]) -> None:
 
 
 def edited(folder: Path, old: str, new: str) -> Path:
-    """A copy of the example with a change, as a person makes one."""
+    """A copy of the example in which `new` replaces `old`."""
     shutil.copytree(EXAMPLE, folder)
     program = folder / "train.py"
     text = program.read_text()
@@ -74,8 +74,8 @@ def test_the_demo_trains_twice_in_a_row(demo: Release, tmp_path: Path) -> None:
     with start(demo.cluster, quick) as said:
         assert said.wait() == 0, str(said)
     check_result(said.lines)
-    # Anew: not the first demo's model. A worker that is in the middle of a step when the last one
-    # is reached, or that starts then, makes one more than was asked for.
+    # A new training, not the first demo's model. A worker that is in the middle of a step when the
+    # last one is reached, or that starts then, makes one step more than was asked for.
     (step,) = {
         int(n) for n in re.findall(r"^  evaluation: .* step (\d+)$", str(said), re.MULTILINE)
     }

@@ -1,6 +1,6 @@
-"""What a run does not survive on the real Kubernetes, and how it tells the cause.
+"""What makes a run fail on the real Kubernetes, and how the run reports the cause.
 
-Workers run a few words of shell.
+Workers run short shell scripts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tests.lines import Lines
 pytestmark = pytest.mark.cluster
 
 
-def test_the_job_the_events_and_the_logs_tell_the_same_cause_of_the_end(release: Release) -> None:
-    """Its workers fail for want of the ps, which was killed; that is not what is told."""
+def test_the_job_the_events_and_the_logs_report_the_same_cause_of_the_end(release: Release) -> None:
+    """The ps is killed, and then the workers fail without it. The ps is the cause."""
     release.install([], {**tiny(f"exec python3 -c '{UNTIL_PS_GOES}'"), **TOLD})
     good = dataclasses.replace(release, name="good")
     good.install([], {**tiny("echo done"), **SERVERLESS})
@@ -34,7 +34,7 @@ def test_the_job_the_events_and_the_logs_tell_the_same_cause_of_the_end(release:
         end = release.end()
         log.wait()
     reason = "ps-0 failed: killed by SIGKILL (exit code 137), and the restart budget of 0 is spent"
-    assert (end.condition, end.exit_code) == ("Failed", 1)  # 137 would be tried again by the Job
+    assert (end.condition, end.exit_code) == ("Failed", 1)  # the Job would retry 137
     message = {"phase": "Failed", "task": "ps-0", "exitCode": 137, "reason": reason}
     assert message.items() <= end.message.items()
     assert f"the run has failed: {reason}" in str(log)
@@ -47,7 +47,7 @@ def test_the_job_the_events_and_the_logs_tell_the_same_cause_of_the_end(release:
 
     release.upgrade([], {**tiny(f"exec python3 -c '{UNTIL_PS_GOES}'"), **TOLD, "grace": 20})
     end, said = finish(release)
-    # Its claim may meet a change of the StatefulSet's status, and is made once more.
+    # The controller's claim may conflict with a change of the StatefulSet's status: it retries.
     first = next(line for line in said.splitlines() if "a call to Kubernetes failed" not in line)
     assert first.endswith(f"has ended already: Failed: {reason}")
     assert (end.condition, end.exit_code, end.message["task"]) == ("Failed", 1, "ps-0")
@@ -75,7 +75,7 @@ TOLD = {"restarts.limit": 0, "cleanup": "Keep"}
 
 
 def told(release: Release) -> tuple[str, str]:
-    """A Job's status as `kubectl get` shows it, and the last event about it."""
+    """A Job's status as `kubectl get` shows it, and the reason of the last event about it."""
     head, row = release.kubectl("get", "job", release.job()).splitlines()
     status = dict(zip(head.split(), row.split()))["STATUS"]
     about = f"involvedObject.kind=Job,involvedObject.name={release.job()}"
@@ -107,7 +107,7 @@ def test_a_hang_and_a_passed_deadline_end_the_run_with_124(release: Release) -> 
         wait_until_tasks_are_gone(each)
 
 
-def test_a_program_that_takes_too_much_memory_leaves_its_output(
+def test_the_output_of_a_program_that_uses_too_much_memory_is_kept(
     release: Release, on_nfs: OnNfs
 ) -> None:
     folders = on_nfs(EXAMPLE)

@@ -1,7 +1,7 @@
 """What a run survives on the real Kubernetes: lost launchers, pods, nodes, controllers.
 
-Real TensorFlow where the training matters; elsewhere workers run a few words of shell. What
-test_run.py shows is not shown again: killed children, deleted pods of ps and controller.
+Workers run real TensorFlow where the training matters, and short shell scripts elsewhere.
+test_run.py covers killed children and deleted pods of the ps and the controller.
 """
 
 from __future__ import annotations
@@ -57,30 +57,30 @@ pytestmark = pytest.mark.cluster
 PLAIN = PACED.with_name("plain.py")
 KILLS = 10
 POLL_SECONDS = 25  # TensorFlow's own polls are 30 s apart
-SESSION_SECONDS = 15  # for a session that can be had; a part of a poll may pass unseen
-STEPS = 9000  # more than can be made while a test goes on
+SESSION_SECONDS = 15  # a worker that waits longer for its session waits for such a poll
+STEPS = 9000  # more than a slowed training makes during a test
 OUTAGE_SECONDS = 60
-SILENCE_SECONDS = 240  # until a node is called unready, by controllers that came back themselves
-# For runs with many failures: none counts for long, or the pauses between them would grow.
+SILENCE_SECONDS = 240  # until a node is marked unready, also by controllers that just restarted
+# For runs with many failures: each counts for 1 s only, otherwise the pauses would grow.
 NO_PAUSES = {"restarts.limit": 1, "restarts.refill": 1}
 Fault = Callable[[], object]
 
 
 @pytest.fixture
 def box(cluster: Cluster) -> Box:
-    """The box, where it is the cluster: only there can a test stop a part of Kubernetes."""
+    """The box, if it is the cluster: only in a box can a test stop a part of Kubernetes."""
     box = Box()
     if cluster.context != box.context:
         pytest.skip("stops parts of Kubernetes: needs the Kubernetes in a box")
     return box
 
 
-def test_lost_launchers_pods_and_nodes_start_again_from_the_checkpoint(
+def test_training_restarts_from_the_checkpoint_after_lost_launchers_pods_and_nodes(
     release: Release, on_nfs: OnNfs, paced: Path, tmp_path: Path
 ) -> None:
     folders = on_nfs(paced)
     install_paced(release, folders, steps=STEPS)
-    # A container that was killed may have taken too much memory; a pod that is gone has not.
+    # A killed container is charged, because it may have used too much memory. A lost pod is not.
     faults: list[tuple[Fault, str, str]] = [
         (lambda: kill_container(release, "run-worker-1"), "worker-1", "restart 1 of 3"),
         (lambda: kill_container(release, "run-ps-0"), "ps-0", "restart 2 of 3"),
@@ -104,7 +104,7 @@ def test_lost_launchers_pods_and_nodes_start_again_from_the_checkpoint(
                 addresses.append(address(release, "run-ps-0"))
             saved = wait_for_steps(release, folders, (1,) if alone else (0, 1), number, saved)
             print(f"fault {number - 1}, {lost}: steps after {time.monotonic() - begin:.1f} s")
-        # The container that was killed was started again in its pod, the lost pod was not.
+        # The killed container restarted in its pod, at the same address. The lost pod was replaced.
         assert addresses[0] == addresses[1] != addresses[2]
         for how in ([], ["--force", "--grace-period=0"]):
             begin = time.monotonic()
@@ -124,7 +124,7 @@ def delete(release: Release, *what: str) -> None:
 
 
 def evict(release: Release, pod: str, folder: Path) -> None:
-    """Does with a pod as `kubectl drain` does with all of a node."""
+    """Evicts one pod, as `kubectl drain` evicts all pods of a node."""
     metadata = {"name": pod, "namespace": release.namespace}
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
     file = folder / "eviction.json"
@@ -134,7 +134,7 @@ def evict(release: Release, pod: str, folder: Path) -> None:
 
 
 def lose_with_its_node(release: Release, pod: str) -> None:
-    """What can be had of a lost node with one: silence, until Kubernetes is told to give it up."""
+    """Imitates a lost node, as there is only one: cuts a pod's network and deletes the pod."""
     box = Box()
     if release.cluster.context == box.context:
         route = run(box.enter("ip", "-json", "route", "get", address(release, pod)))
@@ -147,7 +147,7 @@ def address(release: Release, pod: str) -> str:
 
 
 def test_ten_restarts_in_a_row_are_all_fast(release: Release, on_nfs: OnNfs, paced: Path) -> None:
-    """Every second generation begins with nothing; the others from the checkpoint."""
+    """Every second generation starts without a checkpoint; the others start from one."""
     shutil.copy(PLAIN, paced)
     folders = on_nfs(paced)
     brake(folders).touch()
@@ -191,7 +191,7 @@ def test_ten_restarts_in_a_row_are_all_fast(release: Release, on_nfs: OnNfs, pac
     print(" ".join(f"{each:.1f}" for each in waits))
     starts = [int(step) for step in re.findall(r"start: step (\d+)/", str(chief))]
     assert [step > 0 for step in starts] == [n % 2 == 1 and n > 1 for n in range(1, KILLS + 2)]
-    # On a machine so busy that the chief is not waited for any longer, a poll is no wonder.
+    # If the chief is so slow that the controller stops waiting for it, a worker may have to poll.
     late = len(re.findall("session is not up after", str(log)))
     assert late <= slow_chiefs
     assert len([wait for wait in waits if wait > SESSION_SECONDS]) <= late
@@ -203,7 +203,7 @@ def test_training_goes_on_without_the_control_plane(
     release: Release, on_nfs: OnNfs, paced: Path, box: Box, places: Places
 ) -> None:
     folders = on_nfs(paced)
-    # The output is kept where it can be read without Kubernetes.
+    # The output is kept on the volume, because the test reads it without Kubernetes.
     settings = {**folders.settings, "logs": "/data/logs", **NO_PAUSES}
     folders = dataclasses.replace(folders, settings=settings)
     install_paced(release, folders, steps=STEPS)
@@ -211,13 +211,13 @@ def test_training_goes_on_without_the_control_plane(
         log.wait_for("generation 1: all tasks start")
     wait_for_steps(release, folders, (0, 1), 1)
     pods = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in task_pods(release)}
-    # First the kubelet: controllers that have lost the API server take a while to see clearly.
+    # The kubelet first: Kubernetes' controllers recover slowly once they have lost the API server.
     with box.without("kubelet"):
         ready = '{.status.conditions[?(@.type=="Ready")].status}'
         release.wait_for(["node"], ready, "Unknown", SILENCE_SECONDS)
         for pod in (release.controllers()[-1], *pods):
             release.wait_for(["pod", pod], ready, "False", SILENCE_SECONDS)
-        # Twice: what no ready pod means for a Service takes effect some moments later.
+        # Twice, because a Service drops a pod that is not ready only some moments later.
         for generation in (2, 3):
             begin = time.monotonic()
             kill_child_on_this_machine(pods["run-worker-1"])
@@ -237,8 +237,8 @@ def test_training_goes_on_without_the_control_plane(
     assert {pod["metadata"]["uid"] for pod in task_pods(release)} == set(pods.values())
     brake(folders).unlink()
     check_learnt(release.end())
-    # What has lost the API server may ask again only a minute after its return; the next test needs
-    # all of it, as a pod in a new namespace does.
+    # Components that lost the API server may reconnect as late as a minute after its return. Wait
+    # until a pod in a new namespace runs, because the next test needs all of them.
     new = places.make()
     try:
         wait_for_what_pods_need(new, SILENCE_SECONDS)
@@ -248,7 +248,7 @@ def test_training_goes_on_without_the_control_plane(
 
 
 def wait_for_kept_steps(folders: Folders, name: str) -> None:
-    """Waits for the steps that a task makes in a generation, as its kept output tells."""
+    """Waits until the kept output of a task in a generation shows steps."""
     (kept,) = (folders.data / "logs").iterdir()
     file = kept / f"{name}.log"
 
@@ -258,7 +258,9 @@ def wait_for_kept_steps(folders: Folders, name: str) -> None:
     assert within(TIMEOUT, moves), f"no steps in {file}"
 
 
-def test_a_controller_lost_in_any_phase_trains_once(release: Release, tmp_path: Path) -> None:
+def test_a_run_that_loses_its_controller_in_any_phase_trains_once(
+    release: Release, tmp_path: Path
+) -> None:
     gate = {"name": "gate", "image": release.cluster.image, "command": ["sh", "-c", UNTIL_TOLD]}
     stubborn = f"trap '{UNTIL_TOLD}; exit 143' TERM"
     stubborn += "; [ $TFRUN_GENERATION != 1 ] || while :; do sleep 0.1; done"
@@ -293,7 +295,7 @@ def test_a_controller_lost_in_any_phase_trains_once(release: Release, tmp_path: 
         evict(runs["leading"], controllers["leading"], tmp_path)
     with Lines(runs["ending"].logs(controllers["ending"])) as log:
         log.wait_for("generation 1: all tasks start")
-        # It cannot record the end, and so is caught while it tries.
+        # Without its rights it cannot record the end, so the kill comes while it still tries.
         ending = runs["ending"]
         caught = uid(ending, controllers["ending"])
         ending.kubectl("delete", "rolebinding", "-l", "app.kubernetes.io/instance=ending")
@@ -328,7 +330,7 @@ def test_a_controller_lost_in_any_phase_trains_once(release: Release, tmp_path: 
 
 
 def started(release: Release, pod: str) -> list[int]:
-    """The generations whose program a task has started, once there is one."""
+    """Waits until a task has started its program. Returns the generations in which it did."""
     with Lines(release.logs(pod)) as lines:
         lines.wait_for(r"generation \d+: started ")
     return children(release.kubectl("logs", pod))

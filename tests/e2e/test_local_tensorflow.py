@@ -1,4 +1,4 @@
-"""`launcher local` with real TensorFlow: the example and its values, as processes of a machine."""
+"""`launcher local` runs the example and its values with real TensorFlow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def start(data: Path, code: Path, *flags: str, program: str = "train.py") -> Lin
     override = data / "values.json"
     override.write_text(json.dumps({"program": {"command": ["python", program], "args": args}}))
     values = ["-f", str(EXAMPLE / "values.yaml"), "-f", str(override)]
-    # A session of its own: the Ctrl-C of a terminal reaches all that it has started.
+    # A session of its own, because the Ctrl-C of a terminal reaches a whole process group.
     return Lines(
         subprocess.Popen(
             [sys.executable, "-m", "launcher", "local", *values, "--code", str(code)],
@@ -45,7 +45,7 @@ def start(data: Path, code: Path, *flags: str, program: str = "train.py") -> Lin
 
 
 def processes(data: Path) -> list[psutil.Process]:
-    """Every process that stems from a test's run: its environment says so."""
+    """Every process of a test's run, found by a variable in its environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -110,7 +110,7 @@ def test_control_c_and_a_closed_terminal_leave_no_process(
     with start(data, paced, "--log_every_steps=10", program="paced.py") as said:
         said.wait_for(r"worker-0 +\| step \d+/\d+ loss")
         said.wait_for(r"worker-1 .*generation 1: started ")
-        assert len(processes(data)) >= 8  # this one, the controller, three tasks, their children
+        assert len(processes(data)) >= 8  # launcher local, controller, three tasks, their children
         os.killpg(said.process.pid, number)
         assert said.wait() == 128 + number, str(said)
         assert processes(data) == []

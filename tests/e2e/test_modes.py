@@ -1,6 +1,6 @@
 """Modes coordinator and all-reduce on the real Kubernetes, with real TensorFlow.
 
-Each is led through the losses that its mode knows and to another size, and ends well.
+Each test causes the losses that its mode handles, changes the size, and lets the run succeed.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def install(release: Release, folders: Folders, mode: str, settings: dict[str, A
 
 
 def starts(release: Release, pods: list[str]) -> dict[str, list[int]]:
-    """The generations whose child each pod has started, for as long as it is there."""
+    """The generations in which each pod, as long as it exists, has started its child."""
     return {pod: children(release.kubectl("logs", pod)) for pod in pods}
 
 
 def make_progress(
     release: Release, folders: Folders, pod: str, generation: int, after: int = 0
 ) -> int:
-    """Waits for a checkpoint of a generation that began with what was saved; its step."""
+    """Waits for a checkpoint of a generation that started from `after` or later; its step."""
     with Lines(release.logs(pod)) as lines:
         return wait_for_progress(lines, folders, generation, after)
 
 
 def end_well(release: Release, folders: Folders) -> None:
-    """Lets it train a little more, then end: what it has learnt is told."""
+    """Lets the run train 500 steps more. Checks that it succeeds, with a model that has learnt."""
     release.change(arguments(saved_step(folders) + 500))
     end = release.end()
     assert (end.condition, end.exit_code, end.message["phase"]) == ("Complete", 0, "Succeeded")
@@ -69,7 +69,7 @@ def test_coordinator_restarts_only_the_tasks_that_a_loss_reaches(
     leads(release, "generation 1: all tasks start")
     saved = make_progress(release, folders, "run-chief-0", 1)
 
-    # A worker's pod, which comes back at another address: the chief trains on.
+    # A worker's pod is replaced at another address: the chief trains on.
     release.kubectl("delete", "pod", "run-worker-1", "--wait=false")
     leads(release, "generation 2: worker-1 starts")
     with Lines(release.logs("run-worker-1")) as worker, Lines(release.logs("run-chief-0")) as chief:
@@ -79,7 +79,7 @@ def test_coordinator_restarts_only_the_tasks_that_a_loss_reaches(
     pods = ["run-chief-0", "run-ps-0", "run-worker-0"]
     assert starts(release, pods) == {pod: [1] for pod in pods}
 
-    # The ps's pod: the variables are lost, so the chief starts again, from its checkpoint.
+    # The ps's pod is replaced: the variables are lost, so the chief restarts from its checkpoint.
     saved = saved_step(folders)
     release.kubectl("delete", "pod", "run-ps-0", "--wait=false")
     leads(release, "generation 3: chief-0, ps-0 start")
@@ -91,12 +91,12 @@ def test_coordinator_restarts_only_the_tasks_that_a_loss_reaches(
         "run-worker-1": [2],
     }
 
-    # The chief's child.
+    # The chief's child is killed: it restarts alone.
     kill_child(release, "run-chief-0")
     leads(release, "generation 4: chief-0 starts")
     saved = make_progress(release, folders, "run-chief-0", 4, saved)
 
-    # One worker more: only the chief starts again.
+    # One worker more: only the chief restarts.
     release.change({"worker.replicas": 3})
     leads(release, "generation 5: chief-0, worker-2 start")
     make_progress(release, folders, "run-chief-0", 5, saved)
@@ -112,7 +112,7 @@ def test_coordinator_restarts_only_the_tasks_that_a_loss_reaches(
 
 
 def check_status(release: Release, folder: Path) -> None:
-    """What a person who asks is told."""
+    """Checks what `launcher status` prints."""
     cluster = release.cluster
     command = [sys.executable, "-m", "launcher", "status", release.name]
     command += ["--namespace", release.namespace, "--context", cluster.context]
@@ -122,7 +122,7 @@ def check_status(release: Release, folder: Path) -> None:
         env={
             "KUBECONFIG": str(cluster.kubeconfig),
             "PATH": str(cluster.kubectl.parent),
-            "HOME": str(folder),  # kubectl keeps what it found out there
+            "HOME": str(folder),  # for the cache of kubectl
         },
         capture_output=True,
         text=True,
@@ -148,17 +148,17 @@ def test_all_reduce_restarts_all_tasks_at_any_size(release: Release, on_nfs: OnN
     leads(release, "generation 1: all tasks start")
     saved = make_progress(release, folders, "run-worker-0", 1)
 
-    # A pod: nobody can go on without it.
+    # A pod is replaced: no worker can continue without it.
     release.kubectl("delete", "pod", "run-worker-1", "--wait=false")
     leads(release, "generation 2: worker-0, worker-1 start")
     saved = make_progress(release, folders, "run-worker-0", 2, saved)
 
-    # A child.
+    # A child is killed.
     kill_child(release, "run-worker-1")
     leads(release, "generation 3: worker-0, worker-1 start")
     saved = make_progress(release, folders, "run-worker-0", 3, saved)
 
-    # Three, in the pods that are there and one more.
+    # Three workers, in the pods that exist and one more.
     release.change({"worker.replicas": 3})
     leads(release, "generation 4: worker-0, worker-1, worker-2 start")
     make_progress(release, folders, "run-worker-0", 4, saved)

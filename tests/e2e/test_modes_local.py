@@ -1,6 +1,6 @@
 """The examples of modes coordinator and all-reduce, run by `launcher local` with real TensorFlow.
 
-Each goes through the losses that its mode knows, is stopped, and ends well when it is run again.
+Each test causes the losses that its mode handles, stops the run, and lets a second run succeed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Local(Lines):
     """A run of an example by `launcher local`."""
 
     def __init__(self, example: str, folder: Path, steps: int, **counts: int) -> None:
-        self.mark = uuid.uuid4().hex  # of the processes that belong to it
+        self.mark = uuid.uuid4().hex  # marks the processes of this run
         program = {
             "args": [
                 f"--checkpoint_dir={folder / 'checkpoint'}",
@@ -72,7 +72,7 @@ class Local(Lines):
         return self.wait_for(rf"^{who} *\| (?:{pattern})", after)
 
     def wait_for_steps(self, who: str) -> None:
-        """Three more lines of progress."""
+        """Waits for three more lines of progress."""
         for _ in range(3):
             self.hear(who, STEP, after=len(self.lines))
 
@@ -84,7 +84,7 @@ class Local(Lines):
         return found
 
     def kill_child(self, task: str) -> int:
-        """Kill what a task runs now; the index of the lines that follow."""
+        """Kills the current child of a task. Returns the index of the lines that follow."""
         after = len(self.lines)
         os.kill(self.children()[task][-1], signal.SIGKILL)
         self.hear(task, r"\S+ tfrun: .*the child ended: killed by SIGKILL", after)
@@ -95,7 +95,7 @@ class Local(Lines):
         assert self.wait() == 128 + signal.SIGTERM
 
     def left(self) -> list[psutil.Process]:
-        """Its processes that are alive."""
+        """The processes of this run that are alive."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -106,7 +106,7 @@ class Local(Lines):
 
 @contextlib.contextmanager
 def run(example: str, folder: Path, steps: int, **counts: int) -> Iterator[Local]:
-    """A run that has ended, and left nothing, when the context does."""
+    """A run that must have ended, and left no process, when the context ends."""
     local = Local(example, folder, steps, **counts)
     try:
         yield local
@@ -129,7 +129,7 @@ def find_saved_step(folder: Path) -> int:
 
 
 def wait_for_saved_step(local: Local, chief: str, folder: Path) -> int:
-    """The step of a checkpoint of some progress; some more was made after it."""
+    """Waits for a checkpoint after step 0, and for progress after it. Returns its step."""
     while not find_saved_step(folder):
         local.wait_for_steps(chief)
     saved = find_saved_step(folder)
@@ -138,7 +138,7 @@ def wait_for_saved_step(local: Local, chief: str, folder: Path) -> int:
 
 
 def check_end(local: Local, chief: str, folder: Path, least_step: int) -> None:
-    """The run ended well, with a model that has learnt."""
+    """Checks that the run succeeded, with a model that has learnt."""
     assert local.wait() == 0
     accuracy, auc, step = local.hear(
         chief, r"evaluation: accuracy (\S+) auc (\S+) rows 114 step (\d+)$"
@@ -170,7 +170,7 @@ def test_coordinator_restarts_only_the_tasks_that_a_loss_reaches(tmp_path: Path)
         first = local.children()
         assert {task: len(pids) for task, pids in first.items()} == dict.fromkeys(everybody, 1)
 
-        # A worker: the chief goes on without it, and with it again.
+        # A worker is killed: the chief trains on without it, and later with it.
         after = local.kill_child("worker-1")
         local.hear("worker-1", "serving ", after)
         local.wait_for_steps("chief-0")
@@ -178,7 +178,7 @@ def test_coordinator_restarts_only_the_tasks_that_a_loss_reaches(tmp_path: Path)
         assert len(second["worker-1"]) == 2
         assert {**second, "worker-1": first["worker-1"]} == first
 
-        # The chief: it alone starts again, from its checkpoint.
+        # The chief is killed: it restarts alone, from its checkpoint.
         saved = wait_for_saved_step(local, "chief-0", tmp_path)
         after = local.kill_child("chief-0")
         assert int(local.hear("chief-0", r"start: step (\d+)/", after)[1]) >= saved
@@ -187,7 +187,7 @@ def test_coordinator_restarts_only_the_tasks_that_a_loss_reaches(tmp_path: Path)
         assert len(third["chief-0"]) == 2
         assert {**third, "chief-0": first["chief-0"]} == second
 
-        # The ps: the variables are lost, so the chief starts again too; the workers do not.
+        # The ps is killed: the variables are lost, so the chief restarts too; the workers do not.
         saved = wait_for_saved_step(local, "chief-0", tmp_path)
         after = local.kill_child("ps-0")
         assert int(local.hear("chief-0", r"start: step (\d+)/", after)[1]) >= saved
@@ -218,7 +218,7 @@ def test_all_reduce_restarts_all_tasks_at_any_size(tmp_path: Path) -> None:
             counts = {task: len(pids) for task, pids in local.children().items()}
             assert counts == dict.fromkeys(both, generation)
 
-        # One of them is asked to stop: all do after the same step, and go on from there.
+        # One worker gets SIGTERM: both stop after the same step, and continue from there.
         after = len(local.lines)
         os.kill(local.children()["worker-1"][-1], signal.SIGTERM)
         stopped = {int(local.hear(w, r"stopped: step (\d+), saved in ", after)[1]) for w in both}
@@ -228,7 +228,7 @@ def test_all_reduce_restarts_all_tasks_at_any_size(tmp_path: Path) -> None:
         local.wait_for_steps("worker-1")
         first_losses = dict(find_losses(local))
 
-        # All are asked to stop.
+        # All workers are stopped.
         after = len(local.lines)
         local.stop()
         stopped = {int(local.hear(w, r"stopped: step (\d+), saved in ", after)[1]) for w in both}
@@ -241,7 +241,7 @@ def test_all_reduce_restarts_all_tasks_at_any_size(tmp_path: Path) -> None:
             assert int(local.hear(worker, r"start: step (\d+)/")[1]) == step
         check_end(local, "worker-0", tmp_path, target)
 
-    # One worker alone takes the same steps as two and three together.
+    # One worker alone makes the same steps as two and three together.
     alone = tmp_path / "alone"
     alone.mkdir()
     with run("all-reduce", alone, target, worker=1) as local:
@@ -253,7 +253,7 @@ def test_all_reduce_restarts_all_tasks_at_any_size(tmp_path: Path) -> None:
 
 
 def find_losses(local: Local) -> Iterator[tuple[int, float]]:
-    """The loss of each step that worker 0 has told."""
+    """The loss of each step that worker 0 has printed."""
     for line in local.lines.copy():
         found = re.match(r"worker-0 *\| step (\d+)/\d+ loss (\S+) ", line)
         if found:

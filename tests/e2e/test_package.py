@@ -16,7 +16,7 @@ import yaml
 from tests.chart.render import CHART, render
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STUB = REPOSITORY / "tests" / "unit" / "stub"  # TensorFlow is not what is tested here
+STUB = REPOSITORY / "tests" / "unit" / "stub"  # stands in for TensorFlow
 
 VALUES = """
 program:

@@ -44,7 +44,7 @@ def names(release: Release) -> set[str]:
 
 
 def containers(release: Release) -> dict[str, tuple[Any, ...]]:
-    """Of each task's pod that stays what changes when the pod, or its container, is made again."""
+    """For each task pod that stays: what changes when the pod or its container is replaced."""
     return {
         pod["metadata"]["name"]: (
             pod["metadata"]["uid"],
@@ -59,20 +59,20 @@ def containers(release: Release) -> dict[str, tuple[Any, ...]]:
 
 
 def of_processes(release: Release, file: str) -> list[str]:
-    """The texts in /proc of all processes of the chief: their `cmdline` or their `environ`."""
+    """The `cmdline` or the `environ` of all processes in the chief's container."""
     look = f"cat /proc/[0-9]*/{file}"
     return release.kubectl("exec", "run-worker-0", "--", "sh", "-c", look).split("\0")
 
 
 def wait_until_it_trains(release: Release, folders: Folders, generation: int, saved: int) -> None:
-    """Every worker makes steps, and none began earlier than with what had been saved."""
+    """Waits until every worker makes steps. Checks that none started from before `saved`."""
     workers = range(release.job_json()["replicas"]["worker"])
     wait_for_steps(release, folders, workers, generation, saved)
 
 
 @contextlib.contextmanager
 def unharmed(release: Release, folders: Folders) -> Iterator[None]:
-    """All pods that are there go on, and so do the chief's child and the training."""
+    """Checks that the block leaves all pods, the chief's child and the training running."""
     pods, chief = containers(release), children(release.kubectl("logs", "run-worker-0"))
     yield
     saved = saved_step(folders)
@@ -90,9 +90,10 @@ def check_change(
     replaced: bool = False,
     most: int = 1,
 ) -> None:
-    """Makes a change, after which all train in a new generation; `most` may have been begun.
+    """Makes a change, and checks that all tasks then train in one new generation.
 
-    They do so in the pods that were there, and no others than are wanted; `replaced`, in new ones.
+    The pods are those that are wanted, and stay the same; with `replaced` they are new. The chief
+    starts at most `most` times.
     """
     pods = containers(release)
     before = [] if replaced else children(release.kubectl("logs", "run-worker-0"))
@@ -127,7 +128,7 @@ def test_a_training_goes_on_through_every_change(
     def changed(settings: Mapping[str, Any]) -> Callable[[], str]:
         return lambda: release.change(settings)
 
-    # A size for which there is no room at first; it is revision 2.
+    # A size for which there is no room at first. This is revision 2.
     def grow_when_there_is_room() -> None:
         release.kubectl("create", "quota", "full", "--hard=requests.memory=3200Mi")
         release.wait_for(["quota", "full"], "{.status.used}", "memory", 30)
@@ -141,13 +142,13 @@ def test_a_training_goes_on_through_every_change(
     check_change(release, folders, changed({"ps.replicas": 2}))
     assert release.job_json()["run"] == first["run"]
 
-    # Policies: a new controller finds all as it was, and leaves it so.
+    # Other policies: a new controller takes over the tasks and restarts none.
     with unharmed(release, folders):
         release.change({"restarts.limit": 5, "hangTimeout": 300})
         leads(release, r"generation \d+: found running, and taken over")
     assert release.job_json()["run"] == first["run"]
 
-    # Arguments and variables name another run, which goes on from the checkpoint that it finds.
+    # Other arguments and variables make a new run, which continues from the checkpoint.
     args = [*first["program"]["args"], "--log_every_steps=5"]
     program = {"program.args": args, "program.env": {"COLOUR": "red"}}
     check_change(release, folders, changed(program))
@@ -161,7 +162,7 @@ def test_a_training_goes_on_through_every_change(
     assert "--log_every_steps=5" not in of_processes(release, "cmdline")
     assert "COLOUR=red" not in of_processes(release, "environ")
 
-    # Another image: new pods, made one after the other, and all tasks start once.
+    # Another image: Kubernetes replaces the pods one by one, and all tasks restart once.
     new = {**image_settings(release.cluster.image_again), "grace": 60}
     old = ["run-worker-0", "run-worker-2"]
     with Lines(release.logs(old[0])) as chief, Lines(release.logs(old[1])) as worker:
@@ -184,7 +185,7 @@ def test_a_training_goes_on_through_every_change(
 
     check_change(release, folders, change_while_it_forms)
 
-    # Two changes without a pause: the first may have come to start its tasks, or not.
+    # Two changes without a pause: the first one may start its tasks or not.
     def change_twice() -> None:
         release.change({"worker.replicas": 3, "ps.replicas": 2})
         release.change({"worker.replicas": 2, "ps.replicas": 1, "worker.maxReplicas": 3})
@@ -192,7 +193,7 @@ def test_a_training_goes_on_through_every_change(
     check_change(release, folders, change_twice, most=2)
     assert release.job_json()["run"] == last
 
-    # All names that there may be are listed now: a worker comes and goes, and the others train on.
+    # All possible names are listed now: a worker joins and leaves, and the others train on.
     with unharmed(release, folders):
         release.change({"worker.replicas": 3})
         generation = int(leads(release, r"generation (\d+): worker-2 starts")[1])
@@ -218,11 +219,11 @@ while true; do sleep 0.1; done
 
 
 def shell(folders: Folders, script: str) -> dict[str, Any]:
-    """Settings of a run whose workers are a few words of shell, with the folder /data."""
+    """Settings of a run whose workers run a shell script, with the folder /data."""
     return {**tiny(script), **folders.settings, "code.image.path": "", "program.flags": False}
 
 
-def test_a_worker_that_is_scaled_away_may_save_before_its_pod_goes(
+def test_a_worker_that_is_scaled_away_can_save_before_its_pod_is_deleted(
     release: Release, on_nfs: OnNfs
 ) -> None:
     folders = on_nfs(EXAMPLE)
@@ -240,7 +241,7 @@ def test_a_worker_that_is_scaled_away_may_save_before_its_pod_goes(
         for worker in (second, third):
             worker.wait_for("asked to stop")
         leads(release, r"all tasks stop: generation \d+ forms")
-        # The second change comes while the first one waits for who saves.
+        # The second change comes while the first one waits for the workers that save.
         release.change({"worker.replicas": 1})
         with Lines(release.logs(release.controller())) as controller:
             controller.wait_for(r"generation \d+ forms")

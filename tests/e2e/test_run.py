@@ -1,6 +1,6 @@
 """Runs on the real Kubernetes: what they end with, what they survive and what they leave behind.
 
-Real TensorFlow where the training matters; elsewhere workers run a few words of shell.
+Workers run real TensorFlow where the training matters, and short shell scripts elsewhere.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def only(index: int, script: str) -> str:
 
 @pytest.fixture
 def claimed(release: Release, on_nfs: OnNfs) -> Iterator[Folders]:
-    """A namespace that refuses all but the least rights, and a claim on a folder of the export."""
+    """A namespace with Pod Security "restricted", and a claim on a folder of the export."""
     name = release.namespace
     release.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
     folders = on_nfs(EXAMPLE)
@@ -93,7 +93,7 @@ def test_a_run_succeeds_under_restricted_security_and_never_trains_twice(
     end = release.end()
     check_learnt(end)
     assert "the run has succeeded: all 2 workers ended with exit code 0" in log
-    assert generations(log) == []  # but the first
+    assert generations(log) == []  # the lines before, which named generation 1, are read already
     wait_until_tasks_are_gone(release)
     assert (claimed.data / "model" / "saved_model.pb").stat().st_size > 0
     assert saved_step(claimed) >= 1400
@@ -101,13 +101,13 @@ def test_a_run_succeeds_under_restricted_security_and_never_trains_twice(
     assert [(role, pods) for role, pods, _, _ in sets] == [("ps", 0), ("worker", 0)]
     assert [end["phase"] for _, _, _, end in sets] == ["Succeeded", "Succeeded"]
 
-    # Nothing has changed: not even the controller starts again.
+    # The same values: not even the controller restarts.
     controllers = release.controllers()
     release.upgrade(values, settings)
     assert release.controllers() == controllers
     assert stateful_sets(release) == sets
 
-    # A change of what does not train: a new controller, that finds the end.
+    # A change of a policy: a new controller, which finds the recorded end.
     release.upgrade(values, {**settings, "restarts.limit": 1})
     end, log = finish(release)
     assert (end.condition, end.exit_code) == ("Complete", 0)
@@ -145,12 +145,12 @@ def test_a_failing_program_fails_the_run_with_its_code_and_last_lines(
     assert end.message["reason"] in log
 
 
-def test_killed_children_and_deleted_pods_start_again_from_the_checkpoint(
+def test_training_restarts_from_the_checkpoint_after_killed_children_and_deleted_pods(
     release: Release, on_nfs: OnNfs, paced: Path
 ) -> None:
     folders = on_nfs(paced)
     install_paced(release, folders, steps=4000)
-    # What is done, what the controller says of it, and who starts again.
+    # The fault, what the controller says about it, and who restarts.
     faults: list[tuple[Callable[[], object], str, str]] = [
         (
             lambda: kill_child(release, "run-worker-1"),
@@ -201,7 +201,7 @@ def test_killed_children_and_deleted_pods_start_again_from_the_checkpoint(
         ("3", ""),
         ("", "not charged"),
     ]
-    # The chief, which was left alone once, never began before what was known to be saved.
+    # The chief never started from before the saved step. The first fault did not restart it.
     assert all(int(start) >= step for start, step in zip(starts[1:], saved[1:]))
     assert len(starts) == 4
 
@@ -253,7 +253,7 @@ def test_helm_uninstall_in_the_middle_of_a_run_leaves_nothing(
 
 
 def wait_until_only(release: Release, before: set[str]) -> None:
-    """Nothing is left; what only Kubernetes' own garbage collector removes has some seconds."""
+    """Checks that nothing else is left. Kubernetes' garbage collector has up to 60 s."""
     left = everything(release) - before
     if left:
         release.kubectl("wait", "--for=delete", *sorted(left), "--timeout=60s")

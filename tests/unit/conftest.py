@@ -14,7 +14,7 @@ Start = Callable[..., Launcher]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts launchers that end with the test."""
+    """Starts launchers, which are killed when the test ends."""
     with ExitStack() as stack:
 
         def begin(*arguments: str, **options: object) -> Launcher:

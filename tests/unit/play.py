@@ -1,7 +1,7 @@
-"""Tasks in a world where all that they ask for happens at once: for tests of the decisions.
+"""Plays a controller and its tasks, for tests of the decisions.
 
-`Play` is a controller's decisions with the real story of each task around them, without processes
-or time. A test makes things happen and lets them settle.
+`Play` connects the real decisions of a controller with the real `step` of each task. There are no
+processes: what the tasks ask for happens at once. A test causes events, then lets them settle.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ EVERYBODY = ("ps-0", "worker-0", "worker-1")
 class Pod:
     """One task's launcher, which follows directives by `launcher.task.step`.
 
-    A pull finds code of `digest`, and `commit` in its branch, once `can_pull`. A child that is
-    told to stop ends with `stops_with`; None lets it go on, as one that still saves.
+    A pull finds code of `digest`, and `commit` in its branch, once `can_pull` is true. A child that
+    is told to stop ends with `stops_with`; with None it continues, as one that still saves.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class Pod:
         self.can_pull = True
         self.stops_with: int | None = 143
         self.sequence = 0
-        self.pulls: list[int] = []  # what was asked for
-        self.started: list[int] = []  # generations
+        self.pulls: list[int] = []  # the number in each request to pull
+        self.started: list[int] = []  # the generation of each start
 
     def report(self) -> Report:
-        """What it says now; a pull that had to wait is done first where it can be."""
+        """Its next report. Before that, a pull that has waited is done if it can be."""
         if self.doing(Activity.PULLING) and self.can_pull:
             self.take(task_state.CodePulled(self.digest, self.commit))
         self.sequence += 1
         return task_state.report(self.state, self.sequence, self.clock())
 
     def take(self, event: task_state.Event) -> None:
-        """Something happens, and all that follows from it."""
+        """An event happens, and all of its effects."""
         self.state, effects = task_step.step(self.state, event)
         for effect in effects:
             self._do(effect)
@@ -87,11 +87,11 @@ class Pod:
         self.take(task_state.ChildEnded(code, lines, self.clock() - ago))
 
     def fail(self, code: int, reason: str) -> None:
-        """What it is about to do fails."""
+        """Its current activity fails."""
         self.take(task_state.Failed(int(code), reason, (), self.clock()))
 
     def terminate(self) -> None:
-        """The pod is told to end."""
+        """The launcher gets SIGTERM, because the pod must end."""
         self.take(task_state.Signalled(signal.SIGTERM, self.clock()))
 
     @property
@@ -113,7 +113,7 @@ class Pod:
         return self.doing(Activity.STANDING_IN)
 
     def be(self, address: str = "", revision: str = "") -> None:
-        """It is a pod at this address, of this template."""
+        """Sets the pod's address and the revision of its template."""
         self.state = replace(
             self.state,
             address=address or self.state.address,
@@ -122,7 +122,7 @@ class Pod:
 
 
 class Play:
-    """A run in which everything that is asked for happens at once."""
+    """A run in which all effects happen at once."""
 
     def __init__(
         self, wanted: Job | None = None, replicas: Mapping[str, int] | None = None
@@ -144,7 +144,7 @@ class Play:
         age: float = 0.0,
         end: End | None = None,
     ) -> None:
-        """A new controller comes; `replicas` is what the StatefulSets say."""
+        """A new controller starts; `replicas` are the counts of the StatefulSets."""
         self.job = job
         self.controllers += 1
         self.state = decisions_state.State(job, job, Leader(0, f"controller {self.controllers}"))
@@ -155,7 +155,7 @@ class Play:
         self.step(decisions_state.Begin(number, replicas or {}, revisions or {}, age, end))
 
     def make(self, task: Task, left: ChildReport | None = None) -> Pod:
-        """A pod is made, in the place of the last one of its name; `left` is what it left there."""
+        """Makes a pod in place of the last one of its name. `left` is the child that died there."""
         number = next(self.addresses)
         pod = self.pods[task] = Pod(task, f"launcher {number}", lambda: self.now, left)
         pod.be(address=f"10.0.0.{number}")
@@ -184,7 +184,7 @@ class Play:
         self.step(decisions_state.Tick())
 
     def tell(self, *names: str) -> None:
-        """These tasks report once, and do at once what they are answered."""
+        """These tasks report once, and follow the answer at once."""
         for name in names:
             pod = self.pod(name)
             report = pod.report()
@@ -194,23 +194,23 @@ class Play:
                 pod.take(task_state.Told(told))
 
     def directive(self, report: Report) -> Directive | None:
-        """What a task that reports this is answered."""
+        """The controller's answer to a report."""
         return directive.directive(directive.instructions(self.state), report)
 
     def settle(self, *silent: str) -> None:
-        """All but the silent tasks talk until nothing is new; a loop that never ends is a bug."""
+        """All but the silent tasks report until nothing changes. Fails if that never ends."""
         names = [str(task) for task in self.pods if str(task) not in silent]
         still = 0
         for _ in range(40):
             before = self._picture()
             self.tell(*names)
-            self.tell(*names)  # what one was told may have waited for what another told
+            self.tell(*names)  # one task's answer may depend on another's report
             still = still + 1 if before == self._picture() else 0
             pause = (self.state.not_before or 0.0) - self.now
             waits = self.state.settled_at is not None or pause > 0
             if still > 3 or (still and not waits):
                 return
-            if still:  # what follows a failure shows, and the backoff passes
+            if still:  # lets the settling time or the backoff pass
                 self.tick(max(failures.SETTLE_SECONDS, pause))
         raise AssertionError("it never settles")
 
@@ -218,26 +218,26 @@ class Play:
         return [(pod.holds, pod.child, pod.stands_in) for pod in self.pods.values()]
 
     def exit(self, name: str, code: int, *lines: str, ago: float = 0.0) -> None:
-        """A child ends by itself, so many seconds ago."""
+        """A child has ended by itself, `ago` seconds ago."""
         self.pod(name).end(code, lines, ago)
 
     def see(self, name: str, up: bool = False, quiet: float = 0.0) -> None:
-        """A program's output tells that its session is up, or nothing for so many seconds."""
+        """A program's output says that its session is up, or stays silent for `quiet` seconds."""
         self.pod(name).take(task_state.Seen(self.now, up, quiet))
 
     def drain(self, name: str, code: int = 143) -> None:
-        """The pod is told to end from outside: its child is stopped."""
+        """The pod is told to end from outside, and stops its child."""
         pod = self.pod(name)
         pod.stops_with = code
         pod.terminate()
         pod.take(task_state.ChiefLeft())
 
     def lose(self, name: str) -> None:
-        """The pod is gone, and made again."""
+        """The pod is lost and replaced."""
         self.make(parse_task(name))
 
     def mislead(self, name: str, told: Directive) -> None:
-        """An older controller has told a task this, and no younger one has told it anything."""
+        """A task follows an older controller's directive, and knows of no younger controller."""
         pod = self.pod(name)
         pod.state = replace(pod.state, directive=None)
         pod.take(task_state.Told(told))
@@ -258,7 +258,7 @@ def started(**changes: object) -> Play:
 
 
 def kill_container(play: Play, name: str) -> None:
-    """The child is killed together with its launcher; the next launcher in the pod knows."""
+    """The child is killed together with its launcher; the pod's next launcher reports it."""
     generation = play.pod(name).runs
     assert generation
     left = ChildReport(generation, exit_code=137, reason="killed with its launcher")
@@ -266,7 +266,7 @@ def kill_container(play: Play, name: str) -> None:
 
 
 def fail_to_prepare(play: Play, name: str, code: int, reason: str = "no code") -> None:
-    """A task cannot get the code that it pulls."""
+    """A task's pull fails."""
     pod = play.pod(name)
     assert pod.doing(Activity.PULLING)
     pod.fail(code, reason)
@@ -280,7 +280,7 @@ def grow(play: Play, role: str, count: int) -> None:
 
 
 def growing(replicas: dict[str, int] | None = None, **changes: object) -> Play:
-    """A run that shall have a third worker, for which there is no room yet."""
+    """A run that wants a third worker, for which there is no room yet."""
     play = started(**changes)
     play.lead(job(**changes, replicas=replicas or {"ps": 1, "worker": 3}), {"ps": 1, "worker": 2})
     play.settle()

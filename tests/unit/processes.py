@@ -1,4 +1,4 @@
-"""Real launcher processes for tests: started, listened to line by line, and never left behind."""
+"""Starts real launcher processes for tests, reads their lines, and leaves none behind."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.lines import Lines
 
 ROOT = Path(__file__).resolve().parents[2]
 STUB = ROOT / "tests" / "unit" / "stub"
-PATIENCE = 120.0  # for any one thing to happen, on a busy machine
+PATIENCE = 120.0  # for any single event, on a busy machine
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """What every launcher of a test is given: the stub in TensorFlow's place, nothing of ours."""
+    """The environment of launchers under test: TensorFlow's stub, and none of our own settings."""
     ours = ("TFRUN_", "PYTHONUNBUFFERED")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return {**inherited, "PYTHONPATH": f"{ROOT}{os.pathsep}{STUB}", **variables}
@@ -43,7 +43,7 @@ class Launcher(Lines):
         prefix: tuple[str, ...] = (),
         cwd: Path | None = None,
     ) -> None:
-        # For what it keeps: a task tells of the child that the last launcher there died with.
+        # A new folder, because a launcher reports a child that died with the folder's last one.
         self._folder = tempfile.TemporaryDirectory()
         process = subprocess.Popen(
             [*prefix, python, "-m", "launcher", *arguments],
@@ -64,7 +64,7 @@ class Launcher(Lines):
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """Kills it with all that it has started, if it is there still."""
+        """Kills it with all processes that it has started, if it still runs."""
         for process in tree(self.pid) if self.process.poll() is None else []:
             kill(process.pid)
         super().kill()
@@ -92,10 +92,10 @@ def lives(pid: int) -> bool:
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
-    """For what no line tells: looks until it is so."""
+    """Polls until `holds`, for what no line of output tells."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
-        assert time.monotonic() < deadline, f"it never came to pass that {what}"
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
         time.sleep(0.02)
 
 

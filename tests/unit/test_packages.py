@@ -1,4 +1,4 @@
-"""Packages say where code runs, so what each may import is a rule."""
+"""A package says where its code runs, so each package may import only certain others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAY = {
     "controller": {"shared", "decisions"},
     "local": {"shared", "controller"},
 }
-# What reaches the world or the clock: both steps are given what they need of these.
+# Modules that reach the outside or the clock. The two pure steps get such values as arguments.
 IMPURE = {"os", "io", "sys", "time", "datetime", "random", "pathlib", "shutil", "tempfile"}
 IMPURE |= {"socket", "ssl", "http", "urllib", "select", "asyncio", "threading", "subprocess"}
 IMPURE |= {f"launcher.shared.{name}" for name in ("environment", "log", "process", "signals")}

@@ -1,4 +1,4 @@
-"""Seeded schedules of faults against both steps; and broken rules, which it must notice."""
+"""The simulator: every schedule of faults must end well, and broken rules must be noticed."""
 
 from __future__ import annotations
 
@@ -130,21 +130,21 @@ RULES = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_it_notices_a_broken_rule(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulator_notices_a_broken_rule(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, stands, broken = RULES[rule]
     source = inspect.getsource(module)
-    assert source.count(stands) == 1, f"{module.__name__} says it otherwise now: so must this test"
+    assert source.count(stands) == 1, f"{module.__name__} has changed: change RULES too"
     other = types.ModuleType("broken")
     monkeypatch.setitem(sys.modules, "broken", other)  # where dataclasses look for it
     exec(source.replace(stands, broken), other.__dict__)  # noqa: S102
     for name, function in inspect.getmembers(module, inspect.isfunction):
-        if function.__module__ == module.__name__:  # other modules hold these very functions
+        if function.__module__ == module.__name__:  # other modules hold the same function objects
             monkeypatch.setattr(function, "__code__", vars(other)[name].__code__)
     assert any(histories.play(schedule_for(seed)) for seed in range(MOST)), rule
 
 
 def test_the_same_events_give_the_same_decisions() -> None:
-    """In another process too, where sets are in another order."""
+    """Also in another process, where sets have another order."""
 
     def digest(seed: str) -> str:
         return subprocess.run(
@@ -159,7 +159,9 @@ def test_the_same_events_give_the_same_decisions() -> None:
     assert digest("1") == digest("2") != ""
 
 
-def test_a_schedule_that_fails_is_shrunk_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schedule_that_fails_is_shrunk_and_its_history_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(failures, "DRAINED", 0)
     for seed in range(MOST):
         schedule = schedule_for(seed)
@@ -167,7 +169,7 @@ def test_a_schedule_that_fails_is_shrunk_and_told(monkeypatch: pytest.MonkeyPatc
         if violation and len(schedule.faults) > 3:
             break
     else:
-        pytest.fail("none fails")
+        pytest.fail("no schedule fails")
     smaller = histories.shrink(schedule, violation.rule)
     assert len(smaller.faults) < len(schedule.faults)
     told = histories.tell(smaller)

@@ -1,7 +1,7 @@
-"""The breast-cancer example, slow for as long as there is a file `slow` above its checkpoints.
+"""The breast-cancer example, slow while a file `slow` exists beside its checkpoint folder.
 
-So that whatever a test does in the middle of a training does happen in the middle of it, on a fast
-machine too, and that the rest of the training takes no longer than it must.
+A test acts in the middle of the training, so the training must be slow on a fast machine too. When
+the test has removed the file, the rest is fast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 train: Any = importlib.import_module("train")  # beside this file, where a test copies it
-SECONDS = 0.05  # a step, while it is slow
+SECONDS = 0.05  # added to each step while it is slow
 
 
 def main(argv: list[str]) -> int:

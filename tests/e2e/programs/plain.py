@@ -1,7 +1,7 @@
-"""paced.py as TensorFlow 1 programs commonly are: no worker waits for the chief by itself.
+"""paced.py as most TensorFlow 1 programs are: its workers do not wait for the chief.
 
-What then waits is MonitoredTrainingSession: a worker that looks before the chief has initialised
-the variables looks again after 30 s.
+MonitoredTrainingSession waits instead: a worker that starts before the chief has initialised the
+variables tries again only after 30 s.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import_tensorflow = train.import_tensorflow
 
 
 class Impatient:
-    """In place of the SessionManager with which train.py waits: one that does not."""
+    """Replaces the SessionManager by which train.py waits for the chief. It does not wait."""
 
     def __init__(self, **_: Any) -> None:
         pass
@@ -29,7 +29,7 @@ class Impatient:
 
 
 def import_impatient() -> None:
-    """MonitoredTrainingSession has a SessionManager of its own, and keeps it."""
+    """Replaces train.py's SessionManager only: MonitoredTrainingSession keeps its own."""
     import_tensorflow()
     train.tf.train.SessionManager = Impatient
 

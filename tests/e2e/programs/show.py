@@ -1,4 +1,4 @@
-"""Says what code it is a part of, in one line, and goes on for as long as it is let."""
+"""Prints one line that identifies the code in its folder. With `stay` it then runs until killed."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ import time
 
 
 def listing() -> str:
-    """Names all that is in the current folder: names, kinds, execute bits, links and bytes."""
+    """A digest of the current folder: all names, kinds, execute bits, links and bytes."""
     found = hashlib.sha256()
     for folder, folders, files in os.walk(b"."):
         folders.sort()

@@ -1,4 +1,4 @@
-"""Archives for tests: made, unpacked, and refused."""
+"""Makes archives for tests, and checks that one is refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def same(a: Path, b: Path) -> None:
 
 
 def tar(file: Path, *members: tuple[str, bytes, str]) -> Path:
-    """A tar of (name, type, what it holds or where it leads)."""
+    """A tar of members, each (name, type, content or link target)."""
     with tarfile.open(file, "w") as opened:
         for name, kind, text in members:
             info = tarfile.TarInfo(name)

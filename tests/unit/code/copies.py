@@ -1,4 +1,4 @@
-"""Copies of a folder: made again and again, watched at each read, and compared."""
+"""Copies a folder repeatedly, watches each read, and compares the results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from launcher.code import copy as module
 from launcher.code.copy import Origin
 from launcher.shared.exits import ExitCode, LauncherError
 
-PATIENCE = 60.0  # a bound for what should take no time
+PATIENCE = 60.0  # seconds, for what should take almost none
 
 
 class Copier:
-    """Copies into one place, again and again."""
+    """Copies `source` into the same folder each time that it is called."""
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.origin = Origin(source, "code.nfs s:/e", "s")
@@ -37,7 +37,7 @@ class Copier:
 
 
 class Reads:
-    """Counts the bytes that are read of files, and may do something at a read."""
+    """Counts the bytes that are read from files, and calls `act` before each read."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.bytes = 0
@@ -57,7 +57,7 @@ def same(a: Path, b: Path) -> None:
 
 
 def contents(folder: Path) -> dict[bytes, Any]:
-    """Every name with its kind, its execute bit and its bytes, by other means than the copy's."""
+    """Every name with its kind, execute bit and bytes, read independently of the launcher."""
     found: dict[bytes, Any] = {}
     for at, folders, files in os.walk(os.fsencode(folder)):
         for name in (*folders, *files):

@@ -1,4 +1,4 @@
-"""Archives that are fetched: from servers and volumes that fail, are silent, or send others."""
+"""Fetching archives: from servers and volumes that fail, are silent, or send something else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_archive_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers each request by the next of `answers`, the last one for ever."""
+    """Answers each request with the next of `answers`. The last one is repeated."""
 
     def __init__(self) -> None:
         self.answers: list[Callable[[Handler], object]] = []
@@ -103,7 +103,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_download_that_fails_for_a_moment_is_tried_again(tmp_path: Path, server: Server) -> None:
+def test_a_download_that_fails_for_a_moment_is_retried(tmp_path: Path, server: Server) -> None:
     file = tar(tmp_path / "file", ("train.py", FILE, "x" * 100_000))
     data = file.read_bytes()
     server.answers = [
@@ -131,7 +131,7 @@ def test_a_download_that_fails_for_a_moment_is_tried_again(tmp_path: Path, serve
         (functools.partial(part, bytes(10)), ExitCode.IO, "it ended 5 bytes early"),
     ],
 )
-def test_the_error_of_a_server_that_keeps_failing_is_told(
+def test_the_error_of_a_server_that_keeps_failing_is_reported(
     tmp_path: Path, server: Server, answer: Callable[[Handler], None], code: ExitCode, words: str
 ) -> None:
     server.answers = [answer]
@@ -167,7 +167,7 @@ def test_a_server_that_is_silent_is_given_up(tmp_path: Path, server: Server) -> 
         (Credentials("", "", "abc"), "Bearer abc"),
     ],
 )
-def test_the_secret_is_not_sent_on_to_where_a_redirect_leads(
+def test_the_secret_is_not_sent_to_the_target_of_a_redirect(
     tmp_path: Path, server: Server, credentials: Credentials | None, header: str | None
 ) -> None:
     file = tar(tmp_path / "file", ("train.py", FILE, "x"))
@@ -181,13 +181,13 @@ def test_the_secret_is_not_sent_on_to_where_a_redirect_leads(
 
 
 def test_a_volume_that_is_silent_is_given_up(tmp_path: Path, cancelled: threading.Event) -> None:
-    os.mkfifo(tmp_path / "file")  # nobody writes: to open it takes for ever
+    os.mkfifo(tmp_path / "file")  # open() blocks for ever, because nobody writes
     wanted = Archive((tmp_path / "file").as_uri(), "0" * 64, None, 0.3)
     with pytest.raises(LauncherError, match=r"code\.archive file:.* has not answered") as error:
         archive.fetch(wanted, tmp_path / "to" / "here", cancelled)
     assert error.value.exit_code is ExitCode.IO
     assert list((tmp_path / "to").iterdir()) == []
-    with contextlib.suppress(OSError):  # or it has not come so far yet
+    with contextlib.suppress(OSError):  # unless the thread has not opened it yet
         os.close(os.open(tmp_path / "file", os.O_WRONLY | os.O_NONBLOCK))  # ends the thread
 
 

@@ -25,7 +25,7 @@ def test_any_name_is_copied(source: Path, copy: Copier) -> None:
     assert copy()
     assert contents(copy.folder) == contents(source)
     assert set(names) <= contents(copy.folder).keys()
-    assert copy() == copy()  # names survive in its memory too
+    assert copy() == copy()  # the manifest keeps the names too
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_what_is_neither_file_nor_folder_nor_link_is_left_behind(
     assert not (copy.folder / "pipe").exists()
 
 
-def test_names_that_tfrunignore_names_are_left_behind(source: Path, copy: Copier) -> None:
-    comment = "#" * 200_000  # however long it is
+def test_names_that_tfrunignore_matches_are_left_behind(source: Path, copy: Copier) -> None:
+    comment = "#" * 200_000  # a long file is read to its end
     (source / ".tfrunignore").write_text(f"{comment}\n*.bin\n/data/\n")
     (source / "data").mkdir()
     (source / "data" / "secret").touch()
-    (source / "data").chmod(0)  # it is not even looked into
+    (source / "data").chmod(0)  # the copy does not even open it
     before = copy()
     assert sorted(path.name for path in copy.folder.rglob("*")) == [
         ".tfrunignore", "deep", "lib", "train.py",
@@ -108,7 +108,7 @@ def test_links_are_kept_as_they_are(source: Path, copy: Copier, name: str, targe
     ("name", "target"),
     [("link", "../shared"), ("lib/link", "../../shared"), ("link", "lib/../../source/train.py")],
 )
-def test_a_link_that_leaves_the_folder_is_named(
+def test_a_link_that_leads_out_of_the_folder_is_refused_by_name(
     source: Path, copy: Copier, name: str, target: str
 ) -> None:
     (source / name).symlink_to(target)
@@ -174,7 +174,7 @@ def test_a_second_copy_of_an_unchanged_folder_reads_nothing(
     assert copy() == before
     assert reads.bytes == 0
     assert contents(copy.folder) == contents(source)
-    assert copy.folder.stat().st_ino != kept  # it was made anew, of the same files
+    assert copy.folder.stat().st_ino != kept  # a new folder of the same files
 
 
 def test_a_second_copy_reads_the_files_that_changed_on_either_side(
@@ -188,7 +188,7 @@ def test_a_second_copy_reads_the_files_that_changed_on_either_side(
     assert reads.bytes == len("print('hello')\n")
     assert contents(copy.folder) == contents(source)
 
-    # As an editor saves: the same size, the same time, another file.
+    # An editor saves: another file with the same size and the same time.
     info = (source / "train.py").stat()
     (source / "new").write_text("print('HELLO')\n")
     os.utime(source / "new", ns=(info.st_atime_ns, info.st_mtime_ns))
@@ -196,7 +196,7 @@ def test_a_second_copy_reads_the_files_that_changed_on_either_side(
     assert copy() != before
     assert contents(copy.folder) == contents(source)
 
-    time.sleep(0.02)  # a tick of the file system's clock
+    time.sleep(0.02)  # longer than a tick of the file system's clock
     (source / "train.py").chmod(0o755)
     copy()
     assert contents(copy.folder) == contents(source)

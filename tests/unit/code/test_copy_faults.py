@@ -1,4 +1,4 @@
-"""A copy while its source changes, vanishes or does not answer, and where the disk is full."""
+"""A copy whose source changes, vanishes or does not answer, or whose disk is full."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def test_a_file_that_shrinks_is_read_again(source: Path, copy: Copier, reads: Re
 
 def test_a_file_that_always_changes_is_named(source: Path, copy: Copier, reads: Reads) -> None:
     (source / "lib" / "deep" / "data.bin").unlink()
-    sizes = itertools.count(20)  # times may be too coarse to tell
+    sizes = itertools.count(20)  # because timestamps may be too coarse
     reads.act = lambda: os.truncate(source / "train.py", next(sizes))
     copy.fails(ExitCode.TRY_AGAIN, r"must not change while it is copied; train\.py did, 3 times")
 
 
 @pytest.mark.parametrize("what", ["a file", "a folder"])
-def test_what_vanishes_before_it_is_opened_is_left_out_of_the_copy(
+def test_a_file_or_folder_that_vanishes_before_it_is_opened_is_left_out_of_the_copy(
     source: Path, copy: Copier, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An editor saves train.py: the folder was listed before, and is opened after."""
+    """An editor replaces train.py after the folder was listed and before the file is opened."""
     name = "_file" if what == "a file" else "_list"
     act = getattr(module._Copy, name)
 
@@ -102,7 +102,7 @@ def test_a_file_that_comes_and_goes_all_the_time_is_left_out_of_the_copy(
 def test_a_file_that_vanishes_while_it_is_read_fails_the_copy(
     source: Path, copy: Copier, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A part of it is no program, and no digest names it."""
+    """The copy must not hold a part of a file."""
     (source / "large").write_bytes(bytes(3 * PART_BYTES))
     read, reads = module._Copy._read, []
 
@@ -138,7 +138,7 @@ def test_a_copy_that_fails_leaves_the_last_copy_as_it_was(
     reads.act = lambda: None
     reads.bytes = 0
     assert copy() != before
-    assert reads.bytes == len("edited\n")  # what it had is taken over as ever
+    assert reads.bytes == len("edited\n")  # the files of the last copy are still reused
     assert (copy.folder / "lib" / "deep" / "data.bin").stat().st_nlink == 1
 
 
@@ -167,11 +167,11 @@ def test_large_files_are_not_all_open_at_once(
     reads.act = lambda: most.append(len(os.listdir("/proc/self/fd")))
     copy()
     assert len(most) > 8 * module.THREADS
-    assert max(most) <= begin + 3 * module.THREADS  # each reads, writes, and counts
+    assert max(most) <= begin + 3 * module.THREADS  # each thread reads, writes, and counts
     same(source, copy.folder)
 
 
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
+def test_a_pipe_that_replaces_a_file_does_not_block_the_copy(
     source: Path, copy: Copier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     act = module._Copy._file
@@ -189,7 +189,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
 
 @pytest.fixture
 def away(reads: Reads) -> Iterator[threading.Event]:
-    """A server that does not answer a read before the test ends."""
+    """A server that answers no read before the event is set or the test ends."""
     back = threading.Event()
     reads.act = lambda: back.wait(PATIENCE)
     yield back
@@ -205,7 +205,7 @@ def test_an_nfs_server_that_stays_away_is_named(
         ExitCode.IO, r"s:/e cannot be copied: s has not answered for \d s, reading train\.py", 1.0
     )
     assert time.monotonic() - begin < PATIENCE / 2
-    # What was under way ends without harm once the server is back, while another copy is made.
+    # When the server is back, the old reads end and do not disturb the next copy.
     left = threading.active_count()
     away.set()
     assert copy()
@@ -232,7 +232,7 @@ def test_a_cancelled_copy_ends(copy: Copier, away: threading.Event) -> None:
     assert not away.is_set()
 
 
-def test_a_read_error_is_told_with_the_name_of_the_file(copy: Copier, reads: Reads) -> None:
+def test_a_read_error_is_reported_with_the_name_of_the_file(copy: Copier, reads: Reads) -> None:
     def fail() -> None:
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
@@ -274,5 +274,5 @@ def test_a_full_disk_is_named(source: Path, tmp_path: Path) -> None:
     assert told == (
         f"74 code.nfs s:/e cannot be copied: No space left on device in {tmp_path}/disk"
     ), done.stderr
-    # Files are copied side by side, and any of them may find that nothing is left.
+    # Files are copied in parallel, and any of them may be the one that fills the disk.
     assert (source / writing.rstrip("\n")).is_file()

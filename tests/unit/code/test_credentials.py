@@ -1,4 +1,4 @@
-"""What code is fetched with."""
+"""The credentials for fetching code."""
 
 from __future__ import annotations
 

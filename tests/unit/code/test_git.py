@@ -1,4 +1,4 @@
-"""One commit of a Git repository, from servers of every kind."""
+"""Fetching one commit of a Git repository from servers of every kind."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_stderr_of_git_ls_remote_is_not_read_for_commits(
     assert git.resolve(of(origin), "main", tmp_path, threading.Event()) == found
 
 
-def test_a_url_that_looks_like_an_option_is_not_taken_for_one(tmp_path: Path) -> None:
+def test_a_url_that_looks_like_an_option_is_not_parsed_as_one(tmp_path: Path) -> None:
     (tmp_path / "refs" / "heads").mkdir(parents=True)
     evil = Repository(f"--upload-pack=touch {tmp_path}/evil; false", None, 60)
     with pytest.raises(LauncherError, match="git ls-remote ended"):
@@ -132,7 +132,7 @@ def test_a_long_checkout_shows_its_progress(
         return done
 
     monkeypatch.setattr(tool, "run", record)
-    monkeypatch.setenv("GIT_PROGRESS_DELAY", "0")  # else it speaks from the second second on
+    monkeypatch.setenv("GIT_PROGRESS_DELAY", "0")  # by default only after 2 s
     fetch(of(origin), commit(origin), tmp_path / "to")
     assert "Updating files: 100%" in said["checkout"]
 
@@ -169,7 +169,9 @@ def test_a_repository_that_does_not_exist_is_named(tmp_path: Path) -> None:
     assert "does not appear to be a git repository" in "\n".join(error.value.last_lines)
 
 
-def test_an_image_without_git_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_without_git_is_a_configuration_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(LauncherError, match="the image must have git") as error:
         fetch(of(tmp_path), "0" * 40, tmp_path / "to")
@@ -177,7 +179,7 @@ def test_an_image_without_git_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files behind a password: the oldest way to serve a repository, without single commits."""
+    """Serves files behind a password: Git's dumb protocol, which cannot serve single commits."""
 
     allowed = "Basic " + base64.b64encode(b"anna:se cret").decode()
 
@@ -205,7 +207,7 @@ def url(origin: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_a_server_with_a_password_that_serves_no_single_commits_works(
+def test_a_commit_is_fetched_from_a_server_with_a_password_that_serves_no_single_commits(
     origin: Path, tmp_path: Path, url: str
 ) -> None:
     old = commit(origin)

@@ -1,4 +1,4 @@
-"""`.tfrunignore`: which names are left behind, as Git would say it too."""
+"""Which names `.tfrunignore` leaves behind: the same as Git with `.gitignore`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def kept(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [".git", "__pycache__", "a/b/__pycache__"])
-def test_git_folders_and_python_caches_are_never_taken(name: str) -> None:
+def test_git_folders_and_python_caches_are_never_copied(name: str) -> None:
     assert Ignored("!*\n!**/*\n")(name, True)
 
 

@@ -1,4 +1,4 @@
-"""The program's code: from any source the same files, by the same digest."""
+"""The program's code: every source delivers the same files and the same digest."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_code_of_the_image_is_used_where_it_is(source: Path, tmp_path: Path) -> 
     assert not (tmp_path / "work").exists()
 
 
-def test_a_volume_of_the_image_that_is_silent_is_given_up(
+def test_a_silent_volume_of_code_image_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back = threading.Event()
@@ -215,7 +215,7 @@ except exits.LauncherError as error:
 
 @pytest.mark.parametrize("name", ["train.py", "lib"])
 def test_a_file_or_folder_that_cannot_be_read_is_named(source: Path, name: str) -> None:
-    # Not below pytest's folder: each run of pytest that starts closes that to others.
+    # Not in pytest's folder, because each new run of pytest makes that private to its user.
     with tempfile.TemporaryDirectory() as text:
         here = Path(text)
         here.chmod(0o755)
@@ -240,7 +240,7 @@ def test_a_file_or_folder_that_cannot_be_read_is_named(source: Path, name: str) 
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """Code that every source can bring: Git knows no empty folders, values no links."""
+    """Code that every source can deliver: no empty folders for Git, no links for the values."""
     folder = tmp_path / "plain"
     (folder / "lib").mkdir(parents=True)
     (folder / "train.py").write_text("print('größe')\n")
@@ -249,7 +249,7 @@ def plain(tmp_path: Path) -> Path:
 
 
 def commit(folder: Path) -> str:
-    """Makes a repository of a folder and commits all; the commit's id."""
+    """Makes a repository of a folder and commits all files. Returns the commit's id."""
     git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@example.com"]
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=x"]):
         subprocess.run([*git, *words], check=True)
@@ -263,7 +263,7 @@ def archived(folder: Path, file: Path) -> Source:
     return Source("archive", url=file.as_uri(), pin=sha256)
 
 
-def test_every_source_brings_the_same_files_and_the_same_digest(
+def test_every_source_delivers_the_same_files_and_the_same_digest(
     plain: Path, tmp_path: Path
 ) -> None:
     texts = {
@@ -291,7 +291,7 @@ def test_an_archive_that_was_fetched_is_not_fetched_again(plain: Path, tmp_path:
     source = archived(plain, tmp_path / "file")
     before = deliver(source, None, tmp_path / "work")
     (tmp_path / "file").unlink()
-    (before.folder / "train.py").unlink()  # by the program
+    (before.folder / "train.py").unlink()  # as the program may do
     assert deliver(source, None, tmp_path / "work") == before
     assert (before.folder / "train.py").exists()
 

@@ -1,4 +1,4 @@
-"""What the code requires, installed by pip from a folder of wheels: no index is asked."""
+"""pip installs the code's requirements, here from a folder of wheels and without an index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from launcher.shared.exits import ExitCode, LauncherError
 
 
 def wheel(folder: Path, name: str) -> Path:
-    """A wheel of one module that says its own name."""
+    """A wheel of one module that prints its own name."""
     file = folder / f"{name}-1.0-py3-none-any.whl"
     info = f"{name}-1.0.dist-info"
     files = {
@@ -72,7 +72,7 @@ def fails(code: Path, text: str, why: ExitCode, words: str, python: str = sys.ex
 
 
 def test_requirements_are_installed_once_while_they_do_not_change(code: Path) -> None:
-    for name in ("pip", "logging", "json"):  # no module of the code takes the place of pip's
+    for name in ("pip", "logging", "json"):  # pip must not import the code's modules
         (code / f"{name}.py").write_text("raise SystemExit('not me')\n")
     first = install(code, "tiny==1.0\n")
     assert says(first, "tiny") == "tiny\n"
@@ -105,7 +105,7 @@ def test_files_that_the_requirements_name_cause_a_new_install(text: str, all_cou
     assert requirements._name(text, "a", "python3.12") not in names
 
 
-def test_code_without_a_digest_is_installed_again_where_files_are_named(code: Path) -> None:
+def test_requirements_that_name_files_are_reinstalled_for_code_without_a_digest(code: Path) -> None:
     for text, anew in (("-r more.txt\n", True), ("tiny\n", False)):
         (code / "more.txt").write_text("tiny\n")
         wheel(code, "other")
@@ -114,7 +114,7 @@ def test_code_without_a_digest_is_installed_again_where_files_are_named(code: Pa
         assert (install(code, text, digest="") / "other.py").exists() is anew
 
 
-def test_pip_requires_all_hashes_where_one_is_given(code: Path) -> None:
+def test_pip_requires_all_hashes_if_one_is_given(code: Path) -> None:
     wrong = f"tiny==1.0 --hash=sha256:{'0' * 64}\n"
     said = fails(code, wrong, ExitCode.IO, "pip could not install requirements.txt: exit code 1")
     assert "DO NOT MATCH THE HASHES" in said
@@ -125,7 +125,7 @@ def test_pip_requires_all_hashes_where_one_is_given(code: Path) -> None:
     assert "hash" in fails(code, f"{right}other==1.0\n", ExitCode.IO, "pip could not install")
 
 
-def test_pips_last_lines_are_told(code: Path) -> None:
+def test_the_last_lines_of_pip_are_reported(code: Path) -> None:
     said = fails(
         code, "no-such-thing==1\n", ExitCode.IO, r"code\.requirements: pip could not install"
     )
@@ -138,7 +138,7 @@ def test_code_without_a_requirements_file_is_a_mistake(code: Path) -> None:
     assert error.value.exit_code is ExitCode.CODE_MISSING
 
 
-def test_an_image_without_pip_says_so(code: Path, tmp_path: Path) -> None:
+def test_an_image_without_pip_is_a_configuration_error(code: Path, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$0: No module named pip"\nexit 1\n')
     python.chmod(0o755)

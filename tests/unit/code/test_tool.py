@@ -1,4 +1,4 @@
-"""Other people's programs, run to their end."""
+"""Running tools like git and pip to their end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An archive that is unpacked: every format, and archives that attack or are damaged."""
+"""Unpacking archives: every format, and malicious or damaged archives."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_hard_links_are_unpacked_as_files(
     assert (tmp_path / "to" / "z.py").stat().st_nlink == 1
 
 
-def test_an_image_without_zstd_is_named(
+def test_an_image_without_zstd_is_a_configuration_error(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "file"
@@ -88,9 +88,9 @@ def test_an_image_without_zstd_is_named(
         ([("../evil", FOLDER, "")], "only names inside the folder"),
         ([("link", LINK, "/etc/passwd")], "links that stay inside; link leads to /etc/passwd"),
         ([("link", LINK, "../outside")], "links that stay inside"),
-        ([("link", LINK, "../unpacked/first")], "links that stay inside"),  # as it is called now
+        ([("link", LINK, "../unpacked/first")], "links that stay inside"),  # its temporary name
         ([("a/link", LINK, "../../outside")], "links that stay inside"),
-        # Text that stays inside, but not once another link has its say.
+        # As text this path stays inside, but through the link `up` it leads outside.
         (
             [("x/y/z/up", LINK, "../../.."), ("x/y/z/out", LINK, "up/../..")],
             "links that stay inside; x/y/z/out",
@@ -109,7 +109,7 @@ def test_an_image_without_zstd_is_named(
         ([("disk", tarfile.BLKTYPE, "")], "only files, folders and links"),
     ],
 )
-def test_a_tar_that_attacks_is_refused(
+def test_a_malicious_tar_is_refused(
     tmp_path: Path, members: list[tuple[str, bytes, str]], words: str
 ) -> None:
     (tmp_path / "outside").write_text("mine")
@@ -130,7 +130,7 @@ def test_a_tar_that_attacks_is_refused(
         ("null", stat.S_IFCHR | 0o666, "", "only files, folders and links"),
     ],
 )
-def test_a_zip_that_attacks_is_refused(
+def test_a_malicious_zip_is_refused(
     tmp_path: Path, name: str, mode: int, text: str, words: str
 ) -> None:
     with zipfile.ZipFile(tmp_path / "file", "w") as zipped:
@@ -188,7 +188,7 @@ def test_a_damaged_archive_or_another_file_is_refused(
 
 
 @pytest.mark.parametrize("how", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_zip_that_may_unpack_without_a_bound_is_refused(tmp_path: Path, how: int) -> None:
+def test_a_zip_whose_compression_cannot_be_bounded_is_refused(tmp_path: Path, how: int) -> None:
     with zipfile.ZipFile(tmp_path / "file", "w", how) as zipped:
         zipped.writestr("lib/zeros", bytes(1000))
     words = "files that are stored or deflated; lib/zeros is not"
@@ -234,7 +234,7 @@ def test_tar_headers_of_many_members_do_not_add_up_in_memory(
 
 @pytest.mark.parametrize("form", ["gnu", "posix"])
 def test_sparse_files_are_refused(tmp_path: Path, form: str) -> None:
-    """Their maps are read whole, and say themselves how long they are."""
+    """tarfile reads a sparse file's map at once, however long the archive says it is."""
     (tmp_path / "source").mkdir()
     with (tmp_path / "source" / "sparse").open("wb") as writer:
         writer.truncate(1_000_000)

@@ -1,7 +1,7 @@
-"""A fake of the Kubernetes API server: HTTPS, two StatefulSets, and failures when told to.
+"""A fake Kubernetes API server: HTTPS, two StatefulSets, and failures on demand.
 
-It takes both kinds of patches as the API server does and checks the token. What a real API server
-says is tested end to end.
+It applies both kinds of patches as the API server does, and checks the token. The end-to-end tests
+use a real API server.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class FakeApiServer:
         }
         self.calls: list[tuple[str, str, Any]] = []
         self.failures: list[tuple[int, bytes]] = []  # the next answers
-        self.records_refused = 0  # how many records of the end fail first
-        self.refusal = 503  # and how
-        self.meanwhile: list[str] = []  # who claims both before the next patch is taken
+        self.records_refused = 0  # how many of the next records of the end fail
+        self.refusal = 503  # the status of those failures
+        self.meanwhile: list[str] = []  # leaders that claim both just before the next patch
         self.token = "first"
         fake = self
 
@@ -107,7 +107,7 @@ class FakeApiServer:
 
 
 def merge_newest(into: dict[str, Any], patch: dict[str, Any]) -> int:
-    """A merge patch that names the version that it was made for; the status where it is refused."""
+    """Applies a merge patch if it names the current version. Returns 409 if not, otherwise 0."""
     if patch["metadata"]["resourceVersion"] != into["metadata"]["resourceVersion"]:
         return 409
     merge(into, patch)
@@ -115,7 +115,7 @@ def merge_newest(into: dict[str, Any], patch: dict[str, Any]) -> int:
 
 
 def change(into: dict[str, Any], patch: list[dict[str, Any]]) -> int:
-    """RFC 6902, as far as it is used; the status where it is refused."""
+    """Applies a JSON patch (RFC 6902), as far as it is used. Returns 422 if a test fails, or 0."""
     for operation in patch:
         *parents, last = (part.replace("~1", "/") for part in operation["path"][1:].split("/"))
         place = into
@@ -128,7 +128,7 @@ def change(into: dict[str, Any], patch: list[dict[str, Any]]) -> int:
 
 
 def merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
-    """RFC 7386, as far as it is used."""
+    """Applies a JSON merge patch (RFC 7386), as far as it is used."""
     for key, value in patch.items():
         if isinstance(value, dict):
             merge(into.setdefault(key, {}), value)

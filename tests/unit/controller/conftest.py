@@ -1,4 +1,4 @@
-"""Fixtures of the tests of a controller: a fake of Kubernetes."""
+"""Fixtures of the controller's tests: a fake Kubernetes API server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.controller.api_server import FakeApiServer
 
 @pytest.fixture
 def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the kubelet mounts into a pod."""
+    """The service account that the kubelet mounts into a pod."""
     monkeypatch.setattr(kubernetes, "ACCOUNT", tmp_path)
     (tmp_path / "token").write_text("first")
     return tmp_path

@@ -1,4 +1,4 @@
-"""States of a run, for tests of what is told of them."""
+"""States of a run, for tests of its status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def report(task: Task, child: ChildReport | None, can_start: bool = True) -> Rep
 
 
 def state(child: ChildReport | None = None, **changes: Any) -> State:
-    """A run in which worker-1 has been heard 5 s ago."""
+    """A run at 100 s in which worker-1 has reported 5 s ago."""
     heard = report(WORKER, child, changes.pop("can_start", True))
     orders = changes.pop("orders", Orders())
     wanted = job()

@@ -30,7 +30,7 @@ def test_a_controller_reads_its_job(tmp_path: Path) -> None:
     assert (settings.kubernetes.host, settings.kubernetes.port) == ("fd00::1", 443)
 
 
-def test_every_mistake_in_a_controllers_environment_is_told_at_once() -> None:
+def test_all_mistakes_in_a_controllers_environment_are_reported_together() -> None:
     with pytest.raises(LauncherError) as error:
         controller_settings({"TFRUN_JOB": "/no/such", "TFRUN_KUBERNETES": "true"})
     told = error.value.reason

@@ -1,4 +1,4 @@
-"""The HTTP of a controller against clients that are no tasks: wrong, slow or silent ones."""
+"""The controller's HTTP server with clients that are no tasks: wrong, slow or silent ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_requests_that_no_task_sends_are_refused_and_do_no_harm(
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The port of a controller that everybody abuses; it lives on."""
+    """The port of one controller that serves all tests of this file, and must survive them."""
     folder = tmp_path_factory.mktemp("serving")
     launchers: list[Launcher] = []
 

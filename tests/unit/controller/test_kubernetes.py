@@ -45,7 +45,7 @@ def test_the_end_and_the_number_of_pods_change_in_one_call(api: FakeApiServer) -
     assert [method for method, _, _ in api.calls] == ["GET", "PATCH", "PATCH", "GET", "PATCH"]
 
 
-def test_recording_the_end_alone_leaves_the_pods_and_the_beginning(api: FakeApiServer) -> None:
+def test_recording_only_the_end_keeps_the_pods_and_the_beginning(api: FakeApiServer) -> None:
     k = client(api.port)
     k.claim("ps", ME)
     k.begin("ps", ME, {"run": "r", "at": 5.5})
@@ -72,7 +72,7 @@ def test_a_malformed_record_of_ends_is_read_as_no_end(api: FakeApiServer, value:
 
 
 @pytest.mark.parametrize("what", ["scale", "begin", "end"])
-def test_a_superseded_controller_writes_no_more(api: FakeApiServer, what: str) -> None:
+def test_a_superseded_controller_writes_nothing(api: FakeApiServer, what: str) -> None:
     k = client(api.port)
     k.claim("ps", ME)
     k.claim("ps", Leader(6, "younger"))
@@ -88,7 +88,7 @@ def test_a_superseded_controller_writes_no_more(api: FakeApiServer, what: str) -
     k.scale("ps", Leader(6, "younger"), 3)
 
 
-def test_a_claim_of_another_controller_in_between_is_noticed(api: FakeApiServer) -> None:
+def test_a_claim_that_another_controller_makes_meanwhile_is_noticed(api: FakeApiServer) -> None:
     k = client(api.port)
     api.meanwhile = ["9 younger"]
     with pytest.raises(http.client.HTTPException, match="409"):
@@ -97,10 +97,10 @@ def test_a_claim_of_another_controller_in_between_is_noticed(api: FakeApiServer)
 
 
 @pytest.mark.parametrize("status", [None, {}, {"observedGeneration": 2, "updateRevision": "old"}])
-def test_a_template_that_kubernetes_has_not_seen_is_waited_for(
+def test_a_claim_fails_until_kubernetes_has_observed_the_template(
     api: FakeApiServer, status: dict[str, Any] | None
 ) -> None:
-    """Its revision would be the last template's, and the pods of that one seem up to date."""
+    """Before that, updateRevision is the last template's, and old pods would look up to date."""
     api.objects["mnist-ps"]["status"] = status
     with pytest.raises(http.client.HTTPException, match="of role ps is not yet observed"):
         client(api.port).claim("ps", ME)
@@ -131,9 +131,7 @@ def test_a_refusal_says_what_and_why(api: FakeApiServer, status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "text"), [(500, b"oops"), (429, b"{}"), (409, b'{"message": "x"}'), (200, b"<html>")]
 )
-def test_an_answer_that_may_pass_is_not_a_refusal(
-    api: FakeApiServer, status: int, text: bytes
-) -> None:
+def test_a_temporary_error_is_not_a_refusal(api: FakeApiServer, status: int, text: bytes) -> None:
     api.failures.append((status, text))
     with pytest.raises((OSError, http.client.HTTPException)):
         client(api.port).claim("ps", ME)

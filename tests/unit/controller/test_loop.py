@@ -1,6 +1,6 @@
 """The controller's loop on Kubernetes, in this process: what it reads there, records, and survives.
 
-Its tasks are never there, except where a test plays them.
+There are no tasks, except where a test plays them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.unit.processes import free_ports
 
 @pytest.fixture(autouse=True)
 def short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To tasks that are never there."""
+    """A short farewell, because there are no tasks that it waits for."""
     monkeypatch.setattr(loop, "FAREWELL_SECONDS", 0.5)
     monkeypatch.setattr(loop, "KEPT_FAREWELL_SECONDS", 0.5)
 
@@ -75,10 +75,10 @@ def record(**changes: Any) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("role", ["ps", "worker"])
-def test_a_run_with_a_recorded_end_is_not_led_again(
+def test_a_run_with_a_recorded_end_ends_at_once(
     api: FakeApiServer, found: dict[str, Any], phase: Phase, code: int, role: str
 ) -> None:
-    """Not even where only one of the StatefulSets has got to know it."""
+    """Even if only one of the StatefulSets has the record."""
     api.objects[f"mnist-{role}"]["metadata"].update(record(**found))
     end = lead(api.port)
     assert (end.phase, end.exit_code) == (phase, code)
@@ -91,7 +91,7 @@ def test_a_run_with_a_recorded_end_is_not_led_again(
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_deadline_counts_from_when_the_run_began(api: FakeApiServer, keep: bool) -> None:
-    """Not from when this controller did: each one that comes would prolong it."""
+    """Not from this controller's start, because each new controller would prolong it."""
     began = {"run": job().run, "at": time.time() - 3600}
     api.objects["mnist-ps"]["metadata"]["annotations"] = {BEGIN_ANNOTATION: json.dumps(began)}
     end = lead(api.port, deadline=3600, cleanup="Keep" if keep else "Delete")
@@ -104,7 +104,7 @@ def test_a_deadline_counts_from_when_the_run_began(api: FakeApiServer, keep: boo
 
 
 @pytest.mark.parametrize("before", [{}, {"run": "another", "at": 0}, {"run": "r", "at": "x"}])
-def test_the_first_controller_of_a_run_writes_down_when_it_began(
+def test_the_first_controller_of_a_run_records_when_it_began(
     api: FakeApiServer, before: dict[str, Any]
 ) -> None:
     api.objects["mnist-ps"]["metadata"]["annotations"] = {BEGIN_ANNOTATION: json.dumps(before)}
@@ -137,14 +137,14 @@ def test_a_superseded_controller_ends_with_143(
 
 
 def test_a_claim_with_a_larger_number_is_outbid(api: FakeApiServer) -> None:
-    """Its clock went ahead, and it is gone."""
+    """The claim is of an older controller, now gone, whose clock was ahead."""
     api.claim("9999999999999 older")
     assert lead(api.port, deadline=0.1).exit_code == 124
     for each in api.objects.values():
         assert each["metadata"]["annotations"][LEADER_ANNOTATION].startswith("10000000000000 ")
 
 
-def test_pods_are_kept_after_the_end_where_cleanup_is_keep(api: FakeApiServer) -> None:
+def test_pods_are_kept_after_the_end_if_cleanup_is_keep(api: FakeApiServer) -> None:
     api.objects["mnist-ps"]["metadata"].update(record())
     lead(api.port, cleanup="Keep")
     assert [each["spec"]["replicas"] for each in api.objects.values()] == [1, 1]
@@ -186,7 +186,7 @@ def test_an_end_that_cannot_be_recorded_is_still_the_controllers_exit_code(
 def test_an_end_is_recorded_at_every_statefulset_that_allows_it(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where one of the StatefulSets is refused the others' pods go all the same."""
+    """If Kubernetes refuses the record at one StatefulSet, the others are still scaled down."""
     monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.0)
     api.records_refused, api.refusal = 1, 403
     assert lead(api.port, deadline=0.1, grace=0).exit_code == ExitCode.DEADLINE
@@ -198,7 +198,7 @@ def test_an_end_is_recorded_at_every_statefulset_that_allows_it(
 def test_an_exception_in_a_tick_or_an_answer_ends_the_controller(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """In its ticks as well as in an answer: nothing may go on half alive."""
+    """Otherwise it would continue without its ticks, or without its answers."""
 
     class FaultError(Exception):
         pass
@@ -225,7 +225,7 @@ def test_an_exception_in_a_tick_or_an_answer_ends_the_controller(
 
 
 def knock(port: int) -> None:
-    """Reports once, when there is somebody who listens."""
+    """Reports once, as soon as the controller listens."""
     report = encode_report(Report(Task("worker", 0), "me", 1, "", "", None, None, can_start=False))
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -241,11 +241,11 @@ def knock(port: int) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_tasks_hear_of_the_end_only_after_it_is_recorded(
+def test_tasks_are_told_the_end_only_after_it_is_recorded(
     api: FakeApiServer, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has heard of it never trains again: a controller after this one must know of it too."""
-    monkeypatch.setattr(loop, "FAREWELL_SECONDS", 30.0)  # these tasks are there
+    """A task that knows of the end never trains again: the next controller must know of it too."""
+    monkeypatch.setattr(loop, "FAREWELL_SECONDS", 30.0)  # here there are tasks
     small = job(replicas={"ps": 1, "worker": 1})
     (port,) = free_ports(1)
     api.records_refused = 2

@@ -1,4 +1,4 @@
-"""How far a run is, as a line now and then."""
+"""The lines of the log that say how far a run is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_line_comes_at_once_and_then_at_most_every_five_seconds() -> None:
         (100_000, ", 2 h 46 min left"),
     ],
 )
-def test_what_is_left_is_told_where_the_total_is_known(total_steps: int | None, left: str) -> None:
+def test_the_time_left_is_shown_if_the_total_is_known(total_steps: int | None, left: str) -> None:
     progress = Progress()
     progress.line(at(0, total_steps), 0.0)
     of = f" of {total_steps}" if total_steps else ""
@@ -48,6 +48,6 @@ def test_a_program_that_went_back_to_its_checkpoint_has_no_rate() -> None:
     assert progress.line(at(50), 10.0) == "step 50"
 
 
-def test_a_task_without_a_child_tells_nothing() -> None:
+def test_a_task_without_a_child_has_no_line() -> None:
     report = Report(Task("worker", 0), "one", 1, "", "", None, None, can_start=True)
     assert Progress().line(report, 0.0) == ""

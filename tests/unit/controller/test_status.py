@@ -1,4 +1,4 @@
-"""How a run is, as the document that the controller answers with."""
+"""The status document that the controller answers with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.controller.states import RUNNING, state
         (state(seats={}), "not heard from"),
     ],
 )
-def test_the_state_of_a_task_is_what_it_does(found: State, said: str) -> None:
+def test_the_state_of_a_task_says_what_it_does(found: State, said: str) -> None:
     (_, _, task) = document(found, 100.0)["tasks"]
     assert (task["task"], task["state"]) == ("worker-1", said)
 

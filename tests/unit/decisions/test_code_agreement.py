@@ -1,4 +1,4 @@
-"""Programs that run together are of one digest."""
+"""Tasks that run together have code of the same digest."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.unit.play import (
 
 
 def give(play: Play, *digests: str) -> None:
-    """What each worker finds when it pulls."""
+    """Sets the digest of the code that each worker finds when it pulls."""
     for index, digest in enumerate(digests):
         play.pod(f"worker-{index}").digest = digest
 
 
 def talk(play: Play) -> None:
-    """All talk for a moment, in which no pause passes."""
+    """All tasks report a few times, while no time passes."""
     for _ in range(4):
         play.tell(*EVERYBODY)
 
@@ -36,7 +36,7 @@ def coded(*digests: str, **changes: object) -> Play:
     return play
 
 
-def test_tasks_with_the_same_code_start_and_its_digest_is_told() -> None:
+def test_tasks_with_the_same_code_start_and_the_log_names_its_digest() -> None:
     play = coded("a1", "a1")
     assert play.running() == all_run(1)
     assert "generation 1: all tasks start, with code a1" in play.said
@@ -51,7 +51,7 @@ def test_tasks_with_other_code_are_named_and_all_pull_it_again() -> None:
     said = "the code of all tasks must be the same: worker-1 has b2, the rest a1"
     assert play.said[-1] == f"{said}; worker-0, worker-1 pull it again"
     assert play.pod("ps-0").pulls == []
-    assert play.pod("worker-0").pulls == [0, 1], "its own may be the older one"
+    assert play.pod("worker-0").pulls == [0, 1], "its own code may be the older one"
     give(play, "b2", "b2")
     play.settle()
     assert play.running() == all_run(1)
@@ -77,7 +77,7 @@ def test_a_branch_is_resolved_to_a_commit_once_for_the_run() -> None:
     chief.can_pull = worker.can_pull = False
     talk(play)
     assert worker.holds
-    assert worker.holds.commit == "", "the chief has yet to tell"
+    assert worker.holds.commit == "", "the chief has not reported the commit yet"
     assert worker.pulls == []
     chief.commit, chief.can_pull = "c1", True
     talk(play)
@@ -85,7 +85,7 @@ def test_a_branch_is_resolved_to_a_commit_once_for_the_run() -> None:
     worker.can_pull = True
     talk(play)
     assert play.running() == all_run(1)
-    chief.commit = "c2"  # whatever it may say later
+    chief.commit = "c2"  # a later commit does not count
     play.lead(play.job)
     play.lose("worker-1")
     play.settle()
@@ -117,13 +117,13 @@ def test_an_evaluator_with_other_code_neither_ends_nor_delays_the_run() -> None:
     talk(play)
     play.tick(code_agreement.LONGEST_PULL_PAUSE)
     play.tell(*EVERYBODY, "evaluator-0", *EVERYBODY, "evaluator-0")
-    assert play.running().keys() == all_run(1).keys(), "nobody waits for it"
+    assert play.running().keys() == all_run(1).keys(), "no task waits for the evaluator"
     play.pod("evaluator-0").digest = "a1"
     play.settle()
     assert "evaluator-0" in play.running()
 
 
-def test_the_code_of_the_beginning_stays_when_all_tasks_start_again() -> None:
+def test_a_restart_of_all_tasks_keeps_the_code_that_the_run_began_with() -> None:
     play = coded("a1", "a1")
     for name in EVERYBODY:
         play.lose(name)
@@ -176,7 +176,7 @@ def test_a_new_worker_whose_pull_fails_is_named_and_pulls_again() -> None:
 
 @pytest.mark.parametrize("led_anew", [False, True])
 def test_a_new_pod_with_edited_code_does_not_join_the_tasks_that_run(led_anew: bool) -> None:
-    """The folder was edited; a pod that is made again finds what is there now."""
+    """The source was edited, so a replaced pod finds other code."""
     play = coded("a1", "a1")
     play.lose("worker-1")
     give(play, "a1", "b2")
@@ -207,7 +207,9 @@ def test_refresh_on_generation_pulls_the_code_when_all_tasks_start_again(
     before = [list(play.pod(f"worker-{index}").pulls) for index in (0, 1)]
     play.exit("worker-1", 1)
     play.settle()
-    assert [play.pod(f"worker-{index}").pulls for index in (0, 1)] == before, "one alone keeps it"
+    assert [play.pod(f"worker-{index}").pulls for index in (0, 1)] == before, (
+        "a single task keeps its code"
+    )
     play.exit("ps-0", 1)
     play.settle()
     after = [play.pod(f"worker-{index}").pulls for index in (0, 1)]
@@ -215,7 +217,7 @@ def test_refresh_on_generation_pulls_the_code_when_all_tasks_start_again(
     assert play.running() == {**all_run(3), **({"evaluator-0": 3} if evaluators else {})}
     play.lose("worker-1")
     for pod in play.pods.values():
-        pod.digest = "b2"  # what there is to pull now
+        pod.digest = "b2"  # the source was edited
     play.settle()
     assert play.end is None
     assert play.state.digest == "b2"

@@ -1,4 +1,4 @@
-"""The evaluator looks on: it holds up nobody and decides nothing."""
+"""The evaluator delays no other task and decides nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_evaluator_never_decides_the_end(code: int) -> None:
     assert play.pod("worker-0").runs == 1
 
 
-def test_an_evaluator_that_fails_does_not_hold_the_workers_back() -> None:
+def test_an_evaluator_that_fails_does_not_delay_the_workers() -> None:
     replicas = {"ps": 1, "worker": 2, "evaluator": 1}
     play = Play(job(chiefFirst=True, replicas=replicas))
     play.settle()
@@ -45,7 +45,7 @@ OTHERS = ("ps-0", "worker-0", "worker-1")
 
 
 def without_evaluator(play: Play, seconds: float) -> None:
-    """Nothing is heard from the evaluator any more, as from a node that is gone."""
+    """Time passes in which only the others report, as if the evaluator's node were lost."""
     for _ in range(10):
         play.tell(*OTHERS)
         play.tick(seconds / 10)
@@ -63,7 +63,7 @@ def test_the_end_does_not_wait_for_a_silent_evaluator() -> None:
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_restart_of_all_tasks_does_not_wait_for_the_evaluator(refresh: str, failed: bool) -> None:
     code = {"image": {"path": "/x"}, "refresh": refresh}
-    known = not failed and refresh == "OnRequest"  # it may go on with what it has
+    known = not failed and refresh == "OnRequest"  # it may keep its child
     play = started(replicas=EVALUATED, code=code)
     if failed:
         play.exit("evaluator-0", 1)
@@ -102,7 +102,7 @@ def test_an_evaluator_that_hangs_starts_again_alone_and_is_not_charged() -> None
 
 
 @pytest.mark.parametrize("missing", ["evaluator-0", "worker-2"])
-def test_a_loss_before_a_takeover_is_mended_without_the_evaluator(missing: str) -> None:
+def test_a_restart_after_a_takeover_does_not_wait_for_the_evaluator(missing: str) -> None:
     replicas = {"ps": 1, "worker": 3, "evaluator": 1}
     play = started(replicas=replicas)
     away = play.pods.pop(parse_task(missing))

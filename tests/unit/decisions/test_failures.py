@@ -45,7 +45,7 @@ def test_the_restart_budget_is_refilled_with_time() -> None:
 @pytest.mark.parametrize(
     "code", [2, 127, ExitCode.CODE_MISSING, ExitCode.CONFIGURATION, ExitCode.USAGE]
 )
-def test_a_permanent_code_is_not_tried_again(play: Play, code: int) -> None:
+def test_a_permanent_code_is_not_retried(play: Play, code: int) -> None:
     play.exit("worker-0", code)
     play.settle()
     assert play.end
@@ -66,7 +66,7 @@ def test_backoff_comes_only_after_a_second_failure_and_is_announced() -> None:
 
 
 @pytest.mark.parametrize("order", [("worker-0", "worker-1"), ("worker-1", "worker-0")])
-def test_the_earliest_failure_is_the_cause_in_whatever_order_it_is_heard(
+def test_the_earliest_failure_is_the_cause_in_whatever_order_failures_are_reported(
     order: tuple[str, str],
 ) -> None:
     play = started(mode="all-reduce")
@@ -80,7 +80,7 @@ def test_the_earliest_failure_is_the_cause_in_whatever_order_it_is_heard(
     assert cause in play.said
 
 
-def test_a_server_that_was_killed_is_the_cause_though_its_programs_were_seen_to_fail_first(
+def test_a_killed_server_is_the_cause_even_if_programs_fail_a_moment_before(
     play: Play,
 ) -> None:
     for name, code, ago in (("worker-1", 1, 0.3), ("ps-0", 137, 0.0)):
@@ -93,7 +93,7 @@ def test_a_server_that_was_killed_is_the_cause_though_its_programs_were_seen_to_
 
 @pytest.mark.parametrize("how", ["lost", "drained", "terminated"])
 @pytest.mark.parametrize("when", ["before", "after", "much later"])
-def test_a_failure_is_not_charged_where_a_peer_was_lost(play: Play, how: str, when: str) -> None:
+def test_a_failure_is_not_charged_if_a_peer_was_lost(play: Play, how: str, when: str) -> None:
     def be_gone() -> None:
         if how == "lost":
             play.lose("ps-0")
@@ -111,7 +111,7 @@ def test_a_failure_is_not_charged_where_a_peer_was_lost(play: Play, how: str, wh
         play.tell(name)
     if when == "much later":
         play.settle("ps-0")
-        assert len(play.state.charges) == 1, "so far nothing else is known"
+        assert len(play.state.charges) == 1, "nothing else is known yet"
     if when != "before":
         be_gone()
     play.settle()
@@ -119,7 +119,7 @@ def test_a_failure_is_not_charged_where_a_peer_was_lost(play: Play, how: str, wh
     assert not play.state.charges
 
 
-def test_a_task_that_was_stopped_from_outside_explains_what_was_heard_before(play: Play) -> None:
+def test_a_task_that_is_stopped_from_outside_explains_failures_reported_before(play: Play) -> None:
     play = started(mode="all-reduce", restarts__limit=0)
     play.drain("worker-0")
     play.exit("worker-1", 1)
@@ -133,7 +133,7 @@ def test_a_task_that_was_stopped_from_outside_explains_what_was_heard_before(pla
     assert f"{cause}; followed by worker-1 (exit code 1)" in play.said
 
 
-def test_a_run_does_not_end_before_all_have_been_heard_from() -> None:
+def test_a_run_does_not_end_before_all_tasks_have_reported() -> None:
     play = started(restarts__limit=0)
     play.exit("worker-1", 1)
     play.settle("ps-0")
@@ -152,11 +152,11 @@ def test_a_server_that_is_told_to_end_serves_until_the_chief_has_saved(mode: str
     ps = play.pod("ps-0")
     ps.terminate()
     play.tell("ps-0", chief, "ps-0")
-    assert f"{chief}" not in play.running(), "it is told to stop, and saves"
+    assert f"{chief}" not in play.running(), "the chief is told to stop, and saves"
     assert ps.runs == 1
     ps.take(ChiefLeft())
     play.settle()
-    assert chief not in play.running(), "the pod has yet to be made again"
+    assert chief not in play.running(), "the ps's pod is not replaced yet"
     play.lose("ps-0")
     play.settle()
     assert play.running()[chief] == play.running()["ps-0"] == 2
@@ -182,18 +182,20 @@ def test_a_task_killed_with_its_launcher_is_charged_until_the_budget_is_spent(pl
     assert (play.end.exit_code, play.end.task) == (137, "worker-1")
 
 
-def test_a_task_killed_with_its_launcher_is_the_cause_of_failures_heard_before(play: Play) -> None:
+def test_a_task_killed_with_its_launcher_is_the_cause_of_failures_reported_before(
+    play: Play,
+) -> None:
     play.now += 10
     play.exit("worker-0", 1)
     play.settle("ps-0")
     assert len(play.state.charges) == 1
     kill_container(play, "ps-0")
     play.settle()
-    assert len(play.state.charges) == 1, "it is charged instead"
+    assert len(play.state.charges) == 1, "the ps is charged instead"
     assert play.said[-2].startswith("the cause: ps-0: killed with its launcher; restart 1 of 2")
 
 
-def test_a_pod_that_is_killed_before_its_controller_knows_of_it_starts_again(play: Play) -> None:
+def test_tasks_killed_before_a_takeover_start_again(play: Play) -> None:
     for name in EVERYBODY:
         kill_container(play, name)
     play.lead(play.job)
@@ -210,7 +212,7 @@ def test_a_program_cannot_hide_its_failures_behind_sigterm(play: Play) -> None:
     assert play.end
 
 
-def test_a_server_that_ends_with_0_has_failed_when_the_budget_is_spent() -> None:
+def test_a_server_that_ends_with_0_fails_the_run_when_the_budget_is_spent() -> None:
     play = started(restarts__limit=0)
     play.exit("ps-0", 0)
     play.settle()
@@ -219,9 +221,9 @@ def test_a_server_that_ends_with_0_has_failed_when_the_budget_is_spent() -> None
 
 
 def test_a_coordinators_worker_restarts_while_the_chief_still_stops() -> None:
-    """A coordinator that saves has no code to agree on, nor has that of the image a digest."""
+    """It waits for no digest: a chief that saves has none to report, nor has code of the image."""
     play = started(mode="coordinator")
-    play.pod("chief-0").stops_with = None  # it saves
+    play.pod("chief-0").stops_with = None  # it still saves
     play.pod("chief-0").terminate()
     play.exit("worker-0", 1)
     play.settle()
@@ -247,7 +249,7 @@ def test_lost_pods_are_never_charged(play: Play) -> None:
     assert not play.state.charges
 
 
-def test_a_failure_is_charged_once_however_often_it_is_told(play: Play) -> None:
+def test_a_failure_is_charged_once_however_often_it_is_reported(play: Play) -> None:
     play.exit("worker-1", 1)
     for _ in range(5):
         play.tell("worker-1")
@@ -262,7 +264,7 @@ def test_a_failure_while_all_tasks_stop_for_another_size_is_not_charged() -> Non
     play = started(**size, replicas={"worker": 3})
     play.lead(job(**size, replicas={"worker": 2}), {"worker": 3})
     play.tell("worker-1", "worker-2", "worker-0")  # worker-0 stops first
-    play.exit("worker-1", 1)  # and worker-1 misses it
+    play.exit("worker-1", 1)  # worker-1 fails without it
     play.settle()
     assert play.end is None
     assert not play.state.charges
@@ -290,7 +292,7 @@ def test_code_that_is_missing_ends_the_run_before_it_starts() -> None:
 
 
 @pytest.mark.parametrize("made_again", [False, True])
-def test_a_failure_to_prepare_that_may_pass_is_tried_again(made_again: bool) -> None:
+def test_a_temporary_failure_to_prepare_is_retried(made_again: bool) -> None:
     play = Play()
     play.pod("worker-1").can_pull = False
     for charged in (1, 2):
@@ -308,7 +310,7 @@ def test_a_failure_to_prepare_that_may_pass_is_tried_again(made_again: bool) -> 
 
 
 def test_a_pull_that_fails_in_two_pods_of_one_generation_fails_twice(play: Play) -> None:
-    """What the simulator found: the second failure passed for the first."""
+    """The simulator found that the second failure was taken for the first."""
     play = started(mode="all-reduce")
     play.lose("worker-1")
     play.pod("worker-1").can_pull = False
@@ -323,7 +325,7 @@ def test_a_pull_that_fails_in_two_pods_of_one_generation_fails_twice(play: Play)
     play.settle()
     holds = play.pod("worker-1").holds
     assert holds
-    assert holds.generation > 2, "it pulls again only for another one"
+    assert holds.generation > 2, "it pulls again only for a new generation"
 
 
 def test_a_finished_task_that_must_train_again_may_fail_to_prepare(play: Play) -> None:
@@ -341,7 +343,7 @@ def test_a_finished_task_that_must_train_again_may_fail_to_prepare(play: Play) -
     assert play.running() == {"worker-0": 3, "worker-1": 3}
 
 
-def test_the_log_tells_a_failure_its_cause_and_the_new_start(play: Play) -> None:
+def test_the_log_names_a_failure_its_cause_and_the_restart(play: Play) -> None:
     before = len(play.said)
     play.exit("worker-1", 1)
     play.settle()
@@ -353,7 +355,7 @@ def test_the_log_tells_a_failure_its_cause_and_the_new_start(play: Play) -> None
 
 
 def test_failures_within_a_moment_are_judged_together(play: Play) -> None:
-    """What fails together is judged together."""
+    """They have one cause, and one charge."""
     play.exit("worker-1", 1)
     play.tell("worker-1")
     play.tick(failures.SETTLE_SECONDS - 0.1)
@@ -389,7 +391,7 @@ def test_a_restart_limit_of_0_allows_no_restart() -> None:
     assert play.end.exit_code == 1
 
 
-def test_a_failure_whose_pod_goes_as_well_is_not_charged(play: Play) -> None:
+def test_a_failure_whose_pod_is_lost_too_is_not_charged(play: Play) -> None:
     play.exit("worker-1", 1)
     play.tell("worker-1")
     play.lose("worker-1")

@@ -13,7 +13,7 @@ from tests.unit.play import (
 )
 
 
-def test_no_task_starts_before_all_are_heard_from() -> None:
+def test_no_task_starts_before_all_have_reported() -> None:
     play = Play()
     play.settle("worker-1")
     assert play.running() == {}
@@ -52,7 +52,7 @@ def test_ten_of_many_missing_tasks_are_named() -> None:
     assert play.said[-1].endswith(" and 41 more")
 
 
-def test_a_pod_that_starts_again_before_the_first_generation_is_no_failure() -> None:
+def test_a_pod_that_is_replaced_before_the_first_generation_is_no_failure() -> None:
     play = Play()
     play.settle("worker-1")
     play.lose("worker-0")
@@ -71,7 +71,7 @@ def test_the_chief_goes_first_until_its_session_is_up() -> None:
 
 
 @pytest.mark.parametrize("how", ["late", "very late", "done"])
-def test_a_chief_that_does_not_tell_is_not_waited_for_for_ever(how: str) -> None:
+def test_the_others_do_not_wait_for_ever_for_a_chief_whose_session_is_unknown(how: str) -> None:
     saves = how == "very late"
     play = Play(job(chiefFirst=True, checkpoints="/data/checkpoint" if saves else ""))
     play.settle()
@@ -98,7 +98,7 @@ def test_a_chief_that_does_not_tell_is_not_waited_for_for_ever(how: str) -> None
         ("all-reduce", "worker-1", {"worker-0", "worker-1"}),
     ],
 )
-@pytest.mark.parametrize("how", ["fails", "is terminated", "is drained", "is made again"])
+@pytest.mark.parametrize("how", ["fails", "is terminated", "is drained", "is replaced"])
 def test_a_loss_reaches_as_far_as_the_mode_says(
     mode: str, lost: str, again: set[str], how: str
 ) -> None:
@@ -123,7 +123,7 @@ def test_a_loss_reaches_as_far_as_the_mode_says(
 
 
 def test_servers_stop_after_the_programs(play: Play) -> None:
-    """They keep the variables until every program could save them."""
+    """They keep the variables until every program has had time to save them."""
     play.exit("worker-0", 143)
     play.lose("ps-0")
     play.tell("ps-0", "worker-0", "ps-0")

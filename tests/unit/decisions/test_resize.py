@@ -1,4 +1,4 @@
-"""More tasks and fewer: who trains on, who starts again, when pods go."""
+"""More tasks or fewer: who trains on, who restarts, when pods are removed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.play import (
         ({"ps": 1, "worker": 1}, [("worker", 2)]),
         ({"ps": 0, "worker": 0}, [("ps", 1), ("worker", 2)]),
         ({"ps": 1, "worker": 2}, []),
-        ({}, []),  # not ours to scale
+        ({}, []),  # the controller may not scale
     ],
 )
 def test_a_run_scales_its_statefulsets_at_the_beginning(
@@ -47,7 +47,7 @@ def test_growth_lets_the_old_size_train_until_the_new_pods_are_there(play: Play)
     assert play.running() == {**all_run(2), "worker-2": 2}
 
 
-def test_the_smaller_size_is_led_while_new_pods_are_awaited() -> None:
+def test_failures_at_the_smaller_size_are_handled_while_new_pods_are_awaited() -> None:
     play = growing()
     play.tick(forming.SAY_SECONDS)
     assert "waiting for worker-2 (not heard from)" in play.said
@@ -58,7 +58,7 @@ def test_the_smaller_size_is_led_while_new_pods_are_awaited() -> None:
     grow(play, "worker", 3)
     play.pod("worker-2").can_pull = False
     play.settle()
-    assert play.running() == {**all_run(1), "worker-1": 2}, "it pulls the code"
+    assert play.running() == {**all_run(1), "worker-1": 2}, "worker-2 still pulls the code"
     play.pod("worker-2").can_pull = True
     play.settle()
     assert play.running() == {**all_run(3), "worker-2": 3}
@@ -73,8 +73,8 @@ def test_the_smaller_size_may_succeed_before_the_new_pods_come() -> None:
     assert play.end.reason == "all 2 workers ended with exit code 0"
 
 
-def test_the_next_controller_also_leads_the_smaller_size_while_pods_are_awaited() -> None:
-    """The last one had asked for the pods already, and they are still not there."""
+def test_the_next_controller_also_handles_failures_at_the_smaller_size() -> None:
+    """The last controller has already asked for the pods, and they do not exist yet."""
     play = growing()
     play.lead(job(replicas={"ps": 1, "worker": 3}), {"ps": 1, "worker": 3})
     play.settle()
@@ -89,7 +89,7 @@ def test_the_next_controller_also_leads_the_smaller_size_while_pods_are_awaited(
 
 
 def test_surplus_pods_are_removed_while_other_pods_have_no_room() -> None:
-    """The room that worker-2 needs may be that of worker-5."""
+    """worker-5 may occupy the room that worker-2 needs."""
     play = started()
     play.lead(job(replicas={"ps": 1, "worker": 6}), {"ps": 1, "worker": 2})
     grow(play, "worker", 6)
@@ -108,7 +108,7 @@ def test_surplus_pods_are_removed_while_other_pods_have_no_room() -> None:
 
 
 def test_a_larger_size_starts_after_the_leaving_tasks_have_stopped() -> None:
-    """What the simulator found: a worker that had left trained on with servers that began anew."""
+    """The simulator found a leaving worker that trained on with restarted servers."""
     names = {"maxReplicas": {"worker": 3}}
     play = started(**names, replicas={"ps": 1, "worker": 3})
     play.lead(job(**names, replicas={"ps": 2, "worker": 1}), {"ps": 1, "worker": 3})
@@ -122,9 +122,9 @@ def test_a_larger_size_starts_after_the_leaving_tasks_have_stopped() -> None:
     assert play.scaled == [("ps", 2), ("worker", 1)]
 
 
-def test_a_new_pod_that_is_no_longer_wanted_goes_and_stops_no_task() -> None:
+def test_a_new_pod_that_is_no_longer_wanted_is_removed_and_stops_no_task() -> None:
     play = growing()
-    play.lead(job(), {"ps": 1, "worker": 3})  # it was asked for two again
+    play.lead(job(), {"ps": 1, "worker": 3})  # two workers are wanted again
     play.now += forming.LEAVING_SECONDS
     play.settle()
     play.tick(forming.LEAVING_SECONDS)
@@ -238,12 +238,12 @@ def test_a_new_pod_template_leads_to_one_generation_of_new_pods(play: Play) -> N
 
 @pytest.mark.parametrize("silent", [False, True])
 def test_a_smaller_size_starts_once_a_leaving_task_obeys_or_is_silent(silent: bool) -> None:
-    """What the simulator found: the older controller, still alive, told it to train meanwhile."""
+    """The simulator found an older controller, still alive, that told it to train meanwhile."""
     play = started()
     play.exit("worker-1", 1)
     play.tell("worker-1")  # it waits for its next generation
     play.lead(job(replicas={"ps": 1, "worker": 1}), {"ps": 1, "worker": 2})
-    play.step(Heard(play.pod("worker-1").report()))  # and has heard no answer
+    play.step(Heard(play.pod("worker-1").report()))  # and gets no answer
     play.settle("worker-1")
     assert play.running() == {}
     assert play.scaled == []

@@ -1,4 +1,4 @@
-"""What arrives twice, late, or from strangers; deadlines; the order of events."""
+"""Reports that arrive twice, late, or from strangers; deadlines; the order of events."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_missing_code_ends_a_run_whose_tasks_never_started() -> None:
     assert (play.end.exit_code, play.end.reason) == (66, "there is no app in /exports")
 
 
-def test_missing_code_does_not_end_a_run_of_which_a_task_was_heard() -> None:
+def test_missing_code_does_not_end_a_run_once_a_task_has_reported() -> None:
     play = Play()
     play.tell("worker-0")
     play.step(decisions_state.NoCode("there is no app in /exports"))
@@ -88,7 +88,7 @@ def test_a_task_that_is_not_of_the_run_is_told_to_stop(play: Play) -> None:
     assert play.running() == all_run(1)
 
 
-def test_a_report_that_is_heard_twice_changes_nothing(play: Play) -> None:
+def test_a_report_that_arrives_twice_changes_nothing(play: Play) -> None:
     report = play.pod("worker-1").report()
     play.step(decisions_state.Heard(report))
     before = play.state

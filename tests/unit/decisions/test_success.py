@@ -1,4 +1,4 @@
-"""The good end of a run, and that nothing trains after it."""
+"""When a run succeeds, and that nothing trains after the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_success_needs_every_worker(play: Play) -> None:
     assert all(pod.holds and pod.holds.action is Action.END for pod in play.pods.values())
 
 
-def test_success_needs_the_chief_alone_where_the_values_say_so() -> None:
+def test_success_needs_only_the_chief_if_the_values_say_so() -> None:
     play = started(success="Chief")
     play.exit("worker-1", 0)
     play.settle()
@@ -44,7 +44,7 @@ def test_success_needs_the_chief_alone_where_the_values_say_so() -> None:
 
 
 @pytest.mark.parametrize("mode", ["parameter-server", "all-reduce"])
-def test_a_finished_worker_whose_pod_is_made_again_does_not_train_again(mode: str) -> None:
+def test_a_finished_worker_whose_pod_is_replaced_does_not_train_again(mode: str) -> None:
     play = started(mode=mode)
     play.exit("worker-0", 0)
     play.settle()
@@ -73,7 +73,7 @@ def test_a_finished_worker_does_not_train_again_under_a_new_controller(play: Pla
     assert play.end.phase is Phase.SUCCEEDED
 
 
-def test_a_parameter_server_that_ends_is_lost_whatever_its_code(play: Play) -> None:
+def test_a_parameter_server_that_ends_counts_as_lost_whatever_its_code(play: Play) -> None:
     play.exit("ps-0", 0)
     play.settle()
     assert play.end is None

@@ -1,4 +1,4 @@
-"""What a new controller finds and takes over, and the ends that it finds."""
+"""What a new controller takes over, and which ends it finds."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_a_failure_before_a_takeover_is_charged(play: Play) -> None:
     assert len(play.state.charges) == 1
 
 
-def test_the_next_controller_does_not_charge_what_was_taken_back(play: Play) -> None:
-    """What the simulator found: a task that had not yet heard of it brought it back."""
+def test_the_next_controller_does_not_restore_a_withdrawn_charge(play: Play) -> None:
+    """The simulator found a task that did not know of the withdrawal and restored the charge."""
     play = started(mode="coordinator")
     play.exit("chief-0", 1)
     play.settle("ps-0")
@@ -69,8 +69,8 @@ def test_the_next_controller_does_not_charge_what_was_taken_back(play: Play) -> 
     assert not play.state.charges
 
 
-def test_a_takeover_forgives_a_failure_caused_by_a_loss_that_was_heard_late() -> None:
-    """What the simulator found: a silent ps had been ended before a worker failed."""
+def test_a_takeover_forgives_a_failure_caused_by_a_loss_that_was_reported_late() -> None:
+    """The simulator found a silent ps that had ended before the worker failed."""
     play = started(hangTimeout=60, replicas={"ps": 2, "worker": 2})
     play.exit("ps-1", 143)
     play.exit("worker-1", 1)
@@ -78,29 +78,29 @@ def test_a_takeover_forgives_a_failure_caused_by_a_loss_that_was_heard_late() ->
     assert len(play.state.charges) == 1
     play.see("worker-0", quiet=60)
     for _ in range(2):
-        play.tell("worker-0", "worker-1", "ps-0")  # all are to start again
+        play.tell("worker-0", "worker-1", "ps-0")  # all tasks must restart
     play.lead(play.job)
     play.settle()
     assert not play.state.charges
 
 
 def test_a_child_of_an_earlier_run_is_not_taken_for_one_of_this_run(play: Play) -> None:
-    """What the simulator found: only a new launcher knew of the last generation there had been."""
+    """The simulator found a run whose last generation only a new launcher knew."""
     for _ in range(2):
         play.exit("worker-1", 1)
         play.settle()
     assert play.running() == {"ps-0": 1, "worker-0": 1, "worker-1": 3}
     kill_container(play, "worker-1")
     play.lead(job(run="another"))
-    play.tell("worker-1", "worker-1")  # the second time it holds what it was told: to wait
+    play.tell("worker-1", "worker-1")  # its second report holds WAIT
     play.settle()
     assert play.running() == all_run(4)
     assert not play.state.charges
 
 
 @pytest.mark.parametrize("how", ["a worker failed", "all were stopped"])
-def test_a_failed_run_is_not_remembered_as_one_that_succeeded(how: str) -> None:
-    """Where the end is not on record, a controller after it asks the tasks."""
+def test_a_failed_run_is_not_remembered_as_a_success(how: str) -> None:
+    """If the end is not recorded, the next controller learns it from the tasks."""
     play = started(deadline=100)
     if how == "a worker failed":
         play.exit("worker-0", 0)
@@ -194,7 +194,7 @@ def test_a_controller_without_kubernetes_takes_a_number_above_all_others(play: P
     assert play.running() == all_run(1)
 
 
-def test_a_new_controller_tells_where_the_chief_is() -> None:
+def test_a_new_controller_tells_tasks_where_the_chief_is() -> None:
     play = Play()
     for pod in play.pods.values():
         pod.be(address=f"10.0.0.{pod.task.index}")
@@ -212,8 +212,8 @@ def test_a_new_controller_tells_where_the_chief_is() -> None:
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_the_older_controller_yields_also_before_it_leads(play: Play, early: bool) -> None:
-    """Both adopt at once; the younger was done first, and a task knows it already."""
+def test_the_older_controller_yields_even_before_it_leads(play: Play, early: bool) -> None:
+    """Two controllers adopt at once. The younger finished first, and a task knows it already."""
     report = play.pod("worker-0").report()
     assert report.holds
     younger = replace(report.holds, leader=Leader(3, "younger"))
@@ -257,7 +257,7 @@ def test_a_finished_task_keeps_the_generation_that_an_older_controller_gave_it(p
     assert play.generation >= 3, "no generation is used twice"
 
 
-def test_an_end_on_record_is_told_to_tasks_that_are_still_there(play: Play) -> None:
+def test_tasks_that_still_exist_are_told_a_recorded_end(play: Play) -> None:
     end = End(Phase.SUCCEEDED, 0, "ended already")
     play.lead(play.job, end=end)
     assert play.end == end
@@ -266,7 +266,7 @@ def test_an_end_on_record_is_told_to_tasks_that_are_still_there(play: Play) -> N
     assert all(pod.holds and pod.holds.action is Action.END for pod in play.pods.values())
 
 
-def test_an_end_on_record_frees_pods_that_have_left_since(play: Play) -> None:
+def test_a_recorded_end_scales_away_pods_that_are_no_longer_wanted(play: Play) -> None:
     play.lead(job(), {"ps": 2, "worker": 1}, end=End(Phase.SUCCEEDED, 0, "ended already"))
     assert play.scaled == [("ps", 1)]
 
@@ -311,7 +311,7 @@ def test_a_new_run_starts_after_the_end_of_the_last(play: Play) -> None:
 
 
 def test_the_end_of_another_runs_program_is_not_remembered_as_this_runs(play: Play) -> None:
-    """Where the end is not on record, a controller after it asks the tasks."""
+    """If the end is not recorded, the next controller learns it from the tasks."""
     for name in ("worker-0", "worker-1"):
         play.exit(name, 0)
     play.settle()

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-np = pytest.importorskip("numpy")  # the example's own need, not the launcher's
+np = pytest.importorskip("numpy")  # only the example needs it
 
 PROGRAM = Path(__file__).parents[3] / "examples" / "breast-cancer" / "train.py"
 CLUSTER = ["--ps_hosts=a:1", "--worker_hosts=b:1,c:1", "--checkpoint_dir=checkpoints"]
@@ -35,7 +35,7 @@ program = load_program()
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *argv: str, tf_config: str = "") -> list[str]:
-    """The mistakes that the program tells about these flags, one a line."""
+    """The program's messages about these flags, one a line."""
     with pytest.raises(SystemExit) as end:
         program.parse_flags(list(argv), tf_config)
     assert end.value.code == 2
@@ -131,7 +131,7 @@ def test_a_wrong_flag_is_named(
         '{"cluster": {"ps": ["a:1"], "worker": ["b:1"]}, "task": {"type": [], "index": "x"}}',
     ],
 )
-def test_a_broken_tf_config_is_told(capsys: pytest.CaptureFixture[str], tf_config: str) -> None:
+def test_a_broken_tf_config_is_reported(capsys: pytest.CaptureFixture[str], tf_config: str) -> None:
     (mistake,) = refuse(capsys, tf_config=tf_config)
     assert mistake.startswith("TF_CONFIG must be JSON with a cluster and a task; got ")
 
@@ -145,7 +145,7 @@ def test_a_task_of_a_chief_job_is_refused(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
-def test_all_mistakes_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_mistakes_are_reported_together(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--epochs=0", "--seed=-1", "--worker_hosts=b:1", "--job_name=worker", "--task_index=1"]
     assert len(refuse(capsys, *argv, "--data=nowhere.csv", "--what=1")) == 7
 
@@ -173,7 +173,7 @@ def test_a_csv_without_labelled_rows_is_refused(tmp_path: Path, text: str) -> No
 @pytest.mark.parametrize(
     ("epochs", "rows", "batch_size", "steps"), [(1, 1, 32, 1), (2, 64, 32, 4), (3, 455, 32, 43)]
 )
-def test_steps_are_those_of_all_workers(
+def test_the_number_of_steps_is_the_total_of_all_workers(
     epochs: int, rows: int, batch_size: int, steps: int
 ) -> None:
     assert program.count_steps(epochs, rows, batch_size) == steps

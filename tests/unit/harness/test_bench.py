@@ -1,4 +1,4 @@
-"""The benchmark's statistics and table; what it measures is measured by `make bench`."""
+"""The benchmark's statistics, table and proxy. `make bench` does the measuring."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.bench.delay import proxy
 from tests.bench.measure import Comparison, Row, Side, compare, duration, table
 
 
-def test_both_sides_run_in_turns_after_one_that_does_not_count() -> None:
+def test_both_sides_run_in_turns_after_one_unmeasured_run() -> None:
     ran: list[str] = []
     times: Iterator[int] = iter(range(100, 200))
 
@@ -38,13 +38,13 @@ def test_a_controller_reads_the_run_of_a_thousand_tasks() -> None:
     assert len(job_of(scale.document(1000)).tasks) == 1000
 
 
-def test_rounds_are_compared_within_themselves() -> None:
+def test_both_sides_are_compared_round_by_round() -> None:
     row = Row("r", [1.0, 10.0, 2.0], [2.0, 11.0, 2.5])  # a slow round is slow on both sides
     assert row.extra == 1.0
     assert row.ratios == [2.0, 1.1, 1.25]
 
 
-def test_the_proxy_keeps_what_it_passes_on_and_its_order() -> None:
+def test_the_proxy_delays_bytes_and_keeps_their_order() -> None:
     sent = [f"{i} ".encode() * 500 for i in range(200)]
     whole = b"".join(sent)
 
@@ -82,5 +82,5 @@ def test_the_table_shows_both_sides_and_their_difference() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0004, "0 ms"), (0.9, "900 ms"), (-0.02, "-20 ms"), (1.5, "1.50 s")]
 )
-def test_durations_are_written_in_fitting_units(seconds: float, text: str) -> None:
+def test_durations_are_written_in_milliseconds_or_seconds(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -1,4 +1,4 @@
-"""The reader that tests wait with: what it reads, and that it objects."""
+"""The reader of process output: what it reads, and when it raises an error."""
 
 from __future__ import annotations
 

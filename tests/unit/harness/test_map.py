@@ -16,7 +16,7 @@ NAMED = {
 
 
 def files(folder: Path) -> list[str]:
-    """The sources in a folder; an empty __init__.py has nothing to tell."""
+    """The source files of a folder, without an __init__.py that is empty."""
     found = (file for file in folder.iterdir() if file.suffix in (".py", ".c"))
     package = TESTS / "unit" / "stub" / "tensorflow"
     return sorted(f.name for f in found if f.name != "__init__.py" or folder == package)

@@ -1,4 +1,4 @@
-"""`launcher local`: a run as processes of this machine, and what of it ends with what."""
+"""`launcher local`: how it runs, stops and fails as processes of this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.conftest import Start
 from tests.unit.processes import ROOT, Launcher, lives, wait_until
 
 LOOP = "while :; do sleep 0.02; done"
-# The tasks of a run share a folder: the one that holds each one's work.
+# In the folder that holds the work folders of all tasks.
 GO = "../../go"
 UNTIL_GENERATION_2 = (
     f"[ $TFRUN_GENERATION = 2 ] && touch {GO}; while [ ! -e {GO} ]; do sleep 0.02; done"
@@ -47,7 +47,7 @@ class Local:
         return self.start("local", *arguments, *flags, env={})
 
 
-# Values of a run that does not take long.
+# Values of a short run.
 TINY = {"chiefFirst": False, "grace": 1, "worker": {"replicas": 1}}
 
 
@@ -57,13 +57,13 @@ def local(start: Start, tmp_path: Path) -> Local:
 
 
 def sh(script: str, **values: Any) -> dict[str, Any]:
-    """Values of a job whose program tells nothing: nobody waits for the chief to train."""
+    """Values of a shell script. It prints no step, so the workers do not wait for the chief."""
     program = {"command": ["sh", "-c", script]}
     return {"program": program, "grace": 1, "chiefFirst": False, **values}
 
 
 def gone(launcher: Launcher, *pids: int) -> None:
-    """Nothing is left: neither these processes, nor any of the run's folder, nor the folder."""
+    """Waits until these processes are gone. Nothing is left of the run: no folder, no process."""
     wait_until(lambda: not any(lives(pid) for pid in pids), "all processes are gone")
     folder = launcher.wait_for(r"code \w+ is in (\S+)/worker-\d/code$")[1]
     assert not Path(folder).exists()
@@ -121,7 +121,7 @@ def test_a_second_signal_ends_a_local_run_without_its_grace(local: Local) -> Non
 
 
 @pytest.mark.parametrize("role", ["worker-1", "ps-0"])
-def test_a_killed_program_is_started_again(local: Local, role: str) -> None:
+def test_a_killed_program_is_restarted(local: Local, role: str) -> None:
     launcher = local(sh(UNTIL_GENERATION_2))
     pid = int(launcher.wait_for(rf"^{role} .*generation 1: started .*process (\d+)")[1])
     os.kill(pid, signal.SIGKILL)
@@ -129,7 +129,7 @@ def test_a_killed_program_is_started_again(local: Local, role: str) -> None:
     launcher.wait_for(f"the cause: {role}: killed by SIGKILL")
 
 
-def test_a_killed_launcher_takes_its_program_along(local: Local) -> None:
+def test_the_program_of_a_killed_launcher_is_killed_and_both_restart(local: Local) -> None:
     launcher = local(sh(UNTIL_GENERATION_2))
     pid = int(launcher.wait_for(r"^worker-1 .*generation 1: started .*process (\d+)")[1])
     parent = psutil.Process(pid).ppid()
@@ -158,7 +158,7 @@ def test_a_program_that_does_not_exist_ends_the_run_with_127(local: Local) -> No
     launcher.wait_for("'no-such-program' is not found")
 
 
-def test_every_mistake_in_the_values_is_told_at_once(local: Local) -> None:
+def test_all_mistakes_in_the_values_are_reported_together(local: Local) -> None:
     launcher = local(
         {
             "wroker": {"replicas": 2},
@@ -227,7 +227,7 @@ def test_requirements_and_the_digest_reach_the_program(
     launcher = local(values)
     assert launcher.wait() == 0, str(launcher)
     digest = launcher.wait_for(r"code (\w{32}) is in")[1]
-    told = ["worker-0   | tiny", f"worker-0   | {digest}"]  # others may speak in between
+    told = ["worker-0   | tiny", f"worker-0   | {digest}"]  # other tasks may print in between
     assert [line for line in launcher.lines if line in told] == told
 
     (local.code / "requirements.txt").write_text("no-such-thing\n")
@@ -255,7 +255,7 @@ def test_ports_that_are_taken_are_named(local: Local) -> None:
         port = server.getsockname()[1]
         launcher = local(sh("true"), flags=("--port", str(port - PORTS_PER_ROLE)))
         assert launcher.wait() == 78
-    # Somebody else may have taken one of the others.
+    # Other processes may have taken some of the other ports.
     launcher.wait_for(rf"ports (\d+, )*{port}\b.* are in use: give another --port")
 
 

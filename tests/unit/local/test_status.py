@@ -1,4 +1,4 @@
-"""`launcher status`: how a run is as lines for a person, and how it is asked through kubectl."""
+"""`launcher status`: the lines that it prints, and how it asks the controller by kubectl."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.controller.states import RUNNING, state
 from tests.unit.jobs import job
 
 
-def test_the_lines_tell_the_run_its_tasks_and_the_last_cause() -> None:
+def test_the_lines_show_the_run_its_tasks_and_the_last_cause() -> None:
     found = document(
         state(RUNNING, generation=3, charges=(50.0,), cause="ps-0: exit code 1", moved_at=98.0),
         100.0,
@@ -42,13 +42,13 @@ def test_the_lines_tell_the_run_its_tasks_and_the_last_cause() -> None:
 @pytest.mark.parametrize(
     ("can_start", "said"), [(True, "waiting to join"), (False, "pulling the code")]
 )
-def test_a_task_that_waits_to_join_is_told(can_start: bool, said: str) -> None:
+def test_a_task_that_waits_to_join_is_shown(can_start: bool, said: str) -> None:
     small = job(replicas={"ps": 1, "worker": 1})
     found = document(state(can_start=can_start, job=small), 100.0)
     assert status.show(found)[3] == f"  worker-1  {said}"
 
 
-def test_the_lines_tell_of_a_failed_and_silent_task() -> None:
+def test_the_lines_show_a_failed_and_silent_task() -> None:
     found = document(state(ChildReport(3, 42)), 200.0)
     assert status.show(found)[3] == "  worker-1  failed, exit code 42, silent for 105 s"
 
@@ -58,16 +58,16 @@ def test_the_end_of_a_run_is_one_line() -> None:
     assert status.show({"end": end}) == ["Failed: worker-1 failed: exit code 42 (exit code 42)"]
 
 
-def test_a_run_of_which_no_task_was_heard_is_told() -> None:
+def test_a_run_without_reports_is_shown() -> None:
     begun, _ = step.step(state(seats={}), decisions_state.Tick(), 41.0)
     assert status.show(document(begun, 41.0))[0].startswith("mnist: leading")
 
 
-# A script stands for kubectl. It runs what it is to run in a pod for real, with nothing of the
-# launcher: a controller's pod does not carry this side of it.
+# A script replaces kubectl. It runs the command of `kubectl exec` for real, but without the
+# launcher, because a controller's pod does not carry the package `local`.
 
 
-PROXY = "http_proxy=http://127.0.0.1:1"  # as in the images of some companies
+PROXY = "http_proxy=http://127.0.0.1:1"  # some companies' images set such a proxy
 
 
 def kubectl(folder: Path, jobs: list[Any], pods: list[Any]) -> list[str]:
@@ -112,7 +112,7 @@ def pod(day: int, message: str, code: int = 42) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def answering(*documents: dict[str, Any]) -> Iterator[int]:
-    """A controller that tells these, one after the other, and is gone then; its port."""
+    """The port of a controller that answers with each of these documents once, and then stops."""
     left = list(documents)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -182,7 +182,7 @@ def test_the_end_is_read_from_the_termination_message(
     assert capfd.readouterr().out.splitlines() == [said]
 
 
-def test_a_controller_that_has_not_started_is_told(
+def test_a_controller_that_has_not_started_is_shown(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     status.run("mnist", kubectl(tmp_path, [controller(2)], []), None, as_json=False, watch=False)

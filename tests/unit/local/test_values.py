@@ -1,4 +1,4 @@
-"""The values of a local run: read and merged as Helm does, and every mistake by its key."""
+"""The values of a local run: read and merged as Helm does, each mistake named by its key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from launcher.shared.exits import ExitCode, LauncherError
         ("3: 4", "3 must be left out: it is not a known key"),
     ],
 )
-def test_wrong_values_are_named_in_the_charts_words(tmp_path: Path, text: str, words: str) -> None:
+def test_wrong_values_are_named_with_the_charts_messages(
+    tmp_path: Path, text: str, words: str
+) -> None:
     (tmp_path / "values.yaml").write_text(text)
     mistakes: list[str] = []
     with pytest.raises(LauncherError, match=re.escape(words)) as error:

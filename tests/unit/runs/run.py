@@ -1,4 +1,4 @@
-"""A real controller with real tasks on the loopback; only TensorFlow is a stand-in."""
+"""A real controller with real tasks on the loopback; a stub replaces TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOP = "while :; do sleep 0.02; done"
 
 
 class Run:
-    """The processes of one run, and how to start and find each."""
+    """Starts the processes of one run."""
 
     def __init__(self, start: Start, folder: Path) -> None:
         self.start = start
@@ -57,7 +57,7 @@ class Run:
         )
 
     def until_go(self) -> str:
-        """A program that trains until a test says so."""
+        """A program that trains until a test makes the file `go`."""
         return f"while [ ! -e {self.folder}/go ]; do sleep 0.02; done"
 
     def status(self) -> Any:

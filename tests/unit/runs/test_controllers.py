@@ -18,7 +18,7 @@ from tests.unit.processes import Launcher, lives, wait_until
 from tests.unit.runs.run import LOOP, Run, child, programs
 
 
-def test_a_controller_that_cannot_be_reached_is_named_and_waited_for(run: Run) -> None:
+def test_a_task_names_a_controller_that_it_cannot_reach_and_waits_for_it(run: Run) -> None:
     task = run.task("worker-0")
     task.wait_for(rf"no valid answer from the controller 127\.0\.0\.1:{run.port} for \d s; retry")
     run.controller(replicas={"ps": 1, "worker": 1})
@@ -31,7 +31,7 @@ def test_a_controller_address_that_is_no_host_name_is_named(run: Run) -> None:
     task.wait_for(r"no valid answer from the controller a\.\.b:1")
 
 
-def test_a_task_with_news_waits_for_its_controller_without_spinning(run: Run) -> None:
+def test_a_task_with_a_new_report_waits_for_its_controller_without_spinning(run: Run) -> None:
     tasks = run.tasks()
     controller = run.controller()
     pids = [child(task, 1) for task in tasks]
@@ -88,11 +88,11 @@ def test_a_changed_policy_reaches_the_tasks_and_restarts_nothing(run: Run) -> No
         heard.update(t["task"] for t in found if t["state"] == "running" and t["ago"] == 0)
         return len(heard) == len(found)
 
-    wait_until(all_have_heard, "all have heard of it")
+    wait_until(all_have_heard, "all tasks have reported to the new controller")
     assert run.status()["restartLimit"] == 7
     assert all(lives(pid) for pid in pids)
     assert [programs(task) for task in tasks] == [0, 1, 1]
-    os.kill(pids[0], signal.SIGKILL)  # so that all must stop: within the new grace
+    os.kill(pids[0], signal.SIGKILL)  # all tasks must stop, within the new grace
     controller.wait_for("generation 2: all tasks start")
     assert not any(lives(pid) for pid in pids)
     controller.wait_for("restart 1 of 7")
@@ -124,7 +124,7 @@ def test_another_run_reaches_the_tasks_through_a_new_controller(run: Run) -> Non
 
 
 def test_a_directive_of_another_version_is_named_and_not_followed(start: Start) -> None:
-    """The other end is a fake: it answers as a controller of another release would."""
+    """The controller is a fake, which answers as one of another release would."""
     answer = json.loads(encode_directive(None))
     answer["directive"] = {
         "leader": {"number": 1, "id": "another"},

@@ -1,4 +1,4 @@
-"""How a run ends: its code, its message, and what its tasks know of it."""
+"""How a run ends: its exit code, its message, and how its tasks end."""
 
 from __future__ import annotations
 
@@ -63,14 +63,16 @@ def test_a_failure_that_a_restart_cannot_mend_ends_the_run_at_once(
 
 
 @pytest.mark.parametrize("code", [70, 137, 143])
-def test_a_controller_exits_with_1_where_the_runs_code_means_try_again(run: Run, code: int) -> None:
+def test_a_controller_exits_with_1_if_the_job_would_retry_the_runs_code(
+    run: Run, code: int
+) -> None:
     run.tasks("ps-0", "worker-0")
     controller = run.controller(f"exit {code}", restarts__limit=0, replicas={"ps": 1, "worker": 1})
     assert controller.wait() == 1
     assert message(run.folder / "end.json")["exitCode"] == code
 
 
-def test_a_stopped_controller_says_so_and_leaves_the_tasks_alone(run: Run) -> None:
+def test_a_stopped_controller_reports_it_and_leaves_the_tasks_running(run: Run) -> None:
     (task, *_) = run.tasks()
     controller = run.controller()
     pid = child(task, 1)

@@ -1,4 +1,4 @@
-"""What is lost in the middle of a run: children, launchers, pods; and what starts again."""
+"""Children, launchers and pods that are lost in the middle of a run, and what restarts."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def test_a_task_that_fails_again_waits_before_it_restarts(run: Run) -> None:
 def test_a_launcher_killed_with_its_child_is_charged_only_in_the_same_pod(
     run: Run, pod: str, code: int, told: str
 ) -> None:
-    """Only where the pod stays it may be the program's fault."""
+    """Only if the pod stays can it be the program's fault."""
     tasks = run.tasks()
     controller = run.controller("[ $TFRUN_GENERATION = 2 ] || sleep 1000", restarts__limit=0)
     left = child(tasks[0], 1)
     tasks[0].signal(signal.SIGKILL)
     tasks[0].wait()
-    os.kill(left, signal.SIGKILL)  # as a container's end does
+    os.kill(left, signal.SIGKILL)  # as the kernel does when a container ends
     noted = run.folder / "ps-0" / "child.json"
     if pod == "after a reboot":
         noted.write_text(json.dumps({**json.loads(noted.read_text()), "boot": "another"}))
@@ -135,7 +135,7 @@ while not os.path.exists(sys.argv[1]):
 
 @pytest.mark.parametrize("who", ["the ps alone", "all at once"])
 def test_a_ps_that_is_told_to_end_serves_until_the_chief_has_saved(run: Run, who: str) -> None:
-    """As with a drained node; and as `helm uninstall` does, which ends the controller too."""
+    """When its node is drained, and when `helm uninstall` ends all pods and the controller."""
     ps, chief = (run.task(name, TFRUN_POD_IP="127.0.0.1") for name in ("ps-0", "worker-0"))
     controller = run.controller(
         program__command=[sys.executable, "-c", SAVES_ON_THE_PS, str(run.folder / "go")],
@@ -172,7 +172,7 @@ def test_a_stopped_ps_does_not_wait_for_its_chief_for_ever(run: Run) -> None:
     assert ps.wait() == 143
 
 
-def test_the_next_generation_waits_until_a_deaf_program_is_killed(run: Run) -> None:
+def test_the_next_generation_waits_until_a_program_that_ignores_sigterm_is_killed(run: Run) -> None:
     tasks = run.tasks()
     script = f"[ $TFRUN_GENERATION = 2 ] || {{ trap '' TERM; echo ready; {LOOP}; }}"
     controller = run.controller(script, grace=1)
@@ -194,7 +194,7 @@ def test_a_program_that_hangs_is_restarted(run: Run) -> None:
     assert controller.wait() == 0
     controller.wait_for("the cause: worker-1: no progress for 2 s; restart 1 of 2")
     assert tasks[1].wait() == 0
-    assert programs(tasks[1]) == 2, "a loss of progress is everybody's"
+    assert programs(tasks[1]) == 2, "a hang restarts all tasks"
 
 
 def test_a_finished_worker_in_a_new_pod_does_not_train_again(run: Run) -> None:
@@ -203,7 +203,7 @@ def test_a_finished_worker_in_a_new_pod_does_not_train_again(run: Run) -> None:
     controller = run.controller(script)
     tasks[1].wait_for("the child ended: exit code 0")
     child(tasks[2], 1)
-    tasks[1].signal(signal.SIGTERM)  # so that its last report is heard before it goes
+    tasks[1].signal(signal.SIGTERM)  # then it sends a last report before it ends
     assert tasks[1].wait() == 143
     again = run.task("worker-0")
     again.wait_for("^serving grpc://")
@@ -220,7 +220,7 @@ def test_a_finished_workers_address_answers_while_others_train(run: Run) -> None
     tasks[1].wait_for(r"generation 1: started \S*python\S* -m launcher.task.tensorflow_server")
     port = int(tasks[1].wait_for(r"^serving grpc://127\.0\.0\.1:(\d+)")[1])
     socket.create_connection(("127.0.0.1", port)).close()
-    os.kill(child(tasks[2], 1), signal.SIGKILL)  # which is no affair of worker-0's
+    os.kill(child(tasks[2], 1), signal.SIGKILL)  # does not concern worker-0
     child(tasks[2], 2)
     socket.create_connection(("127.0.0.1", port)).close()
     (run.folder / "go").touch()

@@ -15,7 +15,7 @@ from tests.unit.runs.run import Run, child, programs
 
 
 def test_tasks_wait_until_all_have_the_same_code(run: Run, tmp_path: Path) -> None:
-    """Each task has a mount of its own here, as with caches of NFS that tell different tales."""
+    """Each task has a mount of its own here, because NFS caches may show tasks different files."""
     mounts = [tmp_path / "one", tmp_path / "two"]
     for number, mount in enumerate(mounts):
         mount.mkdir()

@@ -1,11 +1,11 @@
-"""What a run tells while it trains: its status, and a copy of each child's output."""
+"""What a run shows while it trains: its status, and a copy of each child's output."""
 
 from __future__ import annotations
 
 from tests.unit.runs.run import Run, child
 
 
-def test_status_tells_each_tasks_state_and_progress(run: Run) -> None:
+def test_the_status_shows_each_tasks_state_and_progress(run: Run) -> None:
     tasks = run.tasks()
     script = f"[ $TASK_INDEX = 1 ] || echo step 7 of 9; {run.until_go()}"
     controller = run.controller(script)

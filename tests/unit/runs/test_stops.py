@@ -1,4 +1,4 @@
-"""A controller that is stopped while its tasks talk to it goes at once."""
+"""A controller that is stopped while its tasks have open requests ends at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 PROGRAM = 'import time; print("trains", flush=True); time.sleep(600)'
 VALUES = "{mode: all-reduce, program: {command: [python, train.py]}, worker: {replicas: 3}}"
-HELD = 10  # seconds; less than a request may be held
+HELD = 10  # seconds; the controller may hold a request for longer
 
 
 def test_a_controller_and_its_tasks_that_are_stopped_together_end_at_once(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_a_controller_and_its_tasks_that_are_stopped_together_end_at_once(tmp_pa
     (code / "train.py").write_text(PROGRAM)
     values = tmp_path / "values.yaml"
     values.write_text(VALUES)
-    for _ in range(5):  # half of the time it held a request for 20 s, before
+    for _ in range(5):  # a past bug held a request for 20 s in half of the runs
         with subprocess.Popen(
             [sys.executable, "-m", "launcher", "local", "-f", values, "--code", code],
             stdout=subprocess.PIPE,

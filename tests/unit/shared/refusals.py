@@ -1,4 +1,4 @@
-"""What the launcher says of a document that is no job."""
+"""The launcher's message about a document that is no job."""
 
 from __future__ import annotations
 

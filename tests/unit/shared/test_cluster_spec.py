@@ -1,4 +1,4 @@
-"""The ClusterSpec."""
+"""Which address the ClusterSpec lists for each task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_chief_that_may_come_back_alone_is_listed_by_its_name() -> None:
     assert cluster_spec.spec(job(), {Task("worker", 0): "10.1.2.3"}) == cluster_spec.spec(job(), {})
 
 
-def test_on_one_host_every_task_has_a_port() -> None:
+def test_on_one_host_every_task_has_its_own_port() -> None:
     here = job(
         addresses={"host": "127.0.0.1", "port": 3000, "portsPerTask": True},
         replicas={"ps": 2, "worker": 100},

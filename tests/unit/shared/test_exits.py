@@ -1,4 +1,4 @@
-"""Every way to end: codes, and the one line that Kubernetes keeps."""
+"""Exit codes, and the termination message, the one line that Kubernetes keeps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from launcher.shared.exits import (
     ("returncode", "code"),
     [(0, 0), (1, 1), (255, 255), (-15, 143), (-9, 137), (-11, 139), (-signal.SIGRTMIN, 162)],
 )
-def test_a_signal_becomes_128_and_its_number(returncode: int, code: int) -> None:
+def test_a_signal_becomes_128_plus_its_number(returncode: int, code: int) -> None:
     assert from_wait(returncode) == code
 
 
@@ -37,7 +37,7 @@ def test_a_signal_becomes_128_and_its_number(returncode: int, code: int) -> None
         (255, "exit code 255"),
     ],
 )
-def test_a_code_says_no_more_than_is_known(code: int, text: str) -> None:
+def test_a_code_is_described_as_a_signal_only_if_there_is_one(code: int, text: str) -> None:
     assert describe(code) == text
 
 
@@ -69,7 +69,7 @@ def test_a_termination_message_holds_every_field() -> None:
     assert "\n" not in end.message()
 
 
-def test_a_message_says_that_the_end_was_found() -> None:
+def test_a_message_says_that_the_run_had_already_ended() -> None:
     end = End(Phase.SUCCEEDED, 0, "worker-0 ended with exit code 0", found=True)
     assert json.loads(end.message())["reason"] == "ended already: worker-0 ended with exit code 0"
 
@@ -84,7 +84,7 @@ def test_an_end_is_read_from_its_record_and_from_its_message() -> None:
     "record",
     [{}, {"phase": "Lost", "exitCode": 256, "reason": "", "lastLines": 1}, {"exitCode": "0"}],
 )
-def test_a_broken_record_tells_the_worst(record: dict[str, object]) -> None:
+def test_a_broken_record_is_read_as_a_failure(record: dict[str, object]) -> None:
     assert end_of(record) == End(Phase.FAILED, int(ExitCode.BUG), "")
 
 
@@ -99,7 +99,7 @@ def test_a_termination_message_with_its_line_break_fits_the_limit(
     told = json.loads(text)
     assert told["reason"] == "because"
     kept = told["lastLines"]
-    assert tuple(kept) == lines[len(lines) - len(kept) :], "the oldest give way first"
+    assert tuple(kept) == lines[len(lines) - len(kept) :], "the oldest lines are dropped first"
     # One line more would not have fitted.
     more = json.dumps({**told, "lastLines": lines[len(lines) - len(kept) - 1 :]})
     assert len(more) + 1 > TERMINATION_MESSAGE_BYTES
@@ -120,5 +120,5 @@ def test_a_long_reason_is_cut_by_as_little_as_needed(character: str) -> None:
     assert set(told["reason"]) == {character}
 
 
-def test_a_termination_message_is_made_of_a_much_too_long_task_name() -> None:
+def test_a_much_too_long_task_name_still_gives_a_termination_message() -> None:
     assert json.loads(End(Phase.FAILED, 1, "", "x" * 9000).message())["exitCode"] == 1

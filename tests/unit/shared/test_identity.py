@@ -1,4 +1,4 @@
-"""Who a task is."""
+"""How a name tells which task it is."""
 
 from __future__ import annotations
 

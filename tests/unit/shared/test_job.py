@@ -1,4 +1,4 @@
-"""job.json: what is read from it, its digests, and every mistake by its key."""
+"""job.json: what is read from it, its digests, and that each mistake is named by its key."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_mode_has_its_roles(mode: str, replicas: dict[str, int], tasks: str) -
     assert [str(task) for task in job(mode=mode, replicas=replicas).tasks] == tasks.split()
 
 
-def test_a_role_of_another_mode_is_no_key() -> None:
+def test_a_role_of_another_mode_is_an_unknown_key() -> None:
     reason = refusal(document(mode="all-reduce", replicas={"ps": 1, "worker": 2}))
     assert "replicas.ps is not a known key; known are ['evaluator', 'worker']" in reason
 
@@ -89,7 +89,7 @@ def test_a_run_has_exactly_one_chief() -> None:
 
 
 @pytest.mark.parametrize("mode", ["coordinator", "all-reduce"])
-def test_workers_join_alone_in_mode_parameter_server_only(mode: str) -> None:
+def test_only_mode_parameter_server_lets_workers_join_alone(mode: str) -> None:
     reason = refusal(document(mode=mode, maxReplicas={"worker": 4}))
     assert f"maxReplicas.worker must be 0 in mode {mode}: another size restarts its tasks" in reason
 
@@ -149,7 +149,7 @@ def test_a_wrong_value_is_named(key: str, value: Any, mistake: str) -> None:
     assert mistake in reason
 
 
-def test_every_mistake_in_a_job_is_told_at_once() -> None:
+def test_all_mistakes_in_a_job_are_reported_together() -> None:
     reason = refusal(document(replicas__ps=0, program__command=[], grace="x", cleanup=None, a=1))
     lines = reason.splitlines()
     assert lines[0] == "5 mistakes in the values:"

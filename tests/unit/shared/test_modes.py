@@ -1,4 +1,4 @@
-"""The table of modes: who is reached by a loss, who runs the program, whose end counts."""
+"""The table of modes: whom a loss reaches, who runs the program, whose end counts."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def named(names: str) -> frozenset[Task]:
         ("all-reduce", "worker-2", RING),
         ("all-reduce", "evaluator-0", "evaluator-0"),
         ("all-reduce", "worker-2 evaluator-0", RING + " evaluator-0"),
-        # A task that leaves the run starts again with nobody, but stops.
+        # A task that is leaving the run stops, and restarts no other task.
         ("parameter-server", "worker-7", "worker-7"),
     ],
 )
-def test_a_loss_reaches_as_far_as_tensorflow_makes_it(mode: str, lost: str, reached: str) -> None:
+def test_each_mode_says_which_tasks_a_loss_reaches(mode: str, lost: str, reached: str) -> None:
     assert MODES[mode].reached(named(lost), small(mode).tasks) == named(reached)
 
 

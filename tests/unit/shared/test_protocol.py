@@ -1,4 +1,4 @@
-"""What tasks and the controller say to each other, and what is refused."""
+"""Which messages tasks and the controller exchange, and which are refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_an_answer_without_news_arrives_as_none() -> None:
 
 
 @pytest.mark.parametrize("character", ["x", "日", "😀", "\0", "\udcff"])
-def test_a_report_is_never_longer_than_a_controller_takes(character: str) -> None:
+def test_a_report_is_never_longer_than_a_controller_accepts(character: str) -> None:
     lines = tuple(f"{i} " + character * 500 for i in range(20))
     child = ChildReport(1, 1, False, 0.0, character * 60_000, lines)
     text = encode_report(replace(FULL, child=child))
@@ -159,7 +159,9 @@ def test_a_text_that_is_no_message_is_refused(text: bytes) -> None:
         ("child.last_lines", "a", "child.last_lines must be a list of strings"),
     ],
 )
-def test_a_wrong_report_is_refused_by_its_key(path: str, value: Any, mistake: str) -> None:
+def test_a_wrong_report_is_refused_and_its_key_is_named(
+    path: str, value: Any, mistake: str
+) -> None:
     message = json.loads(encode_report(FULL))
     *parents, key = path.split(".")
     at = message
@@ -184,7 +186,9 @@ def test_a_wrong_report_is_refused_by_its_key(path: str, value: Any, mistake: st
         ("job", document(mode="x"), "mode must be one of parameter-server"),
     ],
 )
-def test_a_wrong_directive_is_refused_by_its_key(key: str, value: Any, mistake: str) -> None:
+def test_a_wrong_directive_is_refused_and_its_key_is_named(
+    key: str, value: Any, mistake: str
+) -> None:
     message = json.loads(encode_directive(Directive(Leader(1, "me"), Action.RUN, 1, 0, job())))
     message["directive"][key] = value
     with pytest.raises(LauncherError) as error:

@@ -1,4 +1,4 @@
-"""Signals as events."""
+"""Signals arrive as events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# The main thread waits, and the kernel may not give the signal to it: another thread must have it.
+# The main thread waits and blocks both signals, so the kernel delivers them to the other thread.
 PROGRAM = """
 import queue, signal, threading
 from launcher.shared import signals

@@ -1,4 +1,4 @@
-"""Where the code comes from: every source, and how a mistake in it is named."""
+"""The sources of code: how each is read, and how a mistake in it is named."""
 
 from __future__ import annotations
 

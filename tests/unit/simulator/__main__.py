@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=2000, help="how many schedules")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--tell", action="store_true", help="print each schedule's history")
-    parser.add_argument("--digest", action="store_true", help="print what names all histories")
+    parser.add_argument("--digest", action="store_true", help="print the digest of all histories")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     options = parser.parse_args(argv)
     seeds = range(options.start, options.start + options.seeds)

@@ -63,7 +63,7 @@ def happen(world: Simulation, fault: Fault) -> None:
             return
         left = None
         if pod.running and pod.child and process:
-            # The container is killed: nobody can tell that from a program that takes too much.
+            # The controller cannot tell this from a program that uses too much memory.
             left = replace(pod.child, exit_code=137, stopped=False, reason="killed", up=False)
             world.blame(pod, process.job, 137, "program")
         world.end_launcher(pod)
@@ -77,7 +77,7 @@ def happen(world: Simulation, fault: Fault) -> None:
     elif kind == "pod is out of reach":
         if pod.reachable:
             pod.reachable = False
-            if process:  # nobody can tell it from the program's own failure
+            if process:  # the controller may take it for the program's failure
                 world.harm(pod, process.job, "program")
             world.after(how * 40, reach_again, world, pod)
             if how > 0.7:

@@ -1,4 +1,4 @@
-"""Plays schedules; one that breaks a promise is shrunk, fault by fault, and told as a history."""
+"""Plays schedules. Shrinks one that breaks a promise, and returns its history as text."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _end(end: End) -> str:
 
 
 def explain(seed: int) -> str:
-    """A failing seed, shrunk and told."""
+    """The history of a failing seed, after its schedule is shrunk."""
     schedule = schedule_for(seed)
     violation = play(schedule)
     assert violation

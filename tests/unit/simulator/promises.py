@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tests.unit.simulator.world import Controller, Pod, Process, Simulation
 
 
-class Violation(AssertionError):  # noqa: N818 a promise that was broken, no mistake of a caller
-    """What must always hold does not."""
+class Violation(AssertionError):  # noqa: N818 a broken promise, no error of a caller
+    """A promise is broken."""
 
     def __init__(self, rule: str, text: str) -> None:
         super().__init__(f"{rule}: {text}")
@@ -26,7 +26,7 @@ class Violation(AssertionError):  # noqa: N818 a promise that was broken, no mis
 
 
 def check_obedience(pod: Pod, held: Holds | None) -> None:
-    """A task has been told something; `held` is what it followed before."""
+    """A task has received a directive; `held` is the one that it followed before."""
     holds = pod.holds
     if not held or not holds:
         return
@@ -39,7 +39,7 @@ def check_obedience(pod: Pod, held: Holds | None) -> None:
 def check_running(
     world: Simulation, started: Pod, new: Process, sender: Controller, sent_at: float
 ) -> None:
-    """Something has just started, as `sender` told the task at `sent_at`."""
+    """A child has just started, by a directive that `sender` sent at `sent_at`."""
     job = new.job
     ended_at = world.ended.get(job.run)
     if ended_at is not None and sent_at > ended_at and world.claims == sender.number:
@@ -53,7 +53,7 @@ def check_running(
             continue
         other = process.job
         if pod.task.index >= job.replicas.get(pod.task.role, 0) and not pod.reachable:
-            continue  # it was to leave, and nobody can know whether it has
+            continue  # it was to leave, and no controller can know whether it has
         differ = other.program_digest != job.program_digest
         if mode.name != "coordinator":
             differ = differ or other.cluster_digest != job.cluster_digest
@@ -81,7 +81,10 @@ def check_running(
 
 
 def check_charge(world: Simulation, controller: Controller) -> None:
-    """Losses that nobody could know of yet are taken back later."""
+    """Too many charges are a violation only if the controller knows of all losses.
+
+    It withdraws a charge when it learns of the loss that explains it.
+    """
     state, run = controller.state, controller.job.run
     if len(state.charges) <= world.caused[run]:
         return
@@ -110,12 +113,12 @@ def check_end(world: Simulation, controller: Controller, end: End) -> None:
     check_charge(world, controller)
     if end.found:
         if run not in world.ended:
-            raise Violation("end", f"it has not: {end}")
+            raise Violation("end", f"the run has not ended: {end}")
         if end.phase is not world.records[run].phase:
-            raise Violation("end", f"it was {world.records[run]}: {end}")
+            raise Violation("end", f"the record is {world.records[run]}, not {end}")
         return
     if end.phase is Phase.SUCCEEDED:
-        led = controller.state.job  # it may have waited in vain for more pods
+        led = controller.state.job  # a smaller job than is wanted, if pods never came
         tasks = [task for task in led.tasks if job.mode.decides_success(task)]
         if job.success == "Chief":
             tasks = [job.mode.chief]
@@ -125,14 +128,14 @@ def check_end(world: Simulation, controller: Controller, end: End) -> None:
         return
     if end.exit_code == ExitCode.DEADLINE and job.deadline and "deadline" in end.reason:
         if world.now - world.run_began[run] < job.deadline:
-            raise Violation("end", f"it is too early: {end}")
+            raise Violation("end", f"the deadline has not passed: {end}")
         return
     if end.exit_code == ExitCode.CODE_MISSING and "the code of all tasks" in end.reason:
         if not world.edits:
             raise Violation("end", f"nobody has edited the code: {end}")
         return
     if not end.task or not end.reason or not end.exit_code:
-        raise Violation("end", f"it has no name: {end}")
+        raise Violation("end", f"a task, a reason or a code is missing: {end}")
     if (run, end.task, end.exit_code) not in world.codes:
         raise Violation("end", f"the program did not do that: {end}")
     permanent = end.exit_code in (PERMANENT, *failures.PERMANENT)

@@ -1,4 +1,4 @@
-"""What a seed tells: what a person wishes, which faults happen and when."""
+"""The schedule of a seed: what a person asks for, which faults happen, and when."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PATIENCE_SECONDS = 400.0  # after the faults, for the run to end
 STOP_SECONDS = 40.0  # after the end, for everything to stop
 HOLD_SECONDS = 20.0
 TICK_SECONDS = 2.0
-WORK_SECONDS = 25.0  # what each program computes in a run without faults
+WORK_SECONDS = 25.0  # how long each program computes in a run without faults
 GRACE = 6.0
 HANG_SECONDS = 8.0
 DEADLINE = 120.0
 PERMANENT = 2
 
-KINDS = {  # of faults, and how often
+KINDS = {  # the kinds of faults, and how often each happens
     "child fails": 6,
     "child is killed": 2,
     "child is terminated": 2,
@@ -91,7 +91,7 @@ def job_for(wish: Wish) -> Job:
 
 
 class Fault(NamedTuple):
-    """Something that happens; `pick` says to whom, `how` the rest."""
+    """One fault. `pick` decides what it hits, `how` decides the rest."""
 
     at: float
     kind: str
@@ -103,7 +103,7 @@ class Fault(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """All that a seed tells."""
+    """All that follows from a seed."""
 
     seed: int
     wish: Wish
@@ -129,7 +129,7 @@ def schedule_for(seed: int) -> Schedule:
     wish = wish._replace(joins=wish.joins and MODES[wish.mode].joins)
     kinds, weights = list(KINDS), list(KINDS.values())
     begin, end = 0.0, FAULTS_SECONDS
-    if dice.random() < 0.5:  # they come together
+    if dice.random() < 0.5:  # the faults come close together
         begin = dice.uniform(0, FAULTS_SECONDS - 25)
         end = begin + dice.uniform(3, 25)
     faults = sorted(

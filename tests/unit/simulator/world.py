@@ -39,7 +39,7 @@ from tests.unit.simulator.schedule import (
 
 @dataclass(eq=False)
 class Process:
-    """A child process of a launcher, and what will become of it."""
+    """A child process of a launcher, and its state."""
 
     job: Job
     generation: int
@@ -58,16 +58,16 @@ class Pod:
 
     task: Task
     revision: int
-    token: int = 0  # of the launcher's life; what was planned for an earlier one is void
+    token: int = 0  # numbers the launchers in this pod; events for an earlier one are void
     alive: bool = False  # the launcher
     reachable: bool = True
     going: bool = False  # it was told to end
     state: task_state.State | None = None  # the launcher's
-    left: ChildReport | None = None  # what the last launcher in this pod died with
+    left: ChildReport | None = None  # the child that died with this pod's last launcher
     sequence: int = 0
     edition: int = 0  # of the code that was pulled
     process: Process | None = None
-    epoch: int = 0  # of the request; answers to earlier ones are void
+    epoch: int = 0  # numbers the requests; answers to earlier ones are void
     answered: bool = False  # an answer is on its way
 
     @property
@@ -81,7 +81,7 @@ class Pod:
 
     @property
     def running(self) -> bool:
-        """Whether a child of its generation runs; a server that stands in is none."""
+        """Whether a child runs that is no stand-in."""
         return self.process is not None and not self.process.stands_in
 
 
@@ -129,12 +129,12 @@ class Simulation:
         self.newest = 0  # the serial of the newest one
         self.outcome: End | None = None
         self.outcome_at = 0.0
-        # The truth.
+        # What has really happened; the promises are checked against it.
         self.running: dict[Pod, None] = {}
         self.ended: dict[str, float] = {}  # when a run's end was recorded
         self.caused: Counter[str] = Counter()  # failures that the program caused, by run
         self.codes: set[tuple[str, str, int]] = set()
-        self.finished: set[tuple[str, Task, int]] = set()  # of which somebody knows
+        self.finished: set[tuple[str, Task, int]] = set()  # which a task or the leader knows
         self.succeeded: set[tuple[str, Task]] = set()
         self.progress: dict[tuple[str, Task], float] = {}
         self.poison: dict[tuple[str, int], tuple[str, int]] = {}
@@ -179,7 +179,7 @@ class Simulation:
         self.log("no more faults")
         self.faulty = False
         if self.wish.limit > 10:
-            self.poison.clear()  # tried again for ever
+            self.poison.clear()  # otherwise it would be retried for ever
         for pod in list(self.pods.values()):
             if not pod.reachable:
                 faults.reach_again(self, pod)
@@ -235,7 +235,7 @@ class Simulation:
                 self.delete(pod)
 
     def ensure(self, role: str) -> None:
-        """Makes a role's pods that are missing; never before the old one is known to be dead."""
+        """Makes the missing pods of a role. A lost pod is missing once it is confirmed dead."""
         for index in range(self.replicas.get(role, 0)):
             task = Task(role, index)
             if task not in self.pods and task not in self.coming:
@@ -272,7 +272,7 @@ class Simulation:
         self.log("pod {} is told to end", pod.task)
         pod.going = True
         if not pod.reachable:
-            return  # its node has not heard of it yet
+            return  # its node does not know it yet
         if not pod.alive:
             self.after(0.5, self.gone, pod)
             return
@@ -285,7 +285,7 @@ class Simulation:
         self.await_chief(pod, pod.token)
 
     def await_chief(self, pod: Pod, token: int) -> None:
-        """A server looks now and then whether the chief, whom it may serve, has left it."""
+        """A server that is told to end serves until its chief has stopped; it polls for that."""
         if pod.token != token or not pod.state or not task_state.awaits_chief(pod.state):
             return
         assert pod.process
@@ -300,7 +300,7 @@ class Simulation:
         if self.random() < 0.8:
             self.send(pod)
         pod.alive = False
-        pod.token += 1  # what it had begun ends with it
+        pod.token += 1  # what it has begun ends with it
         self.after(0.1 + self.random(), self.gone, pod)
 
     def gone(self, pod: Pod) -> None:
@@ -325,7 +325,7 @@ class Simulation:
         pod.state = pod.left = None
 
     def forget(self) -> None:
-        """What nobody knows any more may happen again."""
+        """A finished task that no task and no leader knows of may run again."""
         for program, task, generation in list(self.finished):
             pod = self.pods.get(task)
             knows = False
@@ -334,7 +334,7 @@ class Simulation:
                 knows = stands_in or pod.child is not None
             for controller in self.controllers:
                 state = controller.state
-                # An older one, which may write no more, tells nobody.
+                # An older controller, which can write nothing, does not count.
                 leads = controller.alive and controller.number == self.claims
                 orders = state.seat(task).orders
                 done = leads and orders.done
@@ -356,7 +356,7 @@ class Simulation:
         self.after(self.random() * 3, self.begin, controller)
 
     def begin(self, controller: Controller) -> None:
-        """It claims the StatefulSets, and reads them; older controllers write them no more."""
+        """It claims and reads the StatefulSets. Older controllers can no longer write them."""
         if not controller.alive:
             return
         self.claims += 1
@@ -383,7 +383,7 @@ class Simulation:
             self.after(TICK_SECONDS, self.tick, controller)
 
     def crash(self, controller: Controller, again: bool = True) -> None:
-        """It dies; its Job starts it again, if it is still wanted."""
+        """It dies. Its Job restarts it if it is still wanted."""
         if not controller.alive:
             return
         self.log("controller {} dies", controller.serial)
@@ -468,7 +468,7 @@ class Simulation:
         self.after(0.5, self.conclude, controller, end, self.now)
 
     def conclude(self, controller: Controller, end: End, since: float) -> None:
-        """It stays until all tasks that it knows have heard; kept pods have nobody else."""
+        """It stays until all of its tasks know the end. Pods that are kept learn it only here."""
         if not controller.alive:
             return
         heard = controller.farewell
@@ -515,7 +515,7 @@ class Simulation:
         self, controller: Controller, pod: Pod, token: int, epoch: int, wanted: Directive
     ) -> None:
         if pod.token != token or pod.epoch != epoch:
-            return  # nobody listens any more
+            return  # the task has given up this request
         if self.faulty and self.random() < 0.03:
             return  # lost
         pod.answered = True
@@ -545,7 +545,7 @@ class Simulation:
         self.send(pod)
 
     def take(self, pod: Pod, event: task_state.Event) -> None:
-        """Something happens to a task, and all that it does about it."""
+        """An event happens to a task, and all of its effects."""
         assert pod.state
         token = pod.token
         before = pod.state
@@ -640,7 +640,7 @@ class Simulation:
             self.blame(pod, doing.directive.job, code, "program")
             self.take(pod, task_state.Failed(code, "no code", (), self.now))
         else:
-            # A file system may tell an old tale.
+            # A file system may still show the code from before the last edit.
             pod.edition = self.edits if self.random() < 0.7 else max(pod.edition, self.edits - 1)
             self.take(pod, task_state.CodePulled(str(pod.edition), ""))
 
@@ -687,7 +687,7 @@ class Simulation:
             self.take(pod, task_state.Seen(self.now, up=True, quiet=0.0))
 
     def doom(self, pod: Pod, process: Process, seconds: float, code: int, whose: str) -> None:
-        """Its child will fail. It is the program's fault, or it is not."""
+        """Its child will fail; `whose` says whether that is the program's fault."""
         self.after(seconds, self.end_child, pod, process, code, whose)
 
     def end_child(self, pod: Pod, process: Process, code: int, whose: str) -> None:
@@ -703,7 +703,7 @@ class Simulation:
             elif task.role != EVALUATOR:
                 self.finished.add((job.program_digest, task, process.generation))
                 self.succeeded.add((job.program_digest, task))
-        # The others feel it, whatever its reason.
+        # A failure harms the other programs, whatever its cause.
         if not ended_well and not process.stands_in:
             self.harm(pod, job, whose or "outside")
         self.take(pod, task_state.ChildEnded(code, (), self.now))

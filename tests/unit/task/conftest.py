@@ -1,4 +1,4 @@
-"""Fixtures of the tests of one task as a real process, described by its environment alone."""
+"""Fixtures of the tests of one task as a real process without a controller."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOOP = "while :; do sleep 0.02; done"
 
 @pytest.fixture(scope="module")
 def ps() -> Iterator[str]:
-    """The port of a parameter server that is there."""
+    """The port of a parameter server that accepts connections."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as server:
         yield str(server.getsockname()[1])
 

@@ -22,7 +22,7 @@ from tests.unit.task.conftest import LOOP, sh
 @pytest.mark.parametrize(
     ("number", "name", "code"), [(signal.SIGTERM, "TERM", 143), (signal.SIGINT, "INT", 130)]
 )
-def test_a_program_that_is_stopped_may_save(
+def test_a_program_that_is_stopped_can_save(
     start: Start, variables: dict[str, str], tmp_path: Path, number: int, name: str, code: int
 ) -> None:
     launcher = sh(start, variables, f"trap 'echo saving; exit 0' {name}; echo ready; {LOOP}")
@@ -60,7 +60,7 @@ def test_a_second_signal_kills_the_program_without_its_grace(
     begin = time.monotonic()
     launcher.signal(signal.SIGTERM)
     assert launcher.wait() == 143
-    assert time.monotonic() - begin < 15.0  # of a grace of 30 s
+    assert time.monotonic() - begin < 15.0  # the grace is 30 s
 
 
 def test_a_signal_reaches_the_programs_whole_process_group(
@@ -117,7 +117,7 @@ def test_no_file_descriptor_of_the_launcher_reaches_the_program(
 ) -> None:
     launcher = sh(start, variables, "ls /proc/self/fd | wc -l")
     assert launcher.wait() == 0
-    launcher.wait_for("^ *4$")  # the three, and the folder that ls reads
+    launcher.wait_for("^ *4$")  # the three standard ones, and the folder that ls reads
     wait_until(lambda: not lives(launcher.pid), "the launcher has gone")
 
 
@@ -168,7 +168,7 @@ assert ended.get(timeout=10).at <= gone
 
 
 def test_an_end_has_the_time_of_the_exit_and_not_of_the_last_line() -> None:
-    """Of several failures the first is blamed: one that takes longer to tell must not lose."""
+    """The earliest failure is the cause, so slow output must not make a failure look later."""
     subprocess.run([sys.executable, "-c", SLOW_READER], cwd=ROOT, timeout=PATIENCE, check=True)
 
 
@@ -188,7 +188,7 @@ def test_output_comes_line_by_line(start: Start, variables: dict[str, str], tmp_
     launcher.wait_for("end")
 
 
-def test_long_lines_and_strange_bytes_pass_as_they_are(variables: dict[str, str]) -> None:
+def test_long_lines_and_arbitrary_bytes_pass_unchanged(variables: dict[str, str]) -> None:
     program = (
         "import sys; o = sys.stdout.buffer; o.write(b'x' * 300_000 + b'\\n'); "
         "o.write(bytes(range(256)) + b'\\n\\n\\r\\n'); o.flush()"

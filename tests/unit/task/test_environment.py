@@ -103,7 +103,7 @@ def test_a_wrong_variable_is_named(changes: dict[str, str], mistake: str) -> Non
     assert any(mistake in told for told in environment_refusal({**ALONE, **changes}, "a"))
 
 
-def test_every_wrong_variable_is_told_at_once() -> None:
+def test_all_wrong_variables_are_reported_together() -> None:
     wrong = {"WORKER_REPLICAS": "0", "TFRUN_PORT": "x", "TFRUN_LEAVE": "no"}
     nobody = {"TFRUN_ROLE": "boss", "TFRUN_POD_NAME": "mnist"}
     told = environment_refusal({**ALONE, **nobody, **wrong})

@@ -1,4 +1,4 @@
-"""What a task's child is started with."""
+"""The arguments and variables that a task's child is started with."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_cluster_reaches_the_program_by_tf_config_variables_and_flags() -> N
     }
 
 
-def test_flags_are_given_only_where_they_are_asked_for() -> None:
+def test_flags_are_given_only_if_the_values_ask_for_them() -> None:
     assert program().argv == ("python", "train.py", "--steps", "5")
 
 
@@ -92,7 +92,7 @@ def test_a_programs_own_variables_never_hide_the_cluster(name: str) -> None:
     assert program(program__env={name: "mine"}).env[name] != "mine"
 
 
-def test_the_launchers_own_variables_stay_with_it() -> None:
+def test_the_launchers_own_variables_do_not_reach_the_program() -> None:
     told = program(environ={"TFRUN_CONTROLLER": "c:1", "TFRUN_ROLE": "worker", "HOME": "/root"})
     assert told.env["HOME"] == "/root"
     assert {name for name in told.env if name.startswith("TFRUN_")} == {
@@ -135,7 +135,7 @@ def test_a_program_starts_in_its_folder_of_the_code() -> None:
         (Task("worker", 0), {"CUDA_VISIBLE_DEVICES": "1"}, "1"),
     ],
 )
-def test_gpus_are_hidden_from_parameter_servers_alone(
+def test_gpus_are_hidden_only_from_parameter_servers(
     task: Task, given: dict[str, str], seen: str | None
 ) -> None:
     assert invocation.server(directive(), task, given).env.get("CUDA_VISIBLE_DEVICES") == seen

@@ -1,4 +1,4 @@
-"""A real task on the line to a controller that is a fake: it says what a test makes it say."""
+"""A real task with a fake controller, whose answers come from the test."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ LEADER = Leader(1, "me")
 
 
 class FakeController:
-    """Hands each report to the test, and answers the last one heard with what the test gives.
+    """Hands each report to the test, and answers the last one with what the test gives.
 
-    A request that the task gives up takes no answer away from the one that follows it, and where
-    it is read after that one it is not heard.
+    A task may give up a request for a newer one. The old request then takes no answer from the
+    new one, and the test does not get it if it arrives later.
     """
 
     def __init__(self, port: int) -> None:
@@ -132,7 +132,7 @@ def start_child(fake: FakeController, generation: int, wanted: Job) -> Report:
     return report
 
 
-def test_a_report_never_claims_less_than_the_task_was_told(
+def test_a_report_names_the_last_directive_that_the_task_received(
     start: Start, fake: FakeController, port: int
 ) -> None:
     worker(start, port)
@@ -142,7 +142,7 @@ def test_a_report_never_claims_less_than_the_task_was_told(
         fake.answer(directive)
         report = fake.hear()
         assert report.holds == directive.holds()
-        # The code of the image is there at once, and that is another report.
+        # Code of the image is ready at once, and the task sends another report about it.
         while not report.can_start:
             fake.answer(None)
             report = fake.hear()
@@ -163,10 +163,10 @@ def test_a_directive_of_an_older_controller_is_ignored(
     assert lives(pid)
 
 
-def test_a_pull_that_failed_starts_no_program_twice(
+def test_a_program_starts_only_once_after_a_failed_pull(
     start: Start, fake: FakeController, port: int, tmp_path: Path
 ) -> None:
-    """What the simulator found: its program had ended, and another pull had been asked for."""
+    """The simulator found a program that had ended when another pull was asked for."""
     task = worker(start, port)
     code = tmp_path / "code"
     wanted = here("echo ready", {"folder": {"path": str(code)}})
@@ -190,7 +190,9 @@ def test_a_pull_that_failed_starts_no_program_twice(
         assert str(task).count(": started sh -c") == 1
 
 
-def test_a_report_that_waited_for_its_controller_says_how_long(start: Start, port: int) -> None:
+def test_a_report_that_waited_for_its_controller_says_how_long_ago_the_child_ended(
+    start: Start, port: int
+) -> None:
     first = FakeController(port)
     task = worker(start, port)
     start_child(first, 1, here())
@@ -200,7 +202,7 @@ def test_a_report_that_waited_for_its_controller_says_how_long(start: Start, por
     killed = time.monotonic()
     os.kill(int(task.wait_for(r"\(process (\d+)\)")[1]), signal.SIGKILL)
     task.wait_for("the child ended: killed by SIGKILL")
-    first.answer(None)  # the connection that is left goes as well
+    first.answer(None)  # ends the last open connection
     task.wait_for("no valid answer")
     second = FakeController(port)
     child = second.hear().child

@@ -1,4 +1,4 @@
-"""One task as a real process, described by its environment alone."""
+"""One task as a real process without a controller: how it starts, ends and names mistakes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_program_that_cannot_start_is_named(
     assert message(tmp_path / "end.json")["exitCode"] == code
 
 
-def test_every_mistake_in_the_environment_is_told_at_once(
+def test_all_mistakes_in_the_environment_are_reported_together(
     start: Start, variables: dict[str, str], tmp_path: Path
 ) -> None:
     wrong = {"TFRUN_POD_NAME": "mnist", "TFRUN_ROLE": "boss", "PS_REPLICAS": "0"}
@@ -111,7 +111,7 @@ def test_a_task_that_waits_can_be_stopped(start: Start, variables: dict[str, str
     assert launcher.wait() == 143
 
 
-# What the program is told.
+# What the program gets.
 
 SHOW = """
 import json, os, sys
@@ -172,8 +172,8 @@ def test_a_port_that_is_taken_fails_the_parameter_server(
 
 
 @pytest.mark.parametrize("module", ["task.loop", "controller.loop", "task.tensorflow_server"])
-def test_a_pods_modules_need_the_standard_library_alone(module: str) -> None:
-    """-S and -I leave nothing else to import; of it a task takes only what it uses."""
+def test_a_pods_modules_need_only_the_standard_library(module: str) -> None:
+    """-S and -I leave nothing else to import. A task imports no large module without need."""
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         f"import launcher.__main__, launcher.{module}\n"

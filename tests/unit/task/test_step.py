@@ -1,4 +1,4 @@
-"""A task's story as events and effects: what follows from what, without processes or time."""
+"""A task's pure `step`: which effects each event has, without processes or time."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_branch_is_pulled_by_the_chief_first_and_by_others_once_its_commit_is_
     assert after(wait, known)[1] == [Pull(known.directive), Tell()]
 
 
-def test_an_older_controller_is_not_obeyed_but_answered() -> None:
+def test_an_older_controller_is_not_obeyed_but_gets_a_report() -> None:
     state, effects = after(*RUNS, told(Action.WAIT, 9, leader=Leader(0, "older")))
     assert effects == [Tell()]
     assert state.directive == RUNS[0].directive  # type: ignore[union-attr]
@@ -108,15 +108,15 @@ def test_another_directive_cancels_a_preparation_and_the_next_begins_when_it_has
     assert effects == [Cancel(), Tell()]
     state, _ = step(state, Failed(ExitCode.TRY_AGAIN, "nobody wants it", (), 1.0))
     assert doing(state) is Activity.PULLING
-    assert state.child is None, "it is no failure"
+    assert state.child is None, "a cancelled pull is no failure"
 
 
-def test_code_that_came_though_nobody_wanted_it_is_kept() -> None:
+def test_code_that_arrives_after_its_pull_was_cancelled_is_kept() -> None:
     _, effects = after(told(Action.RUN), told(Action.RUN, 2), PULLED)
     assert effects == [ReachPeers(told(Action.RUN, 2).directive), Tell()]
 
 
-def test_a_preparation_that_failed_is_reported_and_tried_again_only_when_asked() -> None:
+def test_a_preparation_that_failed_is_reported_and_retried_only_on_request() -> None:
     failed = Failed(ExitCode.IO, "no answer", ("last",), 5.0)
     state, effects = after(told(Action.WAIT), failed)
     assert effects == [Tell()]
@@ -128,7 +128,7 @@ def test_a_preparation_that_failed_is_reported_and_tried_again_only_when_asked()
 
 
 def test_a_pull_keeps_what_is_known_of_an_earlier_child() -> None:
-    """A controller that has just come learns from it which generation was the newest."""
+    """A new controller learns the newest generation from it."""
     left = ChildReport(3, exit_code=137)
     state, effects = after(told(Action.WAIT, 0), child=left)
     assert isinstance(effects[0], Pull)
@@ -169,11 +169,11 @@ def test_a_server_stands_in_for_a_program_that_has_ended_once_in_a_generation() 
     state, effects_of_end = step(state, ChildEnded(143, (), 2.0))
     assert effects_of_end == (Tell(),)
     assert state.child
-    assert state.child.exit_code == 0, "it is the program's end that is reported"
+    assert state.child.exit_code == 0, "the program's end is reported, not the stand-in's"
     assert step(state, serve)[1] == (Tell(),)
 
 
-def test_a_program_that_runs_is_not_stopped_to_have_a_server_in_its_place() -> None:
+def test_a_running_program_is_not_replaced_by_a_stand_in() -> None:
     state, effects = after(*RUNS, told(Action.STAND_IN))
     assert effects == [Tell()]
     assert doing(state) is Activity.RUNNING
@@ -192,7 +192,7 @@ def test_a_child_that_cannot_start_is_a_failure_and_a_stand_in_that_cannot_is_no
 # What the output tells.
 
 
-def test_only_the_chief_tells_that_its_session_is_up_and_how_far_it_is() -> None:
+def test_only_the_chief_reports_that_its_session_is_up_and_its_step() -> None:
     seen = Seen(100.0, up=True, quiet=0.0, global_step=5)
     assert after(*RUNS, seen, task=WORKER)[1] == []
     state, effects = after(*RUNS, seen, task=CHIEF)
@@ -200,13 +200,13 @@ def test_only_the_chief_tells_that_its_session_is_up_and_how_far_it_is() -> None
     assert state.child
     assert (state.child.up, state.child.global_step) == (True, 5)
     assert step(state, replace(seen, at=101.0, global_step=6))[1] == (), (
-        "it is soon for another one"
+        "the last report is only 1 s old"
     )
     assert step(state, replace(seen, at=105.0, global_step=6))[1] == (Tell(),)
     assert step(state, replace(seen, at=105.0))[1] == (), "it is the same step"
 
 
-def test_a_hang_is_told_once_with_the_last_lines() -> None:
+def test_a_hang_is_reported_once_with_the_last_lines() -> None:
     hangs = told(Action.RUN, job=job(hangTimeout=60))
     quiet = Seen(100.0, up=False, quiet=61.0, last_lines=("stuck",))
     state, effects = after(hangs, PULLED, PeersReached(), quiet)
@@ -234,7 +234,7 @@ def test_a_second_signal_kills_the_child() -> None:
     assert Send(signal.SIGKILL) in after(*RUNS, *twice)[1]
 
 
-def test_other_signals_are_passed_on_to_a_child_that_is_there() -> None:
+def test_other_signals_are_passed_on_to_a_running_child() -> None:
     assert after(*RUNS, Signalled(signal.SIGHUP, 1.0))[1] == [Send(signal.SIGHUP)]
     assert after(Signalled(signal.SIGHUP, 1.0))[1] == []
 
@@ -255,7 +255,7 @@ def test_a_server_stops_after_the_chief_that_it_serves() -> None:
 @pytest.mark.parametrize(
     ("changes", "task"),
     [
-        ({"hosts": {}}, PS),  # nobody knows where the chief is
+        ({"hosts": {}}, PS),  # the chief's address is unknown
         ({"job": job(mode="coordinator"), "hosts": {Task("chief", 0): "10.0.0.1"}}, WORKER),
     ],
 )
@@ -269,7 +269,7 @@ def test_the_end_of_the_run_stops_a_server_that_awaits_the_chief() -> None:
     assert after(*leaving, task=PS)[1] == [Stop(signal.SIGTERM), Tell()]
 
 
-def test_a_launcher_ends_with_the_run_only_where_it_shall() -> None:
+def test_a_launcher_ends_with_the_run_only_if_its_settings_say_so() -> None:
     (leave,) = after(told(Action.END), leaves=True)[1]
     assert isinstance(leave, Leave)
     assert leave.end.exit_code == 0
@@ -284,7 +284,7 @@ def test_a_task_without_controller_ends_with_its_program(code: int, phase: Phase
     assert leave.end.last_lines == ("bye",)
 
 
-# Rules that hold only in rare orders of events.
+# Rules for rare orders of events.
 
 
 def test_a_directive_that_comes_twice_cancels_nothing() -> None:
@@ -303,7 +303,7 @@ def test_peers_that_were_reached_for_a_cancelled_start_are_reached_again() -> No
     assert step(state, told(Action.RUN, 1))[1][0] == ReachPeers(told(Action.RUN, 1).directive)
 
 
-def test_a_pull_that_failed_and_then_came_makes_way_for_the_child() -> None:
+def test_a_pull_that_succeeds_after_a_failure_lets_the_child_start() -> None:
     failed = Failed(ExitCode.IO, "no answer", (), 1.0)
     again = told(Action.RUN, pull=1)
     state, effects = after(told(Action.RUN), failed, again, PULLED)
@@ -311,25 +311,25 @@ def test_a_pull_that_failed_and_then_came_makes_way_for_the_child() -> None:
     assert state.failed is None
 
 
-def test_a_start_that_failed_is_not_tried_again_for_another_pull() -> None:
+def test_a_start_that_failed_is_not_retried_for_another_pull() -> None:
     failed = Failed(127, "it is not found", (), 1.0)
     assert after(*RUNS, failed, told(Action.RUN, pull=1))[1] == [Tell()]
 
 
-def test_a_failed_pull_is_tried_again_only_in_its_own_generation() -> None:
+def test_a_failed_pull_is_retried_only_in_its_own_generation() -> None:
     state, _ = after(told(Action.WAIT), Failed(ExitCode.IO, "no answer", (), 1.0))
     state = replace(state, child=ChildReport(2, 0))
     assert step(state, told(Action.WAIT, 2, pull=1))[1] == (Tell(),)
 
 
-def test_the_code_is_not_there_while_it_is_pulled_again() -> None:
+def test_code_is_not_ready_while_it_is_pulled_again() -> None:
     state, _ = after(told(Action.WAIT), PULLED, told(Action.WAIT, pull=1))
     assert state.code is None
     assert not report(state, 1, 0.0).can_start
 
 
 def test_a_pull_forgets_a_child_of_an_earlier_generation() -> None:
-    """It may be another run's: a controller would take its end for one of this run."""
+    """The child may be of another run, and a controller would take its end for one of this run."""
     ended = (*RUNS, ChildEnded(0, (), 1.0))
     state, _ = after(*ended, told(Action.WAIT, 2, job=job(run="another")))
     assert state.child is None
@@ -343,7 +343,7 @@ def test_a_stand_in_that_is_stopped_leaves_the_programs_end_as_it_was() -> None:
     assert not state.child.stopped
 
 
-def test_up_and_hung_stay_told() -> None:
+def test_up_and_hung_stay_reported() -> None:
     runs = (told(Action.RUN, job=job(hangTimeout=60)), PULLED, PeersReached())
     seen = Seen(100.0, up=True, quiet=61.0)
     state, _ = after(*runs, seen, Seen(200.0, up=False, quiet=0.0, global_step=3), task=CHIEF)

@@ -1,4 +1,4 @@
-"""What a child's output tells: its step, whether it trains, whether it hangs."""
+"""What a child's output shows: its step, whether it trains, whether it hangs."""
 
 from __future__ import annotations
 
@@ -53,27 +53,29 @@ def test_the_total_is_remembered(tmp_path: Path) -> None:
         ("epoch", False),
     ],
 )
-def test_a_program_is_up_once_it_tells_of_training(tmp_path: Path, line: str, up: bool) -> None:
+def test_a_program_is_up_once_its_output_shows_training(
+    tmp_path: Path, line: str, up: bool
+) -> None:
     watch = Watch(tmp_path / "ready", None)
     assert not watch.up()
     watch.line(line)
     assert watch.up() == up
 
 
-def test_a_program_may_say_that_it_is_up(tmp_path: Path) -> None:
+def test_a_program_that_makes_the_ready_file_is_up(tmp_path: Path) -> None:
     watch = Watch(tmp_path / "ready", None)
     (tmp_path / "ready").touch()
     assert watch.up()
 
 
 @pytest.mark.parametrize("change", ["new", "written again", "gone", "first"])
-def test_a_new_checkpoint_tells_that_a_program_is_up(tmp_path: Path, change: str) -> None:
+def test_a_new_checkpoint_shows_that_a_program_is_up(tmp_path: Path, change: str) -> None:
     folder = tmp_path / "checkpoints"
     if change != "first":
         folder.mkdir()
         (folder / "model-1").write_text("1")
     watch = Watch(tmp_path / "ready", folder)
-    assert not watch.up(), "what was there before is not its own"
+    assert not watch.up(), "the old checkpoint is not its own"
     if change == "new":
         (folder / "model-2").touch()
     elif change == "gone":
@@ -87,15 +89,15 @@ def test_a_new_checkpoint_tells_that_a_program_is_up(tmp_path: Path, change: str
     assert watch.up()
 
 
-def test_files_beside_the_checkpoints_do_not_tell_that_it_is_up(tmp_path: Path) -> None:
-    """A chief's summaries begin before its model is restored, and an evaluator has its own."""
+def test_files_beside_the_checkpoints_do_not_show_that_a_program_is_up(tmp_path: Path) -> None:
+    """A chief writes summaries before it restores its model, and an evaluator writes its own."""
     watch = Watch(tmp_path / "ready", tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "eval").mkdir(parents=True)
     (tmp_path / "checkpoints" / "events.out.tfevents.1790000000.worker-0").touch()
     assert not watch.up()
 
 
-def test_a_program_is_quiet_without_lines_or_without_steps_once_it_told_one(
+def test_a_program_is_quiet_without_lines_or_without_steps_once_it_printed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0

@@ -1,7 +1,7 @@
-"""A stand-in for TensorFlow, so that fast tests need not import the real one.
+"""A stub of TensorFlow, so that fast tests need not import the real one.
 
-It has the server of `launcher.task.tensorflow_server` and nothing else: it listens, and serves
-nobody. It takes STUB_SECONDS to start.
+It has only the server that `launcher.task.tensorflow_server` needs. The server takes STUB_SECONDS
+to start, listens, and answers nothing.
 """
 
 import os
