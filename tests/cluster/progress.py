@@ -2,7 +2,7 @@
 
     cluster: step 2 of 8, 0:21: compiling kubelet, kube-apiserver, ...
     cluster: step 2 of 8, 0:36: 412 of at most 3,054 packages
-    cluster: step 3 of 8, 0:36: installing Debian bookworm: Retrieving libssl3
+    cluster: step 3 of 8, 0:36: I: Retrieving libssl3
 
 Steps may run beside each other, each in a thread of its own. The sign of life of a step is the last
 line that its command has printed, which tells a download from a compilation.
@@ -88,7 +88,7 @@ def step(name: str, packages: int = 0) -> Iterator[None]:
     def beat() -> None:
         while not over.wait(HEARTBEAT_SECONDS):
             doing = activity(thread, packages)
-            tell(f"{name}: {doing}" if doing else f"{name}, for {time.monotonic() - start:.0f} s")
+            tell(doing or f"at it for {time.monotonic() - start:.0f} s")
 
     tell(f"{name} ...")
     threading.Thread(target=beat, daemon=True).start()
