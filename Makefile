@@ -22,7 +22,8 @@ READY := $(VENV)/ready
 KILL ?=
 CONTEXT ?=
 DIST ?= dist
-PYTEST := $(RUN) -m pytest
+# pytest's processes share what it compiles, also where the environment forbids bytecode files.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest
 # What takes minutes the first time is built before pytest starts: it would hide the progress.
 CLUSTER := $(RUN) -m tests.cluster
 REPORTS := .pytest_cache/reports
@@ -53,7 +54,7 @@ lint: $(READY) ## style, types, generated documents
 	$(RUN) -m tests.chart.generate --check
 
 unit: $(READY) ## fast tests, under a minute
-	$(PYTEST) -n 6 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
+	$(PYTEST) -n 4 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
 
 chart: $(READY) ## render the chart and hold it against the Kubernetes schemas
 	@for tool in "tool helm" "tool helm3" openapi; do $(CLUSTER) $$tool >/dev/null || exit; done

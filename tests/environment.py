@@ -24,6 +24,8 @@ from typing import IO, NoReturn
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIRST, LAST = (3, 10), (3, 13)  # TensorFlow has wheels for these
 HEARTBEAT_SECONDS = 10.0
+LEAST_BYTES = 10_000_000  # a disk with less has no room for one more package
+BEGIN = time.monotonic()
 OWN_PYTHON = (
     "uv (https://docs.astral.sh/uv) installs a Python of your own: uv python install 3.12, "
     'then make PYTHON="$(uv python find --managed-python 3.12)" ...'
@@ -56,12 +58,16 @@ def wait_for(lock: IO[str], folder: Path) -> None:
 
 
 def once(folder: Path, make: Callable[[], None]) -> None:
-    """Makes a folder unless it is complete; what an interrupted make left is removed first."""
+    """Makes a folder unless it is complete; what a killed make left is removed first."""
     if (folder / "ready").exists():
         return
     if folder.exists():
         shutil.rmtree(folder)
-    make()
+    try:
+        make()
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     (folder / "ready").touch()
 
 
@@ -75,18 +81,16 @@ def fill(folder: Path, group: str, lock: IO[str]) -> None:
         say(f"installing {package}")
         run(lock, "apt-get", "-qq", "update")
         run(lock, "apt-get", "-qq", "install", "--yes", "--no-install-recommends", package)
-    begin = time.monotonic()
     say(f"making {folder}, once: TensorFlow is a download of 320 MB or more, and 1.6 GB on disk")
     run(lock, sys.executable, "-m", "venv", folder)
     pip = (folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
     run(lock, *pip, "install", "pip>=25.1")  # the first with --group
     run(lock, *pip, "install", "--group", group)
-    say(f"made it in {time.monotonic() - begin:.0f} s")
+    say(f"made it in {time.monotonic() - BEGIN:.0f} s")
 
 
 def run(lock: IO[str], *command: str | Path) -> None:
     """Runs a command to its end, with a sign of life; where it fails, this program ends."""
-    begin = time.monotonic()
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
@@ -102,19 +106,21 @@ def run(lock: IO[str], *command: str | Path) -> None:
                 try:
                     process.wait(HEARTBEAT_SECONDS)
                 except subprocess.TimeoutExpired:
-                    say(f"still working, {time.monotonic() - begin:.0f} s")
+                    say(f"still working, {time.monotonic() - BEGIN:.0f} s")
         except KeyboardInterrupt:
             process.terminate()
             process.wait()
             raise
         if process.returncode:
             errors.seek(0)
-            fail(cause(" ".join(map(str, command)), process.returncode, errors.read()))
+            free = shutil.disk_usage(Path(lock.name).parent).free
+            text = " ".join(map(str, command))
+            fail(cause(text, process.returncode, errors.read(), full=free < LEAST_BYTES))
 
 
-def cause(command: str, code: int, errors: str) -> str:
+def cause(command: str, code: int, errors: str, *, full: bool = False) -> str:
     """Why a command failed and what to do, in one line where the cause is known."""
-    if any(sign in errors for sign in NO_SPACE):
+    if full or any(sign in errors for sign in NO_SPACE):
         return (
             "the disk is full: the environment needs 2 GB. "
             "Free some, or set XDG_CACHE_HOME (and TMPDIR) to a folder that has as much"
