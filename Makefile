@@ -12,12 +12,18 @@ PYTHON := $(shell for module in ensurepip sys; do \
 		$$name -c "import $$module, sys; (3, 10) <= sys.version_info[:2] <= (3, 13) or sys.exit(1); print(sys.executable)" 2>/dev/null && exit; \
 	done; done)
 endif
-VENV := $(CACHE)/venv-$(shell { sed -n '/^\[dependency-groups/,/^]/p' pyproject.toml; echo '$(PYTHON)'; } | sha256sum | cut -c1-12)
+# A virtual environment for each use, named after the dependency groups that it has: a change of
+# them makes a new one.
+environment = $(CACHE)/$(1)-$(shell { sed -n $(foreach group,$(2),-e '/^$(group) = \[/,/^]/p') pyproject.toml; echo '$(PYTHON)'; } | cksum | cut -d' ' -f1)
+TRY := $(call environment,try,try)
+VENV := $(call environment,venv,try dev)
 RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
+KILL ?=
 CONTEXT ?=
 DIST ?= dist
-PYTEST := $(RUN) -m pytest
+# pytest's processes share what it compiles, also where the environment forbids bytecode files.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest
 # What takes minutes the first time is built before pytest starts: it would hide the progress.
 CLUSTER := $(RUN) -m tests.cluster
 REPORTS := .pytest_cache/reports
@@ -25,11 +31,15 @@ SOURCES := launcher tests examples
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # what fails fast comes first, also with -j
-.PHONY: help demo test unit chart e2e lint format docs bench cluster-up cluster-down package
+.PHONY: help try demo test unit chart e2e lint format docs bench cluster-up cluster-down package
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "KILL=worker-1 makes try kill that task's program while it trains."
 	@echo "CONTEXT=name runs demo, test, e2e and cluster-up on that context of your kubeconfig."
+
+try: $(TRY)/ready ## train on this machine, without Kubernetes: one ps, two workers, real data
+	@$(TRY)/bin/python -m tests.try_local $(if $(KILL),--kill '$(KILL)')
 
 demo: $(READY) ## train on a real Kubernetes: one ps, two workers, real data
 	$(RUN) -m tests.cluster.demo $(if $(CONTEXT),--context $(CONTEXT))
@@ -44,7 +54,7 @@ lint: $(READY) ## style, types, generated documents
 	$(RUN) -m tests.chart.generate --check
 
 unit: $(READY) ## fast tests, under a minute
-	$(PYTEST) -n 6 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
+	$(PYTEST) -n 4 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
 
 chart: $(READY) ## render the chart and hold it against the Kubernetes schemas
 	@for tool in "tool helm" "tool helm3" openapi; do $(CLUSTER) $$tool >/dev/null || exit; done
@@ -75,7 +85,8 @@ package: $(READY) ## the chart and the Python package, in dist/
 	helm=$$($(CLUSTER) tool helm) && "$$helm" package charts/tfrun --destination $(DIST)
 	$(RUN) -m build --outdir $(DIST)
 
-# The virtual environment, named by what is in it.
-$(READY):
-	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed, TensorFlow has no wheels for others. As root, on Debian or Ubuntu: apt-get update && apt-get install --yes python3 python3-venv; or name one: make PYTHON=/path/to/python3.12 ..."; exit 1; }
-	@$(PYTHON) tests/environment.py $(VENV)
+$(TRY)/ready: GROUP := try
+$(READY): GROUP := dev
+$(TRY)/ready $(READY):
+	@test -n "$(PYTHON)" || { echo 'TensorFlow needs Python 3.10 to 3.13, and PATH has none. As root, on Debian or Ubuntu: apt-get update && apt-get install --yes python3 python3-venv. Without root: uv (https://docs.astral.sh/uv) installs one of your own: uv python install 3.12, then make PYTHON="$$(uv python find --managed-python 3.12)" ...'; exit 1; }
+	@$(PYTHON) tests/environment.py $(@D) $(GROUP)

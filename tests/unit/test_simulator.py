@@ -19,6 +19,9 @@ from tests.unit.simulator.schedule import schedule_for
 SCHEDULES = 2000
 BATCHES = 4
 MOST = 4000  # schedules, until a broken rule is noticed
+# Rare schedules that notice a broken rule, which are tried before all others to save time. One that
+# no longer notices it makes the test slower, not wrong.
+NOTICED_BY = [120, 268, 305, 365, 371, 375, 500, 522, 1235, 1479]
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
@@ -140,7 +143,8 @@ def test_the_simulator_notices_a_broken_rule(rule: str, monkeypatch: pytest.Monk
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if function.__module__ == module.__name__:  # other modules hold the same function objects
             monkeypatch.setattr(function, "__code__", vars(other)[name].__code__)
-    assert any(histories.play(schedule_for(seed)) for seed in range(MOST)), rule
+    seeds = [*NOTICED_BY, *range(MOST)]
+    assert any(histories.play(schedule_for(seed)) for seed in seeds), rule
 
 
 def test_the_same_events_give_the_same_decisions() -> None:
