@@ -15,8 +15,9 @@ endif
 # A virtual environment for each use, named after the dependency groups that it has: a change of
 # them makes a new one.
 environment = $(CACHE)/$(1)-$(shell { sed -n $(foreach group,$(2),-e '/^$(group) = \[/,/^]/p') pyproject.toml; echo '$(PYTHON)'; } | cksum | cut -d' ' -f1)
-TRY := $(call environment,try,try)
-VENV := $(call environment,venv,try dev)
+TRY := $(call environment,try,local try)
+BOX := $(call environment,cluster,local cluster)
+VENV := $(call environment,venv,local try cluster dev)
 RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
 KILL ?=
@@ -25,7 +26,7 @@ DIST ?= dist
 # pytest's processes share what it compiles, also where the environment forbids bytecode files.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest
 # What takes minutes the first time is built before pytest starts: it would hide the progress.
-CLUSTER := $(RUN) -m tests.cluster
+CLUSTER := $(BOX)/bin/python -m tests.cluster
 REPORTS := .pytest_cache/reports
 SOURCES := launcher tests examples
 
@@ -41,8 +42,8 @@ help: ## show this list
 try: $(TRY)/ready ## train on this machine, without Kubernetes: one ps, two workers, real data
 	@$(TRY)/bin/python -m tests.try_local $(if $(KILL),--kill '$(KILL)')
 
-demo: $(READY) ## train on a real Kubernetes: one ps, two workers, real data
-	$(RUN) -m tests.cluster.demo $(if $(CONTEXT),--context $(CONTEXT))
+demo: $(BOX)/ready ## train on a real Kubernetes: one ps, two workers, real data
+	@$(CLUSTER).demo $(if $(CONTEXT),--context $(CONTEXT))
 
 test: lint unit chart e2e ## everything that must pass: the four verbs below
 	@$(RUN) -m tests.counts $(REPORTS)/unit.xml $(REPORTS)/chart.xml $(REPORTS)/e2e.xml
@@ -56,11 +57,12 @@ lint: $(READY) ## style, types, generated documents
 unit: $(READY) ## fast tests, under a minute
 	$(PYTEST) -n 4 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
 
-chart: $(READY) ## render the chart and hold it against the Kubernetes schemas
+chart: $(READY) $(BOX)/ready ## render the chart and hold it against the Kubernetes schemas
 	@for tool in "tool helm" "tool helm3" openapi; do $(CLUSTER) $$tool >/dev/null || exit; done
 	$(PYTEST) -n 2 tests/chart --junitxml=$(REPORTS)/chart.xml
 
-e2e: cluster-up ## real TensorFlow and a real Kubernetes
+e2e: $(READY) cluster-up ## real TensorFlow and a real Kubernetes
+	@$(CLUSTER) tool helm3 >/dev/null
 	TFRUN_CONTEXT=$(CONTEXT) $(PYTEST) tests/e2e --timeout=1800 --junitxml=$(REPORTS)/e2e.xml
 
 format: $(READY) ## format the sources
@@ -70,23 +72,24 @@ format: $(READY) ## format the sources
 docs: $(READY) ## write the generated documents anew
 	$(RUN) -m tests.chart.generate
 
-bench: cluster-up ## measure what tfrun costs, beside the same done by hand
+bench: $(READY) cluster-up ## measure what tfrun costs, beside the same done by hand
 	$(RUN) -m tests.bench
 	$(RUN) -m tests.bench.scale
 
-cluster-up: $(READY) ## start the Kubernetes that demo and e2e use
+cluster-up: $(BOX)/ready ## start the Kubernetes that demo and e2e use
 	@$(CLUSTER) up $(if $(CONTEXT),--context $(CONTEXT))
 
-cluster-down: $(READY) ## stop it; nothing of it stays
+cluster-down: $(BOX)/ready ## stop it; nothing of it stays
 	$(CLUSTER) down
 
-package: $(READY) ## the chart and the Python package, in dist/
+package: $(READY) $(BOX)/ready ## the chart and the Python package, in dist/
 	@rm -f $(DIST)/tfrun-*
 	helm=$$($(CLUSTER) tool helm) && "$$helm" package charts/tfrun --destination $(DIST)
 	$(RUN) -m build --outdir $(DIST)
 
 $(TRY)/ready: GROUP := try
+$(BOX)/ready: GROUP := cluster
 $(READY): GROUP := dev
-$(TRY)/ready $(READY):
+$(TRY)/ready $(BOX)/ready $(READY):
 	@test -n "$(PYTHON)" || { echo 'TensorFlow needs Python 3.10 to 3.13, and PATH has none. As root, on Debian or Ubuntu: apt-get update && apt-get install --yes python3 python3-venv. Without root: uv (https://docs.astral.sh/uv) installs one of your own: uv python install 3.12, then make PYTHON="$$(uv python find --managed-python 3.12)" ...'; exit 1; }
 	@$(PYTHON) tests/environment.py $(@D) $(GROUP)
