@@ -81,7 +81,8 @@ def fill(folder: Path, group: str, lock: IO[str]) -> None:
         say(f"installing {package}")
         run(lock, "apt-get", "-qq", "update")
         run(lock, "apt-get", "-qq", "install", "--yes", "--no-install-recommends", package)
-    say(f"making {folder}, once: TensorFlow is a download of 320 MB or more, and 1.6 GB on disk")
+    tensorflow = ": TensorFlow is a download of 320 MB or more, and 1.6 GB on disk"
+    say(f"making {folder}, once{'' if group == 'cluster' else tensorflow}")
     run(lock, sys.executable, "-m", "venv", folder)
     pip = (folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
     run(lock, *pip, "install", "pip>=25.1")  # the first with --group
