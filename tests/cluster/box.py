@@ -184,7 +184,7 @@ class Box:
         with_tensorflow = self.tensorflow and not image.is_made()
         announce(
             bool(wanted)
-            + binaries.STEPS * bool(binaries.missing(TOOLS))
+            + binaries.steps(TOOLS)
             + (image.STEPS + 1) * with_tensorflow  # and its import
             + (not self.alive())
         )
