@@ -102,7 +102,8 @@ def test_a_failure_ends_what_runs_beside_it(tmp_path: Path) -> None:
     long = ["sh", "-c", "sleep 600 & echo $! > pid; touch begun; wait"]
     with pytest.raises(ClusterError, match="no space"):
         beside(partial(run, long, cwd=tmp_path), fail)
-    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not psutil.pid_exists(pid))
 
 
 def test_an_interruption_ends_all_commands() -> None:
