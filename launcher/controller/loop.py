@@ -198,15 +198,15 @@ class _Controller:
         return next((end for end in ends if end.get("run") == self.job.run), None)
 
     async def _age(self, leader: Leader) -> float:
-        """How many seconds ago the run began. The first controller of a run records the time."""
-        for role, first in self.found.items():
-            at = first.begin.get("at")
-            if first.begin.get("run") == self.job.run and isinstance(at, (int, float)):
-                return max(0.0, time.time() - at)
-            assert self.kubernetes
-            record = {"run": self.job.run, "at": time.time()}
-            await self._insist(self.kubernetes.begin, role, leader, record)
-            break
+        """How many seconds ago the run began, from a record that its first controller makes."""
+        if not self.kubernetes:
+            return 0.0
+        role = next(iter(self.job.replicas))  # the record is on the StatefulSet of one role
+        begin, now = self.found[role].begin, time.time()
+        at = begin.get("at")
+        if begin.get("run") == self.job.run and isinstance(at, (int, float)):
+            return max(0.0, now - at)
+        await self._insist(self.kubernetes.begin, role, leader, {"run": self.job.run, "at": now})
         return 0.0
 
     async def _tick(self) -> None:

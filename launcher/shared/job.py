@@ -215,9 +215,11 @@ def _listed(part: Reader, mode: Mode, replicas: Mapping[str, int]) -> dict[str, 
     listed = {role: count for role, count in replicas.items() if role != EVALUATOR}
     most = part.whole("worker", 0, MOST_TASKS)
     if most and not mode.joins:
-        part.wrong("worker", f"0 in mode {mode.name}: another size restarts its tasks", most)
+        why = "tasks restart there when the size changes"
+        part.wrong("worker", f"0 in mode {mode.name}: {why}", most)
     elif most and most < listed["worker"]:
-        part.wrong("worker", f"0, or at least the number of workers, {listed['worker']}", most)
+        least = f"at least replicas.worker ({listed['worker']})"
+        part.wrong("worker", f"0, or {least}: it is how many workers the ClusterSpec lists", most)
     part.done()
     return {**listed, "worker": max(most, listed["worker"])}
 

@@ -147,9 +147,11 @@ def _files(part: Reader) -> dict[str, str]:
         )
 
     files: dict[str, str] = part.take("inline", "a mapping of relative paths to strings", fits, {})
+    rule = "files, none of them a folder of another: a name cannot be both"
     for name in files:
-        if any(str(folder) in files for folder in Path(name).parents):
-            part.wrong("inline", "only files, none of them the folder of others", name)
+        for folder in map(str, Path(name).parents):
+            if folder in files:
+                part.wrong("inline", rule, [folder, name])
     size = _json_bytes(files)
     if size > INLINE_BYTES:
         part.wrong("inline", f"at most {INLINE_BYTES} bytes: it travels in a ConfigMap", size)

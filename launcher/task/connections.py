@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from pathlib import Path
+from typing import Literal
 
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 ESTABLISHED = "01"
@@ -31,9 +33,12 @@ def connected(host: str, port: int) -> bool:
     return False
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IP address in HEX:PORT, with words of 32 bits as on little-endian machines."""
-    words = bytes.fromhex(text.rpartition(":")[0])
-    packed = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+def _address(
+    text: str, byte_order: Literal["little", "big"] = sys.byteorder
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The IP address in HEX:PORT. Each word of 32 bits is a number in the machine's byte order."""
+    digits = text.rpartition(":")[0]
+    words = (int(digits[i : i + 8], 16) for i in range(0, len(digits), 8))
+    packed = b"".join(word.to_bytes(4, byte_order) for word in words)
     address = ipaddress.ip_address(packed)
     return getattr(address, "ipv4_mapped", None) or address

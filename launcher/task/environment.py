@@ -81,9 +81,10 @@ def _standalone_job(
     env: Environment, task: Task, pod_name: str, program: Sequence[str], flags: bool
 ) -> Job | None:
     """The run that the environment describes if no controller is named."""
-    mode = MODES.get(env.text("TFRUN_MODE", "parameter-server"))
+    name = env.text("TFRUN_MODE", "parameter-server")
+    mode = MODES.get(name)
     if mode is None:
-        env.mistakes.append(f"TFRUN_MODE must be one of {', '.join(MODES)}")
+        env.mistakes.append(f"TFRUN_MODE must be one of {', '.join(MODES)}; got {name!r}")
         return None
     replicas = {
         role: env.whole(f"{role.upper()}_REPLICAS", None, least, MOST_TASKS)

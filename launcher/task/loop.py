@@ -94,7 +94,8 @@ class _Loop:
         if left:
             say(f"generation {left.generation}: the last child was {left.reason}")
         if settings.controller:
-            say(f"this is {settings.task}; asking {settings.controller[0]} what to do")
+            host, port = settings.controller
+            say(f"this is {settings.task}; asking {host}:{port} what to do")
             self.link = Link(settings.controller, self._report(), self._told)
         else:
             assert settings.job

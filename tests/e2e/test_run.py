@@ -80,20 +80,19 @@ def test_a_run_succeeds_under_restricted_security_and_never_trains_twice(
     args = yaml.safe_load(values[1].read_text())["program"]["args"]
     settings = {"program.args": [*args, "--epochs=100"]}
     release.install(values, settings)
-    lines = release.follow()
-    assert any("generation 1: all tasks start" in line for line in lines)
-    for pod in PODS:
-        look = "id -u; ls /var/run/secrets /run/secrets 2>&1; env; true"
-        user, *seen = release.kubectl("exec", pod, "--", "sh", "-c", look).splitlines()
-        assert user == "1000"
-        assert sum("No such file" in line for line in seen) == 2
-        assert not [line for line in seen if "TOKEN" in line.upper()]
-
-    log = "\n".join(lines)
-    end = release.end()
+    with Lines(release.logs(release.controller())) as lines:
+        lines.wait_for("generation 1: all tasks start")
+        for pod in PODS:
+            look = "id -u; ls /var/run/secrets /run/secrets 2>&1; env; true"
+            user, *seen = release.kubectl("exec", pod, "--", "sh", "-c", look).splitlines()
+            assert user == "1000"
+            assert sum("No such file" in line for line in seen) == 2
+            assert not [line for line in seen if "TOKEN" in line.upper()]
+        end = release.end()
+        lines.wait()
     check_learnt(end)
-    assert "the run has succeeded: all 2 workers ended with exit code 0" in log
-    assert generations(log) == []  # the lines before, which named generation 1, are read already
+    assert "the run has succeeded: all 2 workers ended with exit code 0" in str(lines)
+    assert generations(str(lines)) == [1]
     wait_until_tasks_are_gone(release)
     assert (claimed.data / "model" / "saved_model.pb").stat().st_size > 0
     assert saved_step(claimed) >= 1400

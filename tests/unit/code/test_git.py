@@ -137,16 +137,41 @@ def test_a_long_checkout_shows_its_progress(
     assert "Updating files: 100%" in said["checkout"]
 
 
-def test_hooks_filters_and_submodules_of_the_repository_are_not_run(
-    origin: Path, tmp_path: Path
+def test_hooks_of_the_repository_are_not_run(
+    origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (origin / ".gitattributes").write_text("*.py filter=evil text eol=crlf\n")
-    (origin / "hooks").mkdir()
-    (origin / "hooks" / "post-checkout").write_text(f"#!/bin/sh\ntouch {tmp_path}/evil\n")
-    (origin / "hooks" / "post-checkout").chmod(0o755)
-    (origin / ".gitmodules").write_text('[submodule "x"]\n path = x\n url = ext::sh -c evil\n')
-    fetch(of(origin), commit(origin), tmp_path / "to")
+    """Not even where git is configured to take them from the working tree."""
+    for folder in (origin / "hooks", origin / ".git" / "hooks"):
+        folder.mkdir(parents=True)
+        (folder / "post-checkout").write_text(f"#!/bin/sh\ntouch {tmp_path}/evil\n")
+        (folder / "post-checkout").chmod(0o755)
+    ref = commit(origin)
+    (tmp_path / "gitconfig").write_text("[core]\n hooksPath = hooks\n")
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", str(tmp_path / "gitconfig"))
+    fetch(of(origin), ref, tmp_path / "to")
+    assert (tmp_path / "to" / "hooks" / "post-checkout").exists()
     assert not (tmp_path / "evil").exists()
+
+
+def test_filters_of_the_repository_are_not_run(origin: Path, tmp_path: Path) -> None:
+    (origin / ".gitattributes").write_text("*.py filter=evil\n")
+    ref = commit(origin)
+    driver = ["config", "filter.evil.smudge", f"touch {tmp_path}/evil; cat"]
+    subprocess.run(["git", "-C", origin, *driver], check=True)
+    fetch(of(origin), ref, tmp_path / "to")
+    assert (tmp_path / "to" / "train.py").read_text() == "print('old')\n"
+    assert not (tmp_path / "evil").exists()
+
+
+def test_submodules_of_the_repository_are_not_fetched(origin: Path, tmp_path: Path) -> None:
+    other = origin / "x"  # git adds a repository inside another one as a submodule
+    other.mkdir()
+    (other / "evil.py").touch()
+    commit(other)
+    names = f'[submodule "x"]\n path = x\n url = {other.as_uri()}\n'
+    (origin / ".gitmodules").write_text(names)
+    fetch(of(origin), commit(origin), tmp_path / "to")
+    assert os.listdir(tmp_path / "to" / "x") == []
 
 
 @pytest.mark.parametrize("what", ["unknown", "a tree"])

@@ -119,7 +119,7 @@ def test_a_failure_is_not_charged_if_a_peer_was_lost(play: Play, how: str, when:
     assert not play.state.charges
 
 
-def test_a_task_that_is_stopped_from_outside_explains_failures_reported_before(play: Play) -> None:
+def test_a_task_that_is_stopped_from_outside_explains_failures_reported_before() -> None:
     play = started(mode="all-reduce", restarts__limit=0)
     play.drain("worker-0")
     play.exit("worker-1", 1)
@@ -152,7 +152,7 @@ def test_a_server_that_is_told_to_end_serves_until_the_chief_has_saved(mode: str
     ps = play.pod("ps-0")
     ps.terminate()
     play.tell("ps-0", chief, "ps-0")
-    assert f"{chief}" not in play.running(), "the chief is told to stop, and saves"
+    assert chief not in play.running(), "the chief is told to stop, and saves"
     assert ps.runs == 1
     ps.take(ChiefLeft())
     play.settle()
@@ -309,7 +309,7 @@ def test_a_temporary_failure_to_prepare_is_retried(made_again: bool) -> None:
     assert play.running() == all_run(play.generation)
 
 
-def test_a_pull_that_fails_in_two_pods_of_one_generation_fails_twice(play: Play) -> None:
+def test_a_pull_that_fails_in_two_pods_of_one_generation_fails_twice() -> None:
     """The simulator found that the second failure was taken for the first."""
     play = started(mode="all-reduce")
     play.lose("worker-1")
@@ -328,7 +328,7 @@ def test_a_pull_that_fails_in_two_pods_of_one_generation_fails_twice(play: Play)
     assert holds.generation > 2, "it pulls again only for a new generation"
 
 
-def test_a_finished_task_that_must_train_again_may_fail_to_prepare(play: Play) -> None:
+def test_a_finished_task_that_must_train_again_may_fail_to_prepare() -> None:
     play = started(mode="all-reduce")
     play.exit("worker-1", 0)
     play.settle()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.decisions import forming
+from launcher.shared.protocol import Action
 from tests.unit.jobs import job
 from tests.unit.play import (
     Play,
@@ -122,17 +123,29 @@ def test_a_loss_reaches_as_far_as_the_mode_says(
     assert len(play.state.charges) == (1 if how == "fails" else 0)
 
 
-def test_servers_stop_after_the_programs(play: Play) -> None:
+def test_servers_stop_after_the_programs() -> None:
     """They keep the variables until every program has had time to save them."""
-    play.exit("worker-0", 143)
-    play.lose("ps-0")
-    play.tell("ps-0", "worker-0", "ps-0")
     play = started(replicas={"ps": 2, "worker": 2})
     play.exit("ps-0", 1)
     play.tell("ps-0", "ps-1")
-    assert play.pod("ps-1").runs == 1
+    assert play.running() == {"ps-1": 1, "worker-0": 1, "worker-1": 1}
+    play.tell("worker-0", "worker-0", "ps-1")
+    assert play.running() == {"ps-1": 1, "worker-1": 1}
+    play.tell("worker-1", "worker-1", "ps-1")
+    assert play.running() == {}
     play.settle()
     assert set(play.running().values()) == {2}
+
+
+def test_a_new_servers_pod_forms_while_a_program_still_runs(play: Play) -> None:
+    """It has no variables to keep, so it need not wait for the programs."""
+    play.exit("worker-0", 143)
+    play.lose("ps-0")
+    play.tell("ps-0", "worker-0", "ps-0")
+    assert play.running() == {"worker-1": 1}
+    holds = play.pod("ps-0").holds
+    assert holds
+    assert (holds.action, holds.generation) == (Action.WAIT, 2)
 
 
 def test_a_generation_starts_after_the_last_one_has_stopped(play: Play) -> None:

@@ -55,7 +55,7 @@ def test_a_failure_before_a_takeover_is_charged(play: Play) -> None:
     assert len(play.state.charges) == 1
 
 
-def test_the_next_controller_does_not_restore_a_withdrawn_charge(play: Play) -> None:
+def test_the_next_controller_does_not_restore_a_withdrawn_charge() -> None:
     """The simulator found a task that did not know of the withdrawal and restored the charge."""
     play = started(mode="coordinator")
     play.exit("chief-0", 1)

@@ -24,6 +24,11 @@ from launcher.shared.exits import ExitCode, LauncherError
         ("{mode: all-reduce, evaluator: {replicas: 2}}", "evaluator.replicas must be a whole"),
         ("worker: null", "worker.replicas must be a whole number from 1 to 100000; got null"),
         ("worker: {replicas: null}", "worker.replicas must be a whole number"),
+        (
+            "worker: {maxReplicas: 1}",
+            "worker.maxReplicas must be 0, or at least worker.replicas (2): it is how many workers "
+            "the ClusterSpec lists; got 1",
+        ),
         ("3: 4", "3 must be left out: it is not a known key"),
     ],
 )

@@ -91,7 +91,8 @@ def test_a_run_has_exactly_one_chief() -> None:
 @pytest.mark.parametrize("mode", ["coordinator", "all-reduce"])
 def test_only_mode_parameter_server_lets_workers_join_alone(mode: str) -> None:
     reason = refusal(document(mode=mode, maxReplicas={"worker": 4}))
-    assert f"maxReplicas.worker must be 0 in mode {mode}: another size restarts its tasks" in reason
+    rule = f"must be 0 in mode {mode}: tasks restart there when the size changes; got 4"
+    assert f"maxReplicas.worker {rule}" in reason
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,12 @@ def test_only_mode_parameter_server_lets_workers_join_alone(mode: str) -> None:
         ("replicas__worker", 2.0, "replicas.worker must be a whole number"),
         ("replicas__chief", 1, "replicas.chief is not a known key; known are ['evaluator', 'ps'"),
         ("replicas__evaluator", 2, "replicas.evaluator must be a whole number from 0 to 1; got 2"),
-        ("maxReplicas__worker", 1, "maxReplicas.worker must be 0, or at least the number of"),
+        (
+            "maxReplicas__worker",
+            1,
+            "maxReplicas.worker must be 0, or at least replicas.worker (2): it is how many workers "
+            "the ClusterSpec lists; got 1",
+        ),
         ("maxReplicas__ps", 1, "maxReplicas.ps is not a known key"),
         ("addresses__port", 65536, "addresses.port must be a whole number from 1 to 65535"),
         ("addresses__portsPerTask", "yes", "addresses.portsPerTask must be true or false"),

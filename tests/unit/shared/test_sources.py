@@ -107,9 +107,10 @@ def git(**changes: str) -> dict[str, Any]:
             (
                 "code",
                 {"inline": {"a": "", "x/y": "", name: ""}},
-                f'code.inline must be only files, none of them the folder of others; got "{name}"',
+                "code.inline must be files, none of them a folder of another: a name cannot be "
+                f'both; got ["{folder}", "{name}"]',
             )
-            for name in ("a/b", "a/b/c", "x/y/z")
+            for folder, name in (("a", "a/b"), ("a", "a/b/c"), ("x/y", "x/y/z"))
         ),
         ("code", {"inline": {"a": "x" * 600_000}}, "code.inline must be at most 524288 bytes"),
         ("code__digest", "abc", "code.digest must be the code's digest as the launcher logs it"),

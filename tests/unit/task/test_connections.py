@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+from typing import Literal
 
 import pytest
 
+from launcher.task import connections
 from launcher.task.connections import connected
 from tests.unit.processes import wait_until
 
@@ -33,3 +35,20 @@ def test_a_connection_is_seen_while_it_exists(family: socket.AddressFamily, host
             with accepted:
                 assert connected(host, port)
         assert not connected(host, port)
+
+
+@pytest.mark.parametrize(
+    ("byte_order", "text", "address"),
+    [
+        ("little", "0200000A:08AE", "10.0.0.2"),
+        ("big", "0A000002:08AE", "10.0.0.2"),
+        ("little", "B80D0120000000000000000001000000:08AE", "2001:db8::1"),
+        ("big", "20010DB8000000000000000000000001:08AE", "2001:db8::1"),
+        ("little", "0000000000000000FFFF00000200000A:08AE", "10.0.0.2"),
+        ("big", "00000000000000000000FFFF0A000002:08AE", "10.0.0.2"),
+    ],
+)
+def test_an_address_is_read_in_the_byte_order_of_the_machine(
+    byte_order: Literal["little", "big"], text: str, address: str
+) -> None:
+    assert str(connections._address(text, byte_order)) == address

@@ -88,7 +88,7 @@ def test_a_task_without_a_controller_guesses_the_names_of_the_others(
         ({"WORKER_REPLICAS": "two"}, "WORKER_REPLICAS must be a whole number"),
         ({"WORKER_REPLICAS": "1"}, "WORKER_REPLICAS must be more than this task's ordinal"),
         ({"TFRUN_PORT": "65536"}, "TFRUN_PORT must be a whole number from 1 to 65535"),
-        ({"TFRUN_MODE": "ring"}, f"TFRUN_MODE must be one of {ALL_MODES}"),
+        ({"TFRUN_MODE": "ring"}, f"TFRUN_MODE must be one of {ALL_MODES}; got 'ring'"),
         ({"TFRUN_MODE": "coordinator"}, "CHIEF_REPLICAS must be a whole number from 1"),
         ({"EVALUATOR_REPLICAS": "2"}, "EVALUATOR_REPLICAS must be a whole number from 0 to 1"),
         ({"TFRUN_ROLE": "chief"}, "CHIEF_REPLICAS must be more than this task's ordinal: this is"),

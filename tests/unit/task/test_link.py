@@ -135,8 +135,9 @@ def start_child(fake: FakeController, generation: int, wanted: Job) -> Report:
 def test_a_report_names_the_last_directive_that_the_task_received(
     start: Start, fake: FakeController, port: int
 ) -> None:
-    worker(start, port)
+    task = worker(start, port)
     assert fake.hear().holds is None
+    task.wait_for(f"this is worker-0; asking 127.0.0.1:{port} what to do")
     for generation in range(1, 40):
         directive = Directive(LEADER, Action.WAIT, generation, 0, here())
         fake.answer(directive)
