@@ -53,6 +53,7 @@ PATIENCE_SECONDS = 15
 AGAIN_SECONDS = 60  # for a component, and for what needs it, to be back
 # By which it can be seen whether a component is there.
 PORTS = {NFS: NFS_PORT, "kube-apiserver": 6443, "kubelet": 10250}
+MOUNT_TABLE = Path("/etc/mtab")
 STARTED: list[subprocess.Popen[str]] = []  # by this process, which must collect those that end
 
 
@@ -206,6 +207,9 @@ class Box:
         for name in ("log", "hold", "nfs", "containerd"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.nfs_folder.chmod(0o777)  # pods write there as whoever they are
+        # The NFS server finds its file system by this file, which a minimal Debian lacks.
+        if not MOUNT_TABLE.exists():
+            MOUNT_TABLE.symlink_to("../proc/self/mounts")
         for mount_point in node.PRIVATE:
             Path(mount_point).mkdir(exist_ok=True)
         make_cgroups(self.cgroup)
