@@ -55,7 +55,7 @@ lint: $(READY) ## style, types, generated documents
 	$(RUN) -m tests.chart.generate --check
 
 unit: $(READY) ## fast tests, under a minute
-	$(PYTEST) -n 4 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
+	$(PYTEST) -n 6 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
 
 chart: $(READY) $(BOX)/ready ## render the chart and hold it against the Kubernetes schemas
 	@for tool in "tool helm" "tool helm3" openapi; do $(CLUSTER) $$tool >/dev/null || exit; done

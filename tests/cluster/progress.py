@@ -103,13 +103,19 @@ def activity(thread: int, packages: int) -> str:
     """What the command of a thread does, by what it has printed last; empty where it is silent."""
     with contextlib.suppress(KeyError, ValueError, OSError):  # it may end meanwhile
         command = ACCOUNT.running[thread]
-        newest = max(command.out, command.err, key=lambda file: os.fstat(file.fileno()).st_mtime)
+        newest = max(command.out, command.err, key=last_written)
         printed = os.pread(newest.fileno(), os.fstat(newest.fileno()).st_size, 0)
         if packages:
             return f"{printed.count(NEW_LINE):,} of at most {packages:,} packages"
         lines = printed.decode(errors="replace").replace("\r", "\n").split("\n")
         return next((line.strip()[:WIDTH] for line in reversed(lines) if line.strip()), "")
     return ""
+
+
+def last_written(file: BinaryIO) -> tuple[bool, float]:
+    """What orders files by their last write; an empty one comes first, whatever its time."""
+    status = os.fstat(file.fileno())
+    return status.st_size > 0, status.st_mtime
 
 
 def beside(*tasks: Callable[[], object]) -> None:
