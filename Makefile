@@ -1,4 +1,4 @@
-# Every verb sets up what it needs, and reuses it the next time.
+# Every target sets up what it needs, and reuses it the next time.
 
 # Some containers have no HOME; Go and Python want one.
 HOME ?= $(shell getent passwd $$(id -u) | cut -d: -f6)
@@ -45,7 +45,7 @@ try: $(TRY)/ready ## train on this machine, without Kubernetes: one ps, two work
 demo: $(BOX)/ready ## train on a real Kubernetes: one ps, two workers, real data
 	@$(CLUSTER).demo $(if $(CONTEXT),--context $(CONTEXT))
 
-test: lint unit chart e2e ## everything that must pass: the four verbs below
+test: lint unit chart e2e ## everything that must pass: the four targets below
 	@$(RUN) -m tests.counts $(REPORTS)/unit.xml $(REPORTS)/chart.xml $(REPORTS)/e2e.xml
 
 lint: $(READY) ## style, types, generated documents
@@ -57,7 +57,7 @@ lint: $(READY) ## style, types, generated documents
 unit: $(READY) ## fast tests, under a minute
 	$(PYTEST) -n 6 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
 
-chart: $(READY) $(BOX)/ready ## render the chart and hold it against the Kubernetes schemas
+chart: $(READY) $(BOX)/ready ## render the chart and check it against the Kubernetes schemas
 	@for tool in "tool helm" "tool helm3" openapi; do $(CLUSTER) $$tool >/dev/null || exit; done
 	$(PYTEST) -n 2 tests/chart --junitxml=$(REPORTS)/chart.xml
 
@@ -69,17 +69,17 @@ format: $(READY) ## format the sources
 	$(RUN) -m ruff format $(SOURCES)
 	$(RUN) -m ruff check --fix $(SOURCES)
 
-docs: $(READY) ## write the generated documents anew
+docs: $(READY) ## generate the schema and the table of values again
 	$(RUN) -m tests.chart.generate
 
-bench: $(READY) cluster-up ## measure what tfrun costs, beside the same done by hand
+bench: $(READY) cluster-up ## measure what tfrun costs, compared with the same work by hand
 	$(RUN) -m tests.bench
 	$(RUN) -m tests.bench.scale
 
 cluster-up: $(BOX)/ready ## start the Kubernetes that demo and e2e use
 	@$(CLUSTER) up $(if $(CONTEXT),--context $(CONTEXT))
 
-cluster-down: $(BOX)/ready ## stop it; nothing of it stays
+cluster-down: $(BOX)/ready ## stop it and remove it; downloads and builds are kept
 	$(CLUSTER) down
 
 package: $(READY) $(BOX)/ready ## the chart and the Python package, in dist/
