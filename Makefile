@@ -1,19 +1,19 @@
-# Every target sets up what it needs, and reuses it the next time.
+# Each target installs what it needs, and reuses it the next time.
 
-# Some containers have no HOME; Go and Python want one.
+# Go and Python need HOME, which some containers do not set.
 HOME ?= $(shell getent passwd $$(id -u) | cut -d: -f6)
 export HOME
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tfrun
-# TensorFlow has wheels for 3.10 to 3.13; the first that works is taken, best one with its venv
-# module. PYTHON=... names another.
+# TensorFlow has wheels for Python 3.10 to 3.13. We take the first of this list that has its venv
+# module, else the first without it. PYTHON=... names another.
 ifndef PYTHON
 PYTHON := $(shell for module in ensurepip sys; do \
 	for name in python3.13 python3.12 python3.11 python3.10 python3 python; do \
 		$$name -c "import $$module, sys; (3, 10) <= sys.version_info[:2] <= (3, 13) or sys.exit(1); print(sys.executable)" 2>/dev/null && exit; \
 	done; done)
 endif
-# A virtual environment for each use, named after the dependency groups that it has: a change of
-# them makes a new one.
+# Each use has its own virtual environment. Its name contains a checksum of its dependency groups
+# and of the Python, so that a change creates a new environment.
 environment = $(CACHE)/$(1)-$(shell { sed -n $(foreach group,$(2),-e '/^$(group) = \[/,/^]/p') pyproject.toml; echo '$(PYTHON)'; } | cksum | cut -d' ' -f1)
 TRY := $(call environment,try,local try)
 BOX := $(call environment,cluster,local cluster)
@@ -23,21 +23,23 @@ READY := $(VENV)/ready
 KILL ?=
 CONTEXT ?=
 DIST ?= dist
-# pytest's processes share what it compiles, also where the environment forbids bytecode files.
+# We allow bytecode files even if the environment forbids them, because pytest's processes then
+# compile each module only once.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest
-# What takes minutes the first time is built before pytest starts: it would hide the progress.
+# The targets build tools before they start pytest, because the first build takes minutes and pytest
+# would hide its progress.
 CLUSTER := $(BOX)/bin/python -m tests.cluster
 REPORTS := .pytest_cache/reports
 SOURCES := launcher tests examples
 
 .DEFAULT_GOAL := help
-.NOTPARALLEL: # what fails fast comes first, also with -j
+.NOTPARALLEL: # lint comes first, because it fails fast; also with -j
 .PHONY: help try demo test unit chart e2e lint format docs bench cluster-up cluster-down package
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
-	@echo "KILL=worker-1 makes try kill that task's program while it trains."
-	@echo "CONTEXT=name runs demo, test, e2e and cluster-up on that context of your kubeconfig."
+	@echo "make try KILL=worker-1 kills that task's program while it trains."
+	@echo "With CONTEXT=name, demo, test, e2e and cluster-up use that context of your kubeconfig."
 
 try: $(TRY)/ready ## train on this machine, without Kubernetes: one ps, two workers, real data
 	@$(TRY)/bin/python -m tests.try_local $(if $(KILL),--kill '$(KILL)')
@@ -45,23 +47,23 @@ try: $(TRY)/ready ## train on this machine, without Kubernetes: one ps, two work
 demo: $(BOX)/ready ## train on a real Kubernetes: one ps, two workers, real data
 	@$(CLUSTER).demo $(if $(CONTEXT),--context $(CONTEXT))
 
-test: lint unit chart e2e ## everything that must pass: the four targets below
+test: lint unit chart e2e ## run the four targets below; all must pass
 	@$(RUN) -m tests.counts $(REPORTS)/unit.xml $(REPORTS)/chart.xml $(REPORTS)/e2e.xml
 
-lint: $(READY) ## style, types, generated documents
+lint: $(READY) ## check style, types and generated documents
 	$(RUN) -m ruff check $(SOURCES)
 	$(RUN) -m ruff format --check $(SOURCES)
 	$(RUN) -m mypy
 	$(RUN) -m tests.chart.generate --check
 
-unit: $(READY) ## fast tests, under a minute
+unit: $(READY) ## run the fast tests, in under a minute
 	$(PYTEST) -n 6 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
 
 chart: $(READY) $(BOX)/ready ## render the chart and check it against the Kubernetes schemas
 	@for tool in "tool helm" "tool helm3" openapi; do $(CLUSTER) $$tool >/dev/null || exit; done
 	$(PYTEST) -n 2 tests/chart --junitxml=$(REPORTS)/chart.xml
 
-e2e: $(READY) cluster-up ## real TensorFlow and a real Kubernetes
+e2e: $(READY) cluster-up ## run the tests with real TensorFlow and a real Kubernetes
 	@$(CLUSTER) tool helm3 >/dev/null
 	TFRUN_CONTEXT=$(CONTEXT) $(PYTEST) tests/e2e --timeout=1800 --junitxml=$(REPORTS)/e2e.xml
 
@@ -69,7 +71,7 @@ format: $(READY) ## format the sources
 	$(RUN) -m ruff format $(SOURCES)
 	$(RUN) -m ruff check --fix $(SOURCES)
 
-docs: $(READY) ## generate the schema and the table of values again
+docs: $(READY) ## generate the values schema and the chart's table of values
 	$(RUN) -m tests.chart.generate
 
 bench: $(READY) cluster-up ## measure what tfrun costs, compared with the same work by hand
@@ -79,10 +81,10 @@ bench: $(READY) cluster-up ## measure what tfrun costs, compared with the same w
 cluster-up: $(BOX)/ready ## start the Kubernetes that demo and e2e use
 	@$(CLUSTER) up $(if $(CONTEXT),--context $(CONTEXT))
 
-cluster-down: $(BOX)/ready ## stop it and remove it; downloads and builds are kept
+cluster-down: $(BOX)/ready ## stop that Kubernetes; keep what was built
 	$(CLUSTER) down
 
-package: $(READY) $(BOX)/ready ## the chart and the Python package, in dist/
+package: $(READY) $(BOX)/ready ## build the chart archive and the Python package in dist/
 	@rm -f $(DIST)/tfrun-*
 	helm=$$($(CLUSTER) tool helm) && "$$helm" package charts/tfrun --destination $(DIST)
 	$(RUN) -m build --outdir $(DIST)
@@ -91,5 +93,5 @@ $(TRY)/ready: GROUP := try
 $(BOX)/ready: GROUP := cluster
 $(READY): GROUP := dev
 $(TRY)/ready $(BOX)/ready $(READY):
-	@test -n "$(PYTHON)" || { echo 'TensorFlow needs Python 3.10 to 3.13, and PATH has none. As root, on Debian or Ubuntu: apt-get update && apt-get install --yes python3 python3-venv. Without root: uv (https://docs.astral.sh/uv) installs one of your own: uv python install 3.12, then make PYTHON="$$(uv python find --managed-python 3.12)" ...'; exit 1; }
+	@test -n "$(PYTHON)" || { echo 'TensorFlow needs Python 3.10 to 3.13, and PATH has none. As root, on Debian or Ubuntu: apt-get update && apt-get install --yes python3 python3-venv. Without root: uv (https://docs.astral.sh/uv) can install it: uv python install 3.12, then make PYTHON="$$(uv python find --managed-python 3.12)" ...'; exit 1; }
 	@$(PYTHON) tests/environment.py $(@D) $(GROUP)

@@ -17,7 +17,7 @@ OUTCOMES = ("failed", "passed", "skipped")
 def count(report: Path) -> Counter[str]:
     """The outcomes in a report that pytest wrote with --junitxml."""
     found: Counter[str] = Counter()
-    for suite in ElementTree.parse(report).getroot().iter("testsuite"):  # noqa: S314 - our own
+    for suite in ElementTree.parse(report).getroot().iter("testsuite"):  # noqa: S314 - pytest wrote it
         said = {name: int(number) for name, number in suite.items() if number.isdecimal()}
         failed, skipped = said["failures"] + said["errors"], said["skipped"]
         passed = said["tests"] - failed - skipped
@@ -26,7 +26,7 @@ def count(report: Path) -> Counter[str]:
 
 
 def summary(counts: dict[str, Counter[str]]) -> str:
-    """All parts' sum as pytest says it, and how many tests each part has."""
+    """The sum of all parts, as pytest prints it, and the number of tests of each part."""
     total = sum(counts.values(), Counter[str]())
     outcomes = ", ".join(f"{total[name]} {name}" for name in OUTCOMES if total[name])
     parts = ", ".join(f"{name} {sum(each.values())}" for name, each in counts.items())

@@ -1,10 +1,10 @@
-"""Makes a virtual environment for the Makefile's targets.
+"""Creates a virtual environment for the Makefile's targets.
 
     python3 tests/environment.py FOLDER GROUP
 
 GROUP is a dependency group of pyproject.toml. FOLDER/ready exists once the environment is complete.
-This needs the standard library alone: nothing is installed yet when it runs. Where it cannot make
-the environment, it says why in one line.
+This uses only the standard library, because nothing is installed when it runs. If it cannot create
+the environment, it says why.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from typing import IO, NoReturn
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIRST, LAST = (3, 10), (3, 13)  # TensorFlow has wheels for these
 HEARTBEAT_SECONDS = 10.0
-LEAST_BYTES = 10_000_000  # a disk with less has no room for one more package
+LEAST_BYTES = 10_000_000  # a disk with less free space counts as full
 BEGIN = time.monotonic()
 OWN_PYTHON = (
-    "uv (https://docs.astral.sh/uv) installs a Python of your own: uv python install 3.12, "
+    "uv (https://docs.astral.sh/uv) can install Python: uv python install 3.12, "
     'then make PYTHON="$(uv python find --managed-python 3.12)" ...'
 )
-# What pip and apt-get print in each of these cases.
+# What pip and apt-get print in these cases.
 NO_SPACE = ("No space left on device", "Disk quota exceeded")
 NO_NETWORK = ("Retrying (", "Temporary failure resolving", "Could not connect to")
 
 
 def main(folder: Path, group: str) -> None:
-    """Makes it unless it exists; one process at a time."""
+    """Creates the environment unless it exists. Other processes wait meanwhile."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with folder.with_name(f"{folder.name}.lock").open("w") as lock:
             wait_for(lock, folder)
             once(folder, lambda: fill(folder, group, lock))
     except OSError as error:
-        fail(f"{error}: set XDG_CACHE_HOME to a folder that has 2 GB free and that you can write")
+        fail(f"{error}: set XDG_CACHE_HOME to a folder with 2 GB free where you can write")
     except KeyboardInterrupt:
         fail("interrupted; the next make starts over")
 
 
 def wait_for(lock: IO[str], folder: Path) -> None:
-    """Takes the lock, which ends with this process and those that it starts."""
+    """Takes the lock. The kernel releases it once this process and its children have ended."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say(f"waiting for another make, which makes {folder}")
+        say(f"waiting for another make, which creates {folder}")
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def once(folder: Path, make: Callable[[], None]) -> None:
-    """Makes a folder unless it is complete; what a killed make left is removed first."""
+    """Makes a folder unless it is complete. First removes what a killed make has left."""
     if (folder / "ready").exists():
         return
     if folder.exists():
@@ -81,17 +81,17 @@ def fill(folder: Path, group: str, lock: IO[str]) -> None:
         say(f"installing {package}")
         run(lock, "apt-get", "-qq", "update")
         run(lock, "apt-get", "-qq", "install", "--yes", "--no-install-recommends", package)
-    tensorflow = ": TensorFlow is a download of 320 MB or more, and 1.6 GB on disk"
-    say(f"making {folder}, once{'' if group == 'cluster' else tensorflow}")
+    tensorflow = ": TensorFlow is a download of 320 MB or more and takes 1.6 GB on disk"
+    say(f"creating {folder}, once{'' if group == 'cluster' else tensorflow}")
     run(lock, sys.executable, "-m", "venv", folder)
     pip = (folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
-    run(lock, *pip, "install", "pip>=25.1")  # the first with --group
+    run(lock, *pip, "install", "pip>=25.1")  # the first version with --group
     run(lock, *pip, "install", "--group", group)
-    say(f"made it in {time.monotonic() - BEGIN:.0f} s")
+    say(f"created in {time.monotonic() - BEGIN:.0f} s")
 
 
 def run(lock: IO[str], *command: str | Path) -> None:
-    """Runs a command to its end, with a sign of life; where it fails, this program ends."""
+    """Runs a command, and prints regularly that it runs. If it fails, this program ends."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
@@ -120,22 +120,22 @@ def run(lock: IO[str], *command: str | Path) -> None:
 
 
 def cause(command: str, code: int, errors: str, *, full: bool = False) -> str:
-    """Why a command failed and what to do, in one line where the cause is known."""
+    """Why a command failed and what to do, in one line if the cause is known."""
     if full or any(sign in errors for sign in NO_SPACE):
         return (
             "the disk is full: the environment needs 2 GB. "
-            "Free some, or set XDG_CACHE_HOME (and TMPDIR) to a folder that has as much"
+            "Free some space, or set XDG_CACHE_HOME and TMPDIR to folders on a larger disk"
         )
     if any(sign in errors for sign in NO_NETWORK):
         return (
             "the packages cannot be downloaded: no connection to the package index. "
-            "Check the network; HTTPS_PROXY names a proxy, PIP_INDEX_URL another index"
+            "Check the network. Set HTTPS_PROXY to use a proxy, PIP_INDEX_URL to use another index"
         )
     return "\n".join([f"{command} ended with exit code {code}:", *errors.splitlines()[-15:]])
 
 
 def missing_package(version: tuple[int, ...], *, has_venv: bool, installs: bool) -> str | None:
-    """The Debian package to install first; ends this program where it cannot install one."""
+    """The Debian package to install first, if any. Ends this program if Python is unusable."""
     if not FIRST <= version <= LAST:
         fail(
             f"TensorFlow needs Python {dotted(FIRST)} to {dotted(LAST)}; "
@@ -158,12 +158,12 @@ def dotted(version: tuple[int, ...]) -> str:
 
 
 def say(text: str) -> None:
-    """Prints one line about what happens."""
+    """Prints one line of progress."""
     print(f"venv: {text}", file=sys.stderr, flush=True)
 
 
 def fail(text: str) -> NoReturn:
-    """Ends this program with one line that says what to do."""
+    """Prints what failed and what to do, and ends this program."""
     say(text)
     sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""A process's output, read as it comes, so that a test can wait for what is said."""
+"""Reads the output of a process while it runs, so that a test can wait for a line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TypeVar
 
-TIMEOUT = 300.0  # seconds for any one thing to happen; a busy machine takes its time
+TIMEOUT = 300.0  # seconds for each wait; a busy machine is slow
 Self = TypeVar("Self", bound="Lines")
 
 
@@ -24,7 +24,7 @@ class Lines:
         self.timeout = timeout
         self._ended = False
         self._changed = threading.Condition()
-        # A daemon: what keeps the output open for ever must not keep the tests.
+        # A daemon thread, because a process that never closes the output must not block the tests.
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -38,7 +38,7 @@ class Lines:
         return "\n".join(self.lines)
 
     def wait_for(self, pattern: str, after: int = 0) -> re.Match[str]:
-        """The first line from index `after` on in which the pattern is found."""
+        """Waits for a line that contains the pattern; skips the first `after` lines."""
         deadline = time.monotonic() + self.timeout
         with self._changed:
             while True:
@@ -60,7 +60,7 @@ class Lines:
         return code
 
     def kill(self) -> None:
-        """Kills the process, if it is there still."""
+        """Kills the process if it still runs, and waits for its end."""
         self.process.kill()
         self.wait()
 

@@ -1,4 +1,4 @@
-"""What `make try` and `make demo` say of a finished run of the breast-cancer example."""
+"""What `make try` and `make demo` print after a run of the breast-cancer example."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ LEAST_AUC = 0.97
 
 
 class NotLearntError(Exception):
-    """The run ended well, but its model is not good enough."""
+    """The run succeeded, but its model is not good enough."""
 
 
 def result(lines: Iterable[str], trained: str, data: Path, next_steps: Sequence[str]) -> str:
-    """The result, from the chief's lines, and what to try next.
+    """The result, from the chief's output, and what to try next.
 
-    Raises NotLearntError where the evaluation is missing or its AUC is too low.
+    Raises NotLearntError if the evaluation is missing or its AUC is too low.
     """
     evaluation = next((line for line in lines if line.startswith("evaluation:")), "")
     auc = re.search(r"\bauc ([0-9.]+)", evaluation)
     if not auc or float(auc[1]) <= LEAST_AUC:
         raise NotLearntError(
-            f"the run ended well, but the AUC must be above {LEAST_AUC}; it says {evaluation!r}"
+            f"the run succeeded, but the AUC must be above {LEAST_AUC}; it printed {evaluation!r}"
         )
     return "\n".join(
         [

@@ -1,6 +1,6 @@
 """`make try`: trains the breast-cancer example as processes on this machine, without Kubernetes.
 
-It runs in an environment that has the dependency group `try`, and no tools for tests.
+Its environment contains only the dependency group `try`, without the tools of the tests.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from launcher.shared.process import start
 from tests.result import EXAMPLE, NotLearntError, result
 
 REPOSITORY = EXAMPLE.parents[1]
-TASKS = ("ps-0", "worker-0", "worker-1")  # of the example's values.yaml
+TASKS = ("ps-0", "worker-0", "worker-1")  # as in the example's values.yaml
 EPOCHS = 300
 EPOCHS_WITH_KILL = 500  # enough for the killed task to be back before the training ends
 NEXT = [
-    "make try KILL=worker-1  # kill a worker's program: it restarts and trains on",
-    "make try KILL=ps-0      # kill the parameter server: all restart from the checkpoint",
+    "make try KILL=worker-1  # kill a worker's program: it restarts and continues",
+    "make try KILL=ps-0      # kill the parameter server: all tasks restart from the checkpoint",
     "$EDITOR examples/breast-cancer/train.py && make try  # train with your change",
     "make demo               # train on a real Kubernetes",
 ]
@@ -39,7 +39,7 @@ class Kill:
 
     def __init__(self, task: str, checkpoints: Path) -> None:
         self.task = task
-        # A ps prints no steps. worker-1 starts last, so its first step shows that all train.
+        # A ps prints no steps. worker-1 starts last, so its first step shows that all tasks train.
         self.trainer = task if task.startswith("worker") else "worker-1"
         self.checkpoints = checkpoints
         self.pid: int | None = None
@@ -48,7 +48,7 @@ class Kill:
         self.recovery: list[str] = []
 
     def see(self, line: str) -> None:
-        """Takes one line of the run's output; kills at the first one after a checkpoint exists."""
+        """Reads a line of the run's output. Kills once the task trains and a checkpoint exists."""
         name, text = split(line)
         if self.killed:
             told = name == "controller" and re.search(r": (lost |the cause)|: .* start", text)
@@ -64,16 +64,16 @@ class Kill:
         if step and name == self.trainer:
             self.step = step[0]
         if self.pid and self.step and any(self.checkpoints.glob("model.ckpt-[1-9]*.index")):
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
+            with contextlib.suppress(ProcessLookupError):  # the program has just ended
                 os.kill(self.pid, signal.SIGKILL)
                 self.killed = True
                 say(f"killed the program of {self.task}, process {self.pid}, at {self.step}")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Trains and returns the run's exit code; 1 where the model has not learnt."""
+    """Trains, and returns the run's exit code, or 1 if the model is not good enough."""
     parser = argparse.ArgumentParser(prog="make try", description=__doc__)
-    parser.add_argument("--kill", metavar="TASK", help="kill this task's program as it trains")
+    parser.add_argument("--kill", metavar="TASK", help="kill this task's program while it trains")
     task = parser.parse_args(argv).kill
     if task and task not in TASKS:
         say(f"KILL must be one of {', '.join(TASKS)}; got {task}")
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def write_values(folder: Path, epochs: int) -> Path:
-    """The values that the example's own lack on this machine; JSON is YAML, too."""
+    """Writes the values that this machine needs in addition to the example's; JSON is YAML."""
     args = [
         f"--checkpoint_dir={folder / 'checkpoint'}",
         f"--export_dir={folder / 'model'}",
@@ -102,7 +102,7 @@ def write_values(folder: Path, epochs: int) -> Path:
 
 
 def train(folder: Path, values: Path, kill: Kill | None) -> int:
-    """Runs `launcher local` to its end, and says what came of it."""
+    """Runs `launcher local` to its end, and prints the result."""
     example = EXAMPLE.relative_to(REPOSITORY)
     command = [sys.executable, "-m", "launcher", "local", "-f", f"{example}/values.yaml"]
     command += ["-f", str(values), "--code", str(example)]
@@ -136,7 +136,10 @@ def train(folder: Path, values: Path, kill: Kill | None) -> int:
 
 
 def follow(command: Sequence[str], kill: Kill | None) -> tuple[int, bool, list[str]]:
-    """Shows a command's output as it comes: its exit code, whether it was stopped, its lines."""
+    """Runs a command and prints its output.
+
+    Returns its exit code, whether it was stopped, and its lines.
+    """
     stops: list[int] = []
     process = None
 
@@ -145,10 +148,10 @@ def follow(command: Sequence[str], kill: Kill | None) -> tuple[int, bool, list[s
         if process:
             process.send_signal(number)
 
-    # The command has a session of its own: it hears of a Ctrl-C from here, once.
+    # The command runs in its own session, so a Ctrl-C reaches it only through `stop`, once.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
-    # oneDNN's notice heeds no log level.
+    # TensorFlow prints oneDNN's notice at every log level, so we turn oneDNN off.
     process = start(command, {"TF_ENABLE_ONEDNN_OPTS": "0", **os.environ}, REPOSITORY)
     lines = []
     with process:
@@ -161,20 +164,20 @@ def follow(command: Sequence[str], kill: Kill | None) -> tuple[int, bool, list[s
                 print(lines[-1], flush=True)
                 if kill:
                     kill.see(lines[-1])
-        except BaseException:  # nobody reads this output any more, for one
+        except BaseException:  # for example, the reader of our output has gone
             process.terminate()
             raise
     return process.returncode, bool(stops), lines
 
 
 def split(line: str) -> tuple[str, str]:
-    """Which process says what, in a line of `launcher local`."""
+    """The name of the process and its text, from a line of `launcher local`."""
     name, _, text = line.partition("|")
     return name.strip(), text.removeprefix(" ")
 
 
 def say(text: str) -> None:
-    """Prints one line about what this program does."""
+    """Prints one line of progress."""
     print(f"try: {text}", flush=True)
 
 

@@ -27,7 +27,7 @@ from launcher.shared.log import say
 FETCHED_BYTES = 4 * 1024**3
 READ_BYTES = 1024 * 1024
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each retry
-PASSING = frozenset({408, 425, 429})  # statuses that a retry may mend, as all from 500 on
+PASSING = frozenset({408, 425, 429})  # a retry may help, as with all from 500 on
 Opened = Union[io.BufferedReader, http.client.HTTPResponse]
 
 
@@ -85,12 +85,12 @@ def _download(archive: Archive, file: Path, cancelled: threading.Event) -> None:
 
 
 def _try_download(archive: Archive, writer: IO[bytes], stall: Stall) -> tuple[str, bool]:
-    """Why it failed, or nothing, and whether any data came. Raises what no retry can mend."""
+    """The failure, or nothing, and whether data came. Raises what no retry can repair."""
     content = hashlib.sha256()
     size = 0
     try:
         with writer, _open(archive) as reader:
-            # Counted here: before Python 3.12 read1 does not count, and waits for more at the end.
+            # We count, because before Python 3.12 read1 does not, and waits for more at the end.
             length = getattr(reader, "length", None)
             most = FETCHED_BYTES + 1 if length is None else length
             while data := reader.read1(min(READ_BYTES, most - size)):

@@ -263,7 +263,7 @@ class _Copy:
             self._put(name, partial(self._part, name, large, number, begin, end))
 
     def _part(self, name: str, large: _Large, number: int, begin: int, end: int) -> None:
-        # Opened for each part: NFS clients read ahead, and may choose a connection, per handle.
+        # One handle for each part: NFS clients read ahead, and choose connections, per handle.
         reader = self._open(name)
         try:
             writer = os.open(f"{self.new}/{name}", os.O_WRONLY)
@@ -318,7 +318,7 @@ class _Copy:
             info = os.lstat(old)
             if stamp_of_copy(info) != was[1]:
                 return False
-            # Not moved: if this attempt fails, the last copy must be whole.
+            # A link, so that the last copy stays whole if this fails.
             os.link(old, f"{self.new}/{name}")
         except OSError:  # some file systems have no links
             return False

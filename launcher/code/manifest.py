@@ -15,7 +15,7 @@ DIGEST_DIGITS = 32
 class Manifest:
     """The names in a copy, and for each file the stamps that show whether it has changed.
 
-    The file `memory` keeps it. Several threads may add to it at once.
+    `memory` is its file. Several threads may add to it at once.
     """
 
     def __init__(self, memory: Path) -> None:

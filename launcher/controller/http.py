@@ -80,7 +80,7 @@ class Server:
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Request:
-    """Reads a request. Raises RefusedError if no task sends such a one, EOFError at the end."""
+    """Reads a request. Raises RefusedError unless a task may send it, EOFError at the end."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.LimitOverrunError:

@@ -154,7 +154,7 @@ def _claim(leader: Leader) -> str:
 
 
 def _leader(document: Mapping[str, Any]) -> Leader:
-    """Who has claimed a StatefulSet; the least leader of all if nobody has."""
+    """The leader that has claimed a StatefulSet, or the least one."""
     annotations = document["metadata"].get("annotations") or {}
     number, _, name = str(annotations.get(LEADER_ANNOTATION, "")).partition(" ")
     return Leader(int(number) if number.isdecimal() else 0, name)

@@ -1,7 +1,7 @@
 """The directive that answers a task's report. Pure.
 
 A directive depends only on the Instructions, which all tasks share, and on the task's own report.
-So the controller decides it anew only when one of these changes.
+So the controller renews it only when one of these changes.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _part(told: Instructions, report: Report) -> tuple[Action, int] | None:
             return None  # the server keeps the variables until every program has saved and stopped
         member = task.index < told.job.replicas.get(task.role, 0)
         if holds and not member:
-            return Action.WAIT, max(told.generation, holds.generation)  # it leaves: it only stops
+            return Action.WAIT, max(told.generation, holds.generation)  # leaving tasks only stop
         return Action.WAIT, told.generation
     if not orders.done:
         return Action.WAIT if orders.waits_for_chief else Action.RUN, orders.generation
@@ -123,5 +123,5 @@ def _part(told: Instructions, report: Report) -> tuple[Action, int] | None:
     if mode.stand_ins and mode.decides_success(task):
         return Action.STAND_IN, generation
     if report.incarnation == orders.incarnation and later <= orders.generation:
-        return Action.RUN, generation  # it follows that already, and its child has ended
+        return Action.RUN, generation  # the task follows that, and its child has ended
     return Action.WAIT, generation

@@ -24,7 +24,7 @@ from launcher.shared.modes import EVALUATOR
 from launcher.shared.protocol import Action, ChildReport, Report
 
 SETTLE_SECONDS = 0.5  # how long after a follow-up failure the root cause may be reported
-LATE_SECONDS = 5.0  # how old a report may be when it is heard
+LATE_SECONDS = 5.0  # how old a report may be when it arrives
 LONGEST_BACKOFF = 60.0
 EVALUATOR_BACKOFF = 10.0
 # The launcher's own exit codes that a restart cannot repair.
@@ -224,7 +224,7 @@ def _by_cause(state: State) -> list[Failure]:
 
 
 def _final(state: State, root: Failure) -> str | None:
-    """Why a failure ends the run; None where it does not."""
+    """Why a failure ends the run; None if it does not."""
     restarts = state.job.restarts
     if root.exit_code in PERMANENT or root.exit_code in restarts.permanent_codes:
         return "which is never retried"
@@ -237,7 +237,7 @@ def _give_up(state: State, root: Failure, why: str) -> Step:
     """Ends the run, once all tasks have reported: the loss of one would be the root cause."""
     everybody = frozenset(task for task in state.job.tasks if task.role != EVALUATOR)
     if not state.forming >= everybody:
-        state = replace(state, charges=state.charges[:-1])  # it is judged and charged again
+        state = replace(state, charges=state.charges[:-1])  # judged and charged again later
         return form_with(state, everybody), (Say(f"{root.task} failed, {why}; all tasks stop"),)
     reason = f"{root.task} failed: {root.reason}, {why}"
     # A server must not end, so its exit code 0 is a failure too.

@@ -230,7 +230,7 @@ def _yield(state: State) -> Step:
 
 
 def _after_misleading(state: State, report: Report) -> State:
-    """Handles a task to which an older controller, which led a while longer, gave a generation.
+    """Handles a task to which an older controller gave a later generation meanwhile.
 
     No generation is used twice, so this controller forms a later one.
     """

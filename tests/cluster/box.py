@@ -1,9 +1,9 @@
-"""A Kubernetes node, real in every part, in namespaces of its own on this machine.
+"""A real Kubernetes node in namespaces of its own on this machine.
 
-Nothing of it is outside: when its first process ends, the kernel takes every process, mount,
-interface and firewall rule with it. What is left is a folder under the user's cache, which holds
-the images, so that the next start takes seconds; and the empty folders /var/lib/kubelet and
-/var/lib/cni, over which each box mounts its own.
+When its first process ends, the kernel removes all its processes, mounts, interfaces and firewall
+rules; `down` also removes its cgroups. What remains is a folder in the user's cache with the
+images, so that the next start takes seconds; the empty folders /var/lib/kubelet and /var/lib/cni,
+which are mount points; and the link /etc/mtab, if the machine had none.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ from tests.cluster.progress import (
 )
 
 REPOSITORY = Path(__file__).parents[2]
-TOOLS = (*binaries.NODE, "kubectl", "helm")  # what it runs, and what speaks to it
+TOOLS = (*binaries.NODE, "kubectl", "helm")  # the box's programs and their clients
 # Candidates for the network of a box, in order of preference.
 SUBNETS = [f"10.{second}.0.0/16" for second in range(254, 223, -1)]
 SUBNETS += [f"172.{second}.0.0/16" for second in range(31, 19, -1)]
 PATIENCE_SECONDS = 15
-AGAIN_SECONDS = 60  # for a component, and for what needs it, to be back
-# By which it can be seen whether a component is there.
+AGAIN_SECONDS = 60  # for a component, and those that need it, to recover
+# The port that shows whether a component runs.
 PORTS = {NFS: NFS_PORT, "kube-apiserver": 6443, "kubelet": 10250}
 MOUNT_TABLE = Path("/etc/mtab")
-SMALL_BYTES = 10**8  # an image that is imported in no time, without telling
-STARTED: list[subprocess.Popen[str]] = []  # by this process, which must collect those that end
+SMALL_BYTES = 10**8  # a smaller image is imported at once, without a step
+STARTED: list[subprocess.Popen[str]] = []  # this process's children, which it must reap
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Box:
     """A box by its name. Several can run beside each other."""
 
     name: str = "default"
-    subnet: str | None = None  # a private /16; without one, the first that is free here
+    subnet: str | None = None  # a private /16; None: the first free one
     tensorflow: bool = True  # whether its pods can run the TensorFlow image
 
     @property
@@ -88,7 +88,7 @@ class Box:
 
     @property
     def link(self) -> str:
-        """The machine's end of the veth pair; the kernel allows 15 characters."""
+        """The name of the machine's end of the veth pair; the kernel allows 15 characters."""
         return f"tfrun-{self.name}"[:15]
 
     @property
@@ -97,13 +97,13 @@ class Box:
         return f"tfrun-{self.name}"
 
     def up(self) -> Plan:
-        """Start the box, unless it runs and is well; return what it is."""
+        """Start the box unless it is ready, and return its plan."""
         with binaries.locked(self.folder.parent / f".{self.name}.lock"):
             if os.geteuid() != 0:
                 raise ClusterError(
-                    "the Kubernetes in a box needs root, for it makes namespaces: run this as "
-                    "root, or have a Docker engine that answers you (docker info), or name a "
-                    "context of your kubeconfig: make ... CONTEXT=name"
+                    "the Kubernetes in a box needs root, because it creates namespaces. Run this "
+                    "as root, or start Docker (docker info must succeed), or name a context of "
+                    "your kubeconfig: make ... CONTEXT=name"
                 )
             refuse_overlay(binaries.cache())
             images = self._prepare()
@@ -121,12 +121,12 @@ class Box:
             return plan
 
     def down(self) -> None:
-        """Stop the box and leave nothing but its folder."""
+        """Stop the box. Its folder remains."""
         with binaries.locked(self.folder.parent / f".{self.name}.lock"):
             self._clean()
 
     def alive(self) -> Plan | None:
-        """The plan of the box, if it was started to the end and its first process still runs."""
+        """The plan of the box, if its start completed and its first process still runs."""
         plan = self.folder / "plan.json"
         return Plan.from_json(plan.read_text()) if self.process() and plan.exists() else None
 
@@ -135,7 +135,7 @@ class Box:
         with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
             pid, created = json.loads((self.folder / "process.json").read_text())
             process = psutil.Process(pid)
-            # A process id is used again; together with its time of birth it is not.
+            # The kernel reuses process ids, so we compare the creation time too.
             if process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE:
                 return process
         return None
@@ -149,23 +149,23 @@ class Box:
         return [*inside, "--", *(str(word) for word in command)]
 
     def nfs_stop(self) -> None:
-        """Kill the NFS server, and keep it down."""
+        """Kill the NFS server, and keep it stopped."""
         self._hold(NFS, True)
 
     def nfs_start(self) -> None:
-        """Start the NFS server again, and wait until it listens."""
+        """Restart the NFS server, and wait until it listens."""
         self._hold(NFS, False)
 
     @contextlib.contextmanager
     def without(self, component: str) -> Iterator[None]:
-        """Keep a component of PORTS down; afterwards the node is well again."""
+        """Keep a component of PORTS stopped; then restart it and wait until the node is ready."""
         try:
             self._hold(component, True)
             yield
         finally:
             plan = self._hold(component, False)
             if not within(AGAIN_SECONDS, partial(is_well, plan)):
-                raise ClusterError(f"without {component} the box did not recover")
+                raise ClusterError(f"{component} was restarted, but the box did not recover")
 
     def _hold(self, component: str, held: bool) -> Plan:
         plan = self.alive()
@@ -177,11 +177,11 @@ class Box:
             plan.hold(component).unlink(missing_ok=True)
         address = (plan.node.ip, PORTS[component])
         if not within(AGAIN_SECONDS, lambda: listens(address) != held):
-            raise ClusterError(f"it did not obey, see {self.folder}/log/{component}.log")
+            raise ClusterError(f"it did not stop or start: see {self.folder}/log/{component}.log")
         return plan
 
     def _prepare(self) -> list[image.Image]:
-        """Install and build what is missing, the images beside the tools; return the images."""
+        """Install and build what is missing, images and tools in parallel. Return the images."""
         wanted = packages.missing()
         with_tensorflow = self.tensorflow and not image.is_made()
         announce(
@@ -207,8 +207,8 @@ class Box:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("log", "hold", "nfs", "containerd"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.nfs_folder.chmod(0o777)  # pods write there as whoever they are
-        # The NFS server finds its file system by this file, which a minimal Debian lacks.
+        self.nfs_folder.chmod(0o777)  # pods of every user write there
+        # The NFS server looks up its file system in this file, which a minimal Debian lacks.
         if not MOUNT_TABLE.exists():
             MOUNT_TABLE.symlink_to("../proc/self/mounts")
         for mount_point in node.PRIVATE:
@@ -223,7 +223,8 @@ class Box:
             first = psutil.Process(process.pid).children()[0]
             record = json.dumps([first.pid, first.create_time()])
             (self.folder / "process.json").write_text(record)
-            # Until it has its plan, the box ends when this process does; from here by its record.
+            # Until the box has its plan, it ends with this process. Later, `down` finds it by this
+            # record.
             with binaries.locked(self.folder.parent / ".network.lock"):
                 subnet = free_subnet(self.subnet, routes())
                 plan = Plan(
@@ -259,20 +260,20 @@ class Box:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for whoever waits, not for the box
+                start_new_session=True,  # so that Ctrl-C does not reach the box
             )
         STARTED.append(process)
         return process
 
     def _connect(self, pid: int, plan: Plan) -> None:
-        """Join the machine and the box by a pair of interfaces."""
+        """Connect the machine and the box with a veth pair."""
         pair = ["ip", "link", "add", self.link, "type", "veth", "peer", "name", "eth0"]
         run([*pair, "netns", str(pid)])
         run(["ip", "address", "add", f"{plan.host_ip}/24", "dev", self.link])
         run(["ip", "link", "set", self.link, "up"])
 
     def _import(self, images: list[image.Image]) -> None:
-        """Give containerd the images that it does not have."""
+        """Import the images that containerd lacks."""
         ctr = [str(binaries.tool("ctr")), f"--address={CONTAINERD}", "--namespace=k8s.io"]
         there = run(self.enter(*ctr, "images", "ls", "--quiet")).split()
         for one in images:
@@ -284,14 +285,14 @@ class Box:
                 run(self.enter(*ctr, "images", "tag", "--force", one.name, one.again))
 
     def _clean(self) -> None:
-        """End what runs of the box, and remove what outlives its processes."""
+        """Kill the box's processes, and remove what outlives them."""
         process = self.process()
         if process:
             process.kill()
             process.wait(PATIENCE_SECONDS)
         for started in STARTED:
             started.poll()
-        # The kernel removes it with the box, but takes its time.
+        # The kernel removes the link only some time after the box has ended, so we delete it.
         if Path("/sys/class/net", self.link).exists():
             subprocess.run(["ip", "link", "delete", self.link], stderr=subprocess.DEVNULL)
         remove_cgroups(self.cgroup)
@@ -315,13 +316,13 @@ def first_node(subnet: str) -> Node:
 
 
 def routes() -> list[IPv4Network]:
-    """Every network that this machine has a route to, but the default route."""
+    """The networks to which this machine has a route, without the default route."""
     listed = json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all"]))
     return [IPv4Network(route["dst"]) for route in listed if route["dst"] != "default"]
 
 
 def free_subnet(wanted: str | None, taken: list[IPv4Network]) -> str:
-    """A subnet whose nodes' part this machine has no other use for."""
+    """The first subnet whose part for nodes overlaps no network in `taken`."""
     for subnet in [wanted] if wanted else SUBNETS:
         nodes = next(IPv4Network(subnet).subnets(new_prefix=24))
         if not any(nodes.overlaps(network) for network in taken):
@@ -333,15 +334,18 @@ def free_subnet(wanted: str | None, taken: list[IPv4Network]) -> str:
 
 
 def kernel_mounts_nfs() -> bool:
-    """Whether the kernel has an NFS client, loaded now if it is a module."""
+    """Whether the kernel has an NFS client. Loads it if it is a module."""
     if shutil.which("modprobe"):
         subprocess.run(["modprobe", "nfs"], stderr=subprocess.DEVNULL, check=False)
     return "\tnfs\n" in Path("/proc/filesystems").read_text()
 
 
 def refuse_overlay(folder: Path) -> None:
-    """Fail where containers could not start: their file systems can't lie on another overlay."""
+    """Fail on overlayfs, because the file systems of containers cannot lie on an overlay."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = run(["stat", "--file-system", "--format=%T", folder]).strip()
     if kind == "overlayfs":
-        raise ClusterError(f"{folder} lies on overlayfs; set XDG_CACHE_HOME to a folder on a disk")
+        raise ClusterError(
+            f"{folder} lies on overlayfs, where containers cannot start; "
+            "set XDG_CACHE_HOME to a folder on a disk"
+        )

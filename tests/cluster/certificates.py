@@ -1,4 +1,4 @@
-"""The cluster's certificates and kubeconfig files, new at every start."""
+"""Creates the cluster's certificates and kubeconfig files at every start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import trustme
 
 from tests.cluster.plan import DOMAIN, Plan
 
-# Who a component is to the API server: file name -> (common name, organization).
+# The API server's clients: file name -> (common name, organization).
 CLIENTS = {
     "admin": ("admin", "system:masters"),
     "apiserver-kubelet": ("kube-apiserver-kubelet-client", "system:masters"),
@@ -40,7 +40,7 @@ def write(plan: Plan, context: str) -> None:
     def issue(
         name: str, *hosts: str, user: str | None = None, group: str | None = None
     ) -> Identity:
-        # Without any host the certificate would carry an empty list of them, which Go refuses.
+        # Without hosts the certificate would contain an empty list of them, which Go refuses.
         names = hosts or (name,)
         leaf = authority.issue_cert(*names, common_name=user, organization_name=group)
         made = Identity(leaf.cert_chain_pems[0].bytes(), leaf.private_key_pem.bytes())
@@ -61,7 +61,7 @@ def write(plan: Plan, context: str) -> None:
 
 
 def kubeconfig(plan: Plan, context: str, root: bytes, identity: Identity) -> bytes:
-    """A kubeconfig file that stands alone and holds one context."""
+    """A kubeconfig file with one context, which refers to no other file."""
 
     def inline(data: bytes) -> str:
         return base64.b64encode(data).decode()
@@ -83,6 +83,6 @@ def kubeconfig(plan: Plan, context: str, root: bytes, identity: Identity) -> byt
 
 
 def secret(file: Path, content: bytes) -> None:
-    """Write a file that only its owner reads."""
+    """Write a file that only its owner can read."""
     file.touch(mode=0o600)
     file.write_bytes(content)

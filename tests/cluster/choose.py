@@ -1,4 +1,4 @@
-"""Which cluster the demo and the tests run on: one that a person names, kind, or the box."""
+"""Chooses the cluster of the demo and the tests: one that you name, kind, or the box."""
 
 from __future__ import annotations
 
@@ -20,27 +20,26 @@ from tests.cluster.progress import ClusterError, run
 class Cluster:
     """A Kubernetes cluster, the tools that talk to it, and what its pods can use."""
 
-    kubeconfig: Path  # holds exactly this context
+    kubeconfig: Path  # contains only this context
     context: str
     kubectl: Path
     helm: Path  # Helm 4
-    image: str  # TensorFlow, as pods name it
-    image_again: str  # the same, by another name where it has one
+    image: str  # the TensorFlow image
+    image_again: str  # a second name of that image, if it has one
     nfs_server: str
     nfs_path: str
     nfs_folder: Path  # the same export, as a folder of this machine
 
     @property
     def helm3(self) -> Path:
-        """Helm 3, built when something asks for it: the demo does not."""
+        """Helm 3. Builds it on first use, because the demo does not need it."""
         return binaries.tool("helm3")
 
 
 def ensure(context: str | None = None) -> Cluster:
-    """The cluster, running: the context that is named, else kind where Docker is, else the box.
+    """A running cluster: the context, if one is named; else kind, if Docker answers; else the box.
 
-    A context is used only when it is named here, never because it happens to be the current one.
-    Progress goes to stderr.
+    The current context of the kubeconfig is never used by itself. Progress goes to stderr.
     """
     if context:
         return named(context, os.environ)
@@ -74,14 +73,14 @@ def ensure(context: str | None = None) -> Cluster:
 
 
 def down() -> None:
-    """Stop the cluster that `ensure()` started, be it kind or the box; what was built is kept."""
+    """Stop the cluster that `ensure()` started, kind or the box. What was built is kept."""
     if kind.possible():
         kind.down()
     Box().down()
 
 
 def named(context: str, environment: Mapping[str, str]) -> Cluster:
-    """A cluster of one's own; what only its owner can know comes from the environment."""
+    """The cluster of a context. Environment variables name its NFS export and image."""
     nfs, folder = environment.get("TFRUN_NFS", ""), environment.get("TFRUN_NFS_FOLDER", "")
     missing = []
     if not re.fullmatch(r"[^:]+:/.*", nfs):
@@ -111,12 +110,12 @@ def named(context: str, environment: Mapping[str, str]) -> Cluster:
 
 
 def in_full(image: str) -> str:
-    """An image of Docker Hub by its full name; those of other registries have no other."""
+    """The full name of an image of Docker Hub; images of other registries keep their name."""
     registry, slash, _ = image.partition("/")
     elsewhere = slash and re.search(r"[.:]|^localhost$", registry)
     return image if elsewhere else f"docker.io/{image}"
 
 
 def any_kubectl() -> Path:
-    """The machine's own kubectl; building it takes minutes."""
+    """The machine's kubectl, if it has one, because building it takes minutes."""
     return Path(shutil.which("kubectl") or binaries.tool("kubectl"))

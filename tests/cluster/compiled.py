@@ -18,7 +18,7 @@ def mount_nfs() -> Path:
 
 
 def pause() -> Path:
-    """The one program of the pause image."""
+    """The only program of the pause image."""
     return compiled("pause.c", ["-static"])
 
 

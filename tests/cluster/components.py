@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.cluster.plan import DOMAIN, NFS_EXPORT, Plan
 
-RUN = Path("/run")  # the box's own
+RUN = Path("/run")  # each box mounts its own
 CONTAINERD = RUN / "containerd/containerd.sock"
 NFS, NFS_PORT, MOUNT_PORT = "nfs", 2049, 20048
 CAP_SYS_RESOURCE = 24
@@ -31,10 +31,10 @@ class Component:
 
 
 def components(plan: Plan) -> list[Component]:
-    """Every program of a node that holds the control plane too."""
+    """All programs of a node that also runs the control plane."""
     pki, ip = plan.state / "pki", plan.node.ip
     admin = administrator(plan)
-    # Also good for what listens on 127.0.0.1.
+    # The certificate of the control plane. It is also valid for 127.0.0.1.
     serving = [
         f"--tls-cert-file={pki}/apiserver.crt",
         f"--tls-private-key-file={pki}/apiserver.key",
@@ -44,7 +44,7 @@ def components(plan: Plan) -> list[Component]:
         return f"{plan.state}/{name}.kubeconfig"
 
     def defaults_exist() -> bool:
-        # Pods are refused before the controllers have made these.
+        # The API server refuses pods until the controllers have created the service account.
         accounts = f"{plan.api}/api/v1/namespaces/default/serviceaccounts/default"
         return bool(get_json(accounts, admin))
 
@@ -54,7 +54,7 @@ def components(plan: Plan) -> list[Component]:
             [
                 "etcd",
                 f"--data-dir={RUN}/etcd",
-                "--unsafe-no-fsync",  # it starts afresh each time
+                "--unsafe-no-fsync",  # each start begins with no data
                 "--listen-peer-urls=http://127.0.0.1:2380",
                 "--listen-client-urls=http://127.0.0.1:2379",
                 "--advertise-client-urls=http://127.0.0.1:2379",
@@ -110,10 +110,10 @@ def components(plan: Plan) -> list[Component]:
                 "--use-service-account-credentials",
                 f"--root-ca-file={pki}/ca.crt",
                 f"--service-account-private-key-file={pki}/service-accounts.key",
-                # A node that is gone is noticed within seconds; see the kubelet's lease below.
+                # Detect a lost node within seconds; see nodeLeaseDurationSeconds below.
                 "--node-monitor-period=1s",
                 "--node-monitor-grace-period=8s",
-                # Large StatefulSets come and go at once.
+                # Create and delete large StatefulSets quickly.
                 "--kube-api-qps=300",
                 "--kube-api-burst=500",
             ],
@@ -140,7 +140,7 @@ def components(plan: Plan) -> list[Component]:
                 f"--hostname-override={plan.node.name}",
                 "--proxy-mode=iptables",
                 f"--cluster-cidr={plan.pods}",
-                # These limits belong to the whole machine.
+                # Do not change these limits: they belong to the whole machine.
                 "--conntrack-max-per-core=0",
                 "--conntrack-tcp-timeout-established=0",
                 "--conntrack-tcp-timeout-close-wait=0",
@@ -164,7 +164,7 @@ def components(plan: Plan) -> list[Component]:
                 f"--hostname-override={plan.node.name}",
             ],
             lambda: node_is_ready(plan, admin),
-            after=("kube-apiserver", "containerd"),  # it ends for good where containerd is silent
+            after=("kube-apiserver", "containerd"),  # it exits if containerd does not answer
         ),
     ]
 
@@ -182,7 +182,7 @@ def files(plan: Plan) -> Mapping[Path, str]:
 
 
 def containerd_config(plan: Plan, may_lower_oom: bool) -> str:
-    """containerd: its own root, so that images survive; everything else in the box's /run."""
+    """containerd: images are in the box's folder and survive; all else is in the box's /run."""
     return f"""version = 3
 root = "{plan.state}/containerd"
 state = "{CONTAINERD.parent}"
@@ -191,7 +191,7 @@ address = "{CONTAINERD}"
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "{plan.pause_image}"
 [plugins."io.containerd.cri.v1.runtime"]
-# Without the capability no process may lower its OOM score, and every container would fail.
+# Without CAP_SYS_RESOURCE no process may lower its OOM score, and every container would fail.
 restrict_oom_score_adj = {"false" if may_lower_oom else "true"}
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = ["{plan.tools}"]
@@ -203,7 +203,7 @@ runtime_type = "io.containerd.runc.v2"
 
 
 def network_config(plan: Plan) -> dict[str, Any]:
-    """CNI: each pod is routed to on a veth of its own, so no bridge netfilter is needed."""
+    """CNI: each pod has its own veth pair with a route, so we need no bridge netfilter."""
     ipam = {
         "type": "host-local",
         "ranges": [[{"subnet": plan.node.pods}]],
@@ -217,7 +217,7 @@ def network_config(plan: Plan) -> dict[str, Any]:
 
 
 def kubelet_config(plan: Plan) -> dict[str, Any]:
-    """The kubelet: nothing of the machine but its cgroup, and quick to report."""
+    """The kubelet: it manages only the box's cgroup, and reports often."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -241,14 +241,15 @@ def kubelet_config(plan: Plan) -> dict[str, Any]:
         "serializeImagePulls": False,
         "nodeStatusUpdateFrequency": "2s",
         "nodeLeaseDurationSeconds": 8,
-        # The machine's disk is not the box's to judge, and its images are not to be collected.
+        # The disk belongs to the whole machine: the kubelet evicts pods only if it is almost
+        # full, and never removes images.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
     }
 
 
 def corefile(plan: Plan) -> str:
-    """CoreDNS as clusters have it: answers, also "no such name", are cached for up to 30 s."""
+    """CoreDNS with the usual cache: it keeps answers, also "no such name", for up to 30 s."""
     return f"""{DOMAIN}:53 in-addr.arpa:53 ip6.arpa:53 {{
     errors
     ready 127.0.0.1:8181
@@ -263,7 +264,7 @@ def corefile(plan: Plan) -> str:
 
 
 def ganesha_config(folder: str) -> str:
-    """The NFS server: one export, versions 3 and 4, what the machine writes is seen at once."""
+    """The NFS server: one export, NFS 3 and 4. Clients see the machine's writes at once."""
     return f"""NFS_CORE_PARAM {{
     Protocols = 3, 4;
     NFS_Port = {NFS_PORT};
@@ -302,7 +303,7 @@ def may_lower_oom_score() -> bool:
 
 
 def administrator(plan: Plan) -> ssl.SSLContext:
-    """What an administrator connects to the API server with."""
+    """The TLS settings with which an administrator connects to the API server."""
     pki = plan.state / "pki"
     context = ssl.create_default_context(cafile=pki / "ca.crt")
     context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
@@ -317,18 +318,18 @@ def node_is_ready(plan: Plan, admin: ssl.SSLContext) -> bool:
 
 
 def answers(url: str, context: ssl.SSLContext | None = None) -> bool:
-    """Whether a GET is answered with success."""
+    """Whether a GET succeeds."""
     return get(url, context) is not None
 
 
 def get_json(url: str, context: ssl.SSLContext) -> dict[str, Any]:
-    """An object of the API server; empty where there is none yet."""
+    """An object of the API server; empty if the request fails."""
     found: dict[str, Any] = json.loads(get(url, context) or b"{}")
     return found
 
 
 def get(url: str, context: ssl.SSLContext | None) -> bytes | None:
-    """What a GET returns; nothing unless it succeeds."""
+    """The body of the reply to a GET; None if it fails."""
     try:
         with urllib.request.urlopen(url, timeout=2, context=context) as reply:  # noqa: S310
             body: bytes = reply.read()
@@ -338,7 +339,7 @@ def get(url: str, context: ssl.SSLContext | None) -> bytes | None:
 
 
 def listens(address: Path | tuple[str, int]) -> bool:
-    """Whether somebody accepts connections on a socket."""
+    """Whether a process accepts connections at an address."""
     family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)

@@ -1,4 +1,4 @@
-"""`make demo`: trains the breast-cancer example on a real Kubernetes, from nothing to the model."""
+"""`make demo`: trains the breast-cancer example on a real Kubernetes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMESPACE = "tfrun-demo"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the demo and returns the run's exit code; 1 where the model has not learnt."""
+    """Runs the demo, and returns the run's exit code, or 1 if the model is not good enough."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--context", help="a context of your kubeconfig to run on")
     parser.add_argument(
@@ -33,11 +33,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def train(release: Release, code: Path) -> int:
-    """Installs the release, follows the run to its end, and says what came of it."""
-    say("removing what an earlier demo left")
+    """Installs the release, follows the run to its end, and prints the result."""
+    say("removing the release of an earlier demo")
     release.uninstall()
     folders = put_on_nfs(release.cluster, NAME, code)
-    say(f"the code is on the NFS export {folders.settings['code.nfs.path']}; helm install")
+    say(f"copied the code to {folders.settings['code.nfs.path']}; installing the release")
     begin = time.monotonic()
     try:
         release.install([EXAMPLE / "values.yaml"], folders.settings)
@@ -56,17 +56,17 @@ def train(release: Release, code: Path) -> int:
 
 
 def failed(end: RunEnd) -> int:
-    """Says how the run failed (the log has said the rest), and returns the program's own code."""
+    """Prints why the run failed, and returns the program's exit code."""
     say(f"the job has failed: {end.message['reason']}")
     return int(end.message.get("exitCode", end.exit_code)) or 1
 
 
 def succeeded(cluster: Cluster, folders: Folders, end: RunEnd, seconds: float) -> int:
-    """Prints the result and what to try next; the model must have learnt something."""
+    """Prints the result and what to try next. Returns 1 if the model is not good enough."""
     next_steps = [
         f"export KUBECONFIG={cluster.kubeconfig}",
-        f"{cluster.kubectl} -n {NAMESPACE} get job,statefulset  # complete; no pods",
-        "$EDITOR examples/breast-cancer/train.py && make demo     # no image to build",
+        f"{cluster.kubectl} -n {NAMESPACE} get job,statefulset  # complete; no pods left",
+        "$EDITOR examples/breast-cancer/train.py && make demo     # no image is built",
         "make cluster-down",
     ]
     trained = f"trained in {seconds:.0f} s from helm install to the Job's completion"
@@ -79,7 +79,7 @@ def succeeded(cluster: Cluster, folders: Folders, end: RunEnd, seconds: float) -
 
 
 def say(text: str) -> None:
-    """Prints one line about what the demo does."""
+    """Prints one line of progress."""
     print(f"demo: {text}", flush=True)
 
 

@@ -1,7 +1,7 @@
 """The images that pods of the box run: TensorFlow on Debian, and the pause image.
 
-No registry is asked: Debian comes from the machine's own mirror by debootstrap, TensorFlow from
-PyPI by pip. An image is named for what it is, never as the public one.
+We use no registry: debootstrap installs Debian from the machine's mirror, pip installs TensorFlow
+from PyPI. The images do not have the names of public ones, because their content differs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEBIAN = "bookworm"
 PYTHON = "3.11"  # Debian bookworm's
 PACKAGES = "python3,ca-certificates"
 LIBRARIES = f"usr/local/lib/python{PYTHON}/dist-packages"
-# What no pod reads: package lists, manuals, and the headers to compile against TensorFlow.
+# Files that no pod reads: package lists, manuals, and the headers to compile against TensorFlow.
 UNUSED = (
     "var/lib/apt/lists",
     "var/cache/apt",
@@ -33,20 +33,20 @@ UNUSED = (
     "usr/share/locale",
     f"{LIBRARIES}/tensorflow/include",
 )
-STEPS = 4  # of making it: Debian, TensorFlow, bytecode, archive
+STEPS = 4  # of `tensorflow`: Debian, TensorFlow, bytecode, archive
 REVISION = "1"  # raise it when the steps below change what the image holds
 
 
 @dataclass(frozen=True)
 class Image:
-    """A name that pods use, and the docker-archive that holds it."""
+    """The name of an image, and its docker-archive."""
 
     name: str
     archive: Path
 
     @property
     def again(self) -> str:
-        """A second name that the box gives it."""
+        """The image's second name in the box."""
         return f"{self.name}-again"
 
 
@@ -79,12 +79,12 @@ def tensorflow() -> Image:
 
 
 def is_made() -> bool:
-    """Whether the TensorFlow image is there; else `tensorflow` makes it in STEPS steps."""
+    """Whether the TensorFlow image exists. If not, `tensorflow` makes it in STEPS steps."""
     return archive_of(tensorflow_name()).exists()
 
 
 def tensorflow_name() -> str:
-    """The name of the TensorFlow image, by what it is made of."""
+    """The name of the TensorFlow image, with a hash of its recipe."""
     recipe = digest(*(str(part).encode() for part in (TENSORFLOW, DEBIAN, PACKAGES, UNUSED)))
     recipe = digest(recipe.encode(), REVISION.encode())[:8]
     package, version = TENSORFLOW.split("==")
@@ -94,7 +94,7 @@ def tensorflow_name() -> str:
 def fill(root: Path) -> None:
     """Make the TensorFlow image's files."""
     with step(f"installing Debian {DEBIAN}"):
-        # It mounts /proc; in a namespace of its own that can't stay behind.
+        # debootstrap mounts /proc. The mount namespace removes that mount at the end.
         debootstrap = ["unshare", "--mount", "debootstrap", "--variant=minbase"]
         debootstrap += [f"--include={PACKAGES}", DEBIAN]
         run([*debootstrap, root, *debian_mirror()], env=os.environ | apt_proxy())
@@ -106,8 +106,8 @@ def fill(root: Path) -> None:
     for unused in UNUSED:
         shutil.rmtree(root / unused, ignore_errors=True)
     with step("compiling its bytecode"):
-        # Pods run as a user who can't write beside the modules. Some packages carry files for
-        # other Pythons, which do not compile: that is no failure.
+        # We compile now, because the user of the pods cannot write beside the modules. We ignore
+        # errors, because some packages contain files for other Pythons, which do not compile.
         compile_all = ["python3", "-m", "compileall", "-q", "-j", "0", f"/{LIBRARIES}"]
         run(["chroot", root, "sh", "-c", " ".join(compile_all) + " >/dev/null || true"])
 
@@ -136,7 +136,7 @@ def archive_of(name: str) -> Path:
 
 
 def debian_mirror() -> list[str]:
-    """The mirror that this machine's own apt uses; nothing (debootstrap's default) elsewhere."""
+    """The mirror that this machine's apt uses; else nothing, for debootstrap's default."""
     listed = run(["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)"])
     for line in listed.splitlines():
         release, component, address = line.split(" ", 2)
@@ -146,7 +146,7 @@ def debian_mirror() -> list[str]:
 
 
 def apt_proxy() -> dict[str, str]:
-    """The proxy that this machine's own apt uses, for debootstrap's downloads."""
+    """The proxy that this machine's apt uses, for debootstrap's downloads."""
     shell = run(["apt-config", "shell", "PROXY", "Acquire::http::Proxy"])
     proxy = shell.strip().removeprefix("PROXY=").strip("'")
     return {"http_proxy": proxy} if proxy and proxy != "DIRECT" else {}

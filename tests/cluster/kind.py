@@ -1,8 +1,7 @@
-"""kind, where a Docker engine answers: the cluster's nodes are containers.
+"""The cluster on machines with Docker: kind runs its nodes as containers.
 
-The commands follow kind's and Docker's documented interfaces; they have not run on the machine on
-which the Kubernetes in a box was made, which has no Docker. The NFS server is one more container,
-on kind's own network, where the nodes reach it.
+Implemented, not yet tested: the commands follow the documentation of kind and Docker. The NFS
+server is also a container. It is on kind's network, so that the nodes reach it.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from tests.cluster.components import ganesha_config
 from tests.cluster.progress import run, step
 
 NAME = "tfrun"
-CONTEXT = f"kind-{NAME}"  # kind's own choice
+CONTEXT = f"kind-{NAME}"  # kind chooses this name
 IMAGE = "tensorflow/tensorflow:2.21.0"
-NETWORK = "kind"  # also kind's choice: the Docker network of its nodes
+NETWORK = "kind"  # kind's name for the Docker network of its nodes
 NFS = f"{NAME}-nfs"  # the NFS server's image and container
 DOCKERFILE = """FROM debian:bookworm-slim
 RUN apt-get update \\
@@ -55,7 +54,7 @@ def up(kind: Path | None = None, runner: Runner = run) -> Kind:
     folder = binaries.cache() / "kind"
     export, kubeconfig = folder / "nfs", folder / "kubeconfig"
     export.mkdir(parents=True, exist_ok=True)
-    export.chmod(0o777)  # pods write there as whoever they are
+    export.chmod(0o777)  # pods of every user write there
     if NAME not in runner([kind, "get", "clusters"]).split():
         with step("starting kind"):
             create = ["create", "cluster", "--name", NAME, "--wait", "120s"]
@@ -80,7 +79,7 @@ def start_nfs(export: Path, runner: Runner) -> None:
         Path(context, "ganesha.conf").write_text(ganesha_config("/data"))
         runner(["docker", "build", "--tag", NFS, context])
     runner(["docker", "rm", "--force", NFS])
-    # It opens files by handle and acts as whoever asks: an ordinary container may do neither.
+    # The NFS server opens files by handle and takes the caller's identity, which needs privileges.
     start = ["docker", "run", "--detach", "--name", NFS, "--network", NETWORK, "--privileged"]
     runner([*start, "--volume", f"{export}:/data", NFS])
 

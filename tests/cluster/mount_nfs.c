@@ -4,8 +4,8 @@
  *
  * It returns once the folder is mounted, or says why not and returns 32 as mount(8) does. Requests
  * carry the caller's user and group (AUTH_SYS), and the kernel checks permissions as well. Several
- * connections serve requests in parallel. It speaks NFSv3 unless told otherwise: stateless, so a
- * server that restarts is waited for and then simply answers again (a "hard" mount).
+ * connections serve requests in parallel. The default is NFSv3, because it is stateless: if the
+ * server restarts, requests wait until it answers, as with a "hard" mount.
  */
 #define FUSE_USE_VERSION 35
 #define _GNU_SOURCE
@@ -30,8 +30,8 @@ struct connection {
 	pthread_mutex_t lock;
 };
 
-/* libnfs ties a handle to the connection that opened it. Like any NFS client we use the opener's
- * identity for the handle's whole life: the kernel's own reads ahead have no caller. */
+/* libnfs ties a handle to the connection that opened it. Like any NFS client, we send all requests
+ * of a handle as the user who opened it, because the kernel's read-ahead has no calling user. */
 struct file {
 	struct connection *connection;
 	struct nfsfh *handle;
@@ -47,7 +47,7 @@ static void act_as(struct connection *c, int uid, int gid)
 	nfs_set_gid(c->nfs, gid);
 }
 
-/* A connection for one request of the calling user: a free one, or else the next in turn. */
+/* A connection for one request of the calling user: a free one, else the next in turn. */
 static struct connection *acquire(void)
 {
 	static atomic_uint turn;
@@ -85,7 +85,7 @@ static struct connection *acquire_of(struct file *f)
 	return f->connection;
 }
 
-/* Make one libnfs call, with `c` for its connection, and return its result. */
+/* Make one libnfs call on a connection, `c`, and return its result. */
 #define ON_ANY(call)                                        \
 	struct connection *c = acquire();                   \
 	return release(c, call)
@@ -136,7 +136,7 @@ static int open_file(const char *path, int flags, mode_t mode, struct fuse_file_
 	f->connection = acquire();
 	f->uid = fuse_get_context()->uid;
 	f->gid = fuse_get_context()->gid;
-	/* The kernel gives every write its offset, also those that append. */
+	/* We drop O_APPEND, because the kernel gives an offset with every write, also with appends. */
 	result = nfs_open2(f->connection->nfs, path, flags & ~O_APPEND, mode, &f->handle);
 	release(f->connection, 0);
 	if (result < 0)
@@ -177,7 +177,7 @@ static int sync_file(const char *path, int data_only, struct fuse_file_info *inf
 	ON_FILE(nfs_fsync(c->nfs, f->handle));
 }
 
-/* At every close(2): what was written is on the server, and close(2) reports when it is not. */
+/* At every close(2): send what was written to the server, so that close(2) reports errors. */
 static int flush(const char *path, struct fuse_file_info *info)
 {
 	return (info->flags & O_ACCMODE) == O_RDONLY ? 0 : sync_file(path, 0, info);
@@ -241,7 +241,7 @@ static int remove_file(const char *path)
 static int move(const char *from, const char *to, unsigned flags)
 {
 	if (flags)
-		return -EINVAL; /* NFS knows no exchange and no "unless it exists" */
+		return -EINVAL; /* NFS has no RENAME_EXCHANGE and no RENAME_NOREPLACE */
 	ON_ANY(nfs_rename(c->nfs, from, to));
 }
 
@@ -273,7 +273,7 @@ static int change_owner(const char *path, uid_t uid, gid_t gid, struct fuse_file
 
 	if (result < 0)
 		return result;
-	/* -1 leaves one as it is; libnfs would send it. */
+	/* -1 means "do not change", but libnfs would send it to the server. */
 	uid = uid == (uid_t)-1 ? st.st_uid : uid;
 	gid = gid == (gid_t)-1 ? st.st_gid : gid;
 	ON_ANY(nfs_lchown(c->nfs, path, uid, gid));
@@ -305,7 +305,7 @@ static int file_system(const char *path, struct statvfs *st)
 
 static void *configure(struct fuse_conn_info *kernel, struct fuse_config *config)
 {
-	kernel->max_read = LARGEST_REQUEST; /* as the mount option says, or FUSE gives up */
+	kernel->max_read = LARGEST_REQUEST; /* must equal the mount option, or FUSE fails */
 	kernel->max_write = LARGEST_REQUEST;
 	kernel->max_background = 8 * CONNECTIONS;
 	config->use_ino = 1;
@@ -366,13 +366,13 @@ static void connect_to(const char *url_options)
 		nfs_destroy_url(where);
 		nfs_set_autoreconnect(nfs, -1);
 		nfs_set_dircache(nfs, 0);
-		nfs_umask(nfs, 0); /* the kernel has applied the caller's */
+		nfs_umask(nfs, 0); /* the kernel has applied the caller's umask */
 		connections[i].nfs = nfs;
 		pthread_mutex_init(&connections[i].lock, NULL);
 	}
 }
 
-/* Add "name=value" or "name" to a list, with a separator where it is not the first. */
+/* Append an item to a list, with a separator unless it is the first. */
 static void append(char *list, size_t size, char separator, const char *item)
 {
 	size_t used = strlen(list);
@@ -399,7 +399,7 @@ int main(int count, char **words)
 			folder = optarg;
 		else if (letter == 'r')
 			append(fuse_options, sizeof fuse_options, ',', "ro");
-		/* What else an NFS mount may ask for (timeo, hard, nolock, ...) has no meaning here. */
+		/* We ignore all other options of NFS mounts (timeo, hard, nolock, ...). */
 		while (letter == 'o' && *options) {
 			int which = getsubopt(&options, known, &value);
 			if (which == 0)
@@ -423,7 +423,7 @@ int main(int count, char **words)
 	snprintf(item, sizeof item, "max_read=%d", LARGEST_REQUEST);
 	append(fuse_options, sizeof fuse_options, ',', item);
 	append(fuse_options, sizeof fuse_options, ',', "fsname=");
-	/* A comma in the name would end it. */
+	/* Skip commas: a comma would end the option. */
 	for (const char *s = source; *s; s++)
 		if (*s != ',')
 			snprintf(fuse_options + strlen(fuse_options), 2, "%c", *s);

@@ -1,12 +1,13 @@
-"""The inside of a box: the first process in namespaces of its own, `python -m tests.cluster.node`.
+"""The first process of a box, in its own namespaces: `python -m tests.cluster.node`.
 
-It says `hello`, reads a plan (one line of JSON) from stdin, makes the node's mounts and network,
-and starts the components, each as soon as it can be. What it says on stdout are pairs of JSON:
-first `hello`, then `progress` for each component, last `ready` or `failed` with the reason. From
-then on it starts again what ends, but for components that a file `hold/NAME` stops. When it ends
-itself, the kernel ends every process, mount and interface of the box.
+It prints `hello`, reads a plan (one line of JSON) from stdin, creates the node's mounts and
+network, and starts each component when those that it needs are ready. Its messages on stdout are
+pairs in JSON: first `hello`, then `progress` for each component, at the end `ready`, or `failed`
+with the reason. After `ready` it restarts each component that ends, unless a file `hold/NAME`
+exists, which stops the component. When this process ends, the kernel removes every process, mount
+and interface of the box.
 
-It gives up when stdin closes before a plan has come: whoever wanted the box is gone.
+If stdin closes before the plan arrives, this process ends, because its starter has ended.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from tests.cluster.plan import Plan
 from tests.cluster.progress import ClusterError, last_lines, run
 
 PATIENCE_SECONDS = 90
-# Folders with one fixed place on a machine; two nodes that shared one would delete each other's.
+# Folders with a fixed path. Each box mounts its own there, because nodes that shared one would
+# delete each other's files.
 PRIVATE = ("/var/lib/kubelet", "/var/lib/cni", "/var/lib/nfs", "/var/log")
 
 
@@ -41,7 +43,7 @@ class Running:
 
 
 def main() -> None:
-    """Be the box's init: collect orphans, and end with the child that does the work."""
+    """Be the box's init: reap orphans, and end when the child that does the work ends."""
     child = os.fork()
     while child:
         ended, status = os.wait()
@@ -50,9 +52,9 @@ def main() -> None:
     report("hello", "")
     line = sys.stdin.readline()
     if not line:
-        raise SystemExit("nobody wants this box any more")
+        raise SystemExit("stdin closed before the plan arrived")
     plan = Plan.from_json(line)
-    os.environ.clear()  # proxies and the like are the machine's, not the node's
+    os.environ.clear()  # the machine's settings, such as proxies, are not the node's
     os.environ |= {"PATH": f"{plan.tools}:{SYSTEM_PATH}", "HOME": "/root"}
     try:
         prepare(plan)
@@ -63,7 +65,7 @@ def main() -> None:
 
 
 def prepare(plan: Plan) -> None:
-    """Make the node's mounts, network and configuration files."""
+    """Create the node's mounts, network and configuration files."""
     socket.sethostname(plan.node.name)
     run(["mount", "--make-rshared", "/"])
     run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", RUN])
@@ -78,21 +80,21 @@ def prepare(plan: Plan) -> None:
     run(["ip", "link", "set", "lo", "up"])
     run(["ip", "address", "add", f"{plan.node.ip}/24", "dev", "eth0"])
     run(["ip", "link", "set", "eth0", "up"])
-    # No way out but to the machine: what asks for the internet hears "unreachable" at once. The
-    # services need a route only for the kernel to look at a packet that kube-proxy then redirects.
+    # There is no default route, so that connections to the internet fail at once. The services need
+    # a route, because without one the kernel refuses a packet before kube-proxy redirects it.
     run(["ip", "route", "add", plan.services, "via", plan.host_ip])
-    # Pods see each other's addresses; whatever else they reach sees the node's.
+    # Pods see each other's addresses; all other hosts see the node's address.
     leaving = ["-s", plan.pods, "!", "-d", plan.pods]
     run(["iptables", "-t", "nat", "-A", "POSTROUTING", *leaving, "-j", "MASQUERADE"])
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-    Path("/proc/sys/net/ipv4/icmp_ratelimit").write_text("0")  # say "unreachable" each time
+    Path("/proc/sys/net/ipv4/icmp_ratelimit").write_text("0")  # no limit for "unreachable" replies
     for file, content in files(plan).items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
 
 
 def supervise(plan: Plan) -> None:
-    """Start every component as soon as those it needs are ready; then keep them all running."""
+    """Start each component when those that it needs are ready. Then keep all of them running."""
     waiting = components(plan)
     running: list[Running] = []
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -120,7 +122,7 @@ def supervise(plan: Plan) -> None:
 
 
 def start(plan: Plan, component: Component) -> Running:
-    """Start a component; its output goes to its log."""
+    """Start a component, with its output in its log."""
     with log(plan.state, component.name).open("ab") as output:
         process = subprocess.Popen(
             component.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -129,7 +131,7 @@ def start(plan: Plan, component: Component) -> Running:
 
 
 def check(plan: Plan, one: Running) -> None:
-    """See whether a component has become ready, or has ended, which is the end of the start."""
+    """Report when a component has become ready. Raises ClusterError if it has ended."""
     if one.ready:
         return
     name = one.component.name
@@ -142,7 +144,7 @@ def check(plan: Plan, one: Running) -> None:
 
 
 def log(state: Path, name: str) -> Path:
-    """Where a component's output goes."""
+    """The file with a component's output."""
     return state / "log" / f"{name}.log"
 
 
@@ -152,7 +154,7 @@ def log_end(state: Path, name: str) -> str:
 
 
 def report(kind: str, text: str) -> None:
-    """Tell whoever started the box, if they still listen."""
+    """Send a message to the process that started the box, if it still reads."""
     try:
         print(json.dumps([kind, text]), flush=True)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""The Debian packages that the Kubernetes in a box stands on, installed when they are missing."""
+"""Installs the Debian packages that the Kubernetes in a box needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.cluster.progress import ClusterError, run, step
 
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-# A file or a command that shows that a package is there -> the package.
+# A file or a command that shows that a package is installed -> the package.
 NEEDED = {
     "unshare": "util-linux",
     "ip": "iproute2",
@@ -22,7 +22,7 @@ NEEDED = {
     "/usr/include/stdlib.h": "libc6-dev",
     "pkg-config": "pkg-config",
     "debootstrap": "debootstrap",
-    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",  # not on Ubuntu
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",  # missing on Ubuntu
     CERTIFICATES: "ca-certificates",  # for Go's downloads
     "mount.nfs": "nfs-common",
     "rpcbind": "rpcbind",
@@ -36,7 +36,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def require(needed: Mapping[str, str] = NEEDED) -> None:
-    """Install what is missing, or say which command would."""
+    """Install missing packages, or fail with the command that installs them."""
     wanted = missing(needed)
     if not wanted:
         return
@@ -47,7 +47,7 @@ def require(needed: Mapping[str, str] = NEEDED) -> None:
             f"    apt-get update && {' '.join(install)}"
         )
     with step(f"installing {', '.join(wanted)}"):
-        run(["dpkg", "--configure", "-a"])  # finishes an installation that was interrupted
+        run(["dpkg", "--configure", "-a"])  # completes an interrupted installation
         run(["apt-get", "update"])
         run(install, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
 
@@ -58,7 +58,7 @@ def missing(needed: Mapping[str, str] = NEEDED) -> list[str]:
 
 
 def present(sign: str) -> bool:
-    """Whether a file, or a command on the system's path, is there."""
+    """Whether a file, or a command on the system's path, exists."""
     if sign.startswith("/"):
         return Path(sign).exists()
     return shutil.which(sign, path=SYSTEM_PATH) is not None

@@ -1,4 +1,4 @@
-/* The process that holds a pod's namespaces: it waits, and collects orphans. */
+/* The process that holds a pod's namespaces: it waits, and reaps orphans. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>

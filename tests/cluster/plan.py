@@ -1,4 +1,4 @@
-"""What a box is to be: names, addresses, folders and tools, decided before anything starts."""
+"""The plan of a box: its names, addresses, folders and tools, chosen before it starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that the inside of a box needs to know; plain data, so that it can cross into it."""
+    """All that the first process of a box needs to know. It arrives there as JSON."""
 
     box: str  # its name
     subnet: str  # a /16: nodes in .0.0/24, pods in .16.0/20, services in .128.0/20
@@ -30,7 +30,7 @@ class Plan:
     folder: str  # the box's state
     tools: str  # the folder of its executables
     pause_image: str
-    mount_nfs: str  # a user-space mount.nfs, or empty: the kernel has an NFS client
+    mount_nfs: str  # a user-space mount.nfs; empty if the kernel has an NFS client
 
     @property
     def state(self) -> Path:
@@ -38,17 +38,17 @@ class Plan:
         return Path(self.folder)
 
     def hold(self, component: str) -> Path:
-        """While this file is there, the component is stopped."""
+        """The component is stopped while this file exists."""
         return self.state / "hold" / component
 
     @property
     def host_ip(self) -> str:
-        """The machine's own address on the way to the box."""
+        """The machine's address on its link to the box."""
         return self._address(1)
 
     @property
     def pods(self) -> str:
-        """The subnet of all pods, of every node."""
+        """The subnet of the pods of all nodes."""
         return f"{self._address(16 << 8)}/20"
 
     @property

@@ -1,11 +1,11 @@
-"""What a person sees while slow steps run: how many there are, how far each is, how long it takes.
+"""What you see while slow steps run: their number, their progress, and the time they take.
 
     cluster: step 2 of 8, 0:21: compiling kubelet, kube-apiserver, ...
     cluster: step 2 of 8, 0:36: 412 of at most 3,054 packages
     cluster: step 3 of 8, 0:36: I: Retrieving libssl3
 
-Steps may run beside each other, each in a thread of its own. The sign of life of a step is the last
-line that its command has printed, which tells a download from a compilation.
+Steps may run in parallel, each in its own thread. While a step runs, we print the last line of its
+command's output every 15 s, so that you can tell a download from a compilation.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 HEARTBEAT_SECONDS = 15
-WIDTH = 100  # of a sign of life
+WIDTH = 100  # of a quoted line
 GRACE_SECONDS = 10  # from SIGTERM to SIGKILL, for commands that are interrupted
 NEW_LINE = b"\n"
 
 
 class ClusterError(Exception):
-    """A failure that a person can act on; its text is all they need to see."""
+    """A failure that you can act on. Its text says all that you need."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Command:
 
 @dataclass
 class Account:
-    """What this process has announced and begun so far."""
+    """The steps and commands of this process."""
 
-    total: int = 0  # steps that are known to come
+    total: int = 0  # known steps, begun or not
     begun: int = 0
     start: float = field(default_factory=time.monotonic)
-    running: dict[int, Command] = field(default_factory=dict)  # what each thread runs now
+    running: dict[int, Command] = field(default_factory=dict)  # thread -> the command that it runs
 
 
 ACCOUNT = Account()
@@ -63,15 +63,15 @@ def say(text: str) -> None:
 
 
 def announce(steps: int) -> None:
-    """Tell that so many more steps will run, so that each can say which of them it is."""
+    """Add future steps to the total, which each step prints."""
     ACCOUNT.total = max(ACCOUNT.total, ACCOUNT.begun) + steps
 
 
 @contextmanager
 def step(name: str, packages: int = 0) -> Iterator[None]:
-    """Report a step: when it starts, what it does every 15 s, and the time it took.
+    """Report a step: its start, what it does every 15 s, and the time that it took.
 
-    Where its command prints one line for each of at most `packages` packages, they are counted.
+    If its command prints a line for each of at most `packages` packages, we print their number.
     """
     start = time.monotonic()
     thread = threading.get_ident()
@@ -88,7 +88,7 @@ def step(name: str, packages: int = 0) -> Iterator[None]:
     def beat() -> None:
         while not over.wait(HEARTBEAT_SECONDS):
             doing = activity(thread, packages)
-            tell(doing or f"at it for {time.monotonic() - start:.0f} s")
+            tell(doing or f"running for {time.monotonic() - start:.0f} s")
 
     tell(f"{name} ...")
     threading.Thread(target=beat, daemon=True).start()
@@ -100,8 +100,8 @@ def step(name: str, packages: int = 0) -> Iterator[None]:
 
 
 def activity(thread: int, packages: int) -> str:
-    """What the command of a thread does, by what it has printed last; empty where it is silent."""
-    with contextlib.suppress(KeyError, ValueError, OSError):  # it may end meanwhile
+    """What a thread's command does: its last line of output; empty if it has printed nothing."""
+    with contextlib.suppress(KeyError, ValueError, OSError):  # the command may end meanwhile
         command = ACCOUNT.running[thread]
         newest = max(command.out, command.err, key=last_written)
         printed = os.pread(newest.fileno(), os.fstat(newest.fileno()).st_size, 0)
@@ -113,15 +113,15 @@ def activity(thread: int, packages: int) -> str:
 
 
 def last_written(file: BinaryIO) -> tuple[bool, float]:
-    """What orders files by their last write; an empty one comes first, whatever its time."""
+    """A sort key: the time of a file's last write; empty files come first."""
     status = os.fstat(file.fileno())
     return status.st_size > 0, status.st_mtime
 
 
 def beside(*tasks: Callable[[], object]) -> None:
-    """Run tasks beside each other to their ends.
+    """Run tasks in parallel, and wait for all of them.
 
-    The first failure, or an interruption, ends the commands of the others, then it is raised.
+    If one fails or is interrupted, we end the commands of the others and raise its exception.
     """
     threads: set[int] = set()
 
@@ -149,7 +149,7 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a command to its end and return its output; a failure quotes its last lines."""
+    """Run a command and return its output. If it fails, raise ClusterError with its last lines."""
     words = [str(word) for word in command]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
@@ -159,7 +159,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
-            start_new_session=True,  # so that an interruption can end all that it has started
+            start_new_session=True,  # so that `end` also ends its children
         )
         ACCOUNT.running[threading.get_ident()] = Command(process, out, err)
         try:
@@ -177,7 +177,7 @@ def run(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a command of `run` and all that it has started."""
+    """End a command of `run` and its children."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -197,7 +197,7 @@ def last_lines(text: str, count: int = 15) -> str:
 
 
 def within(seconds: float, true: Callable[[], bool]) -> bool:
-    """Whether something comes true before the time is over."""
+    """Whether a condition becomes true in time."""
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:

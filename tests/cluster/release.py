@@ -1,4 +1,4 @@
-"""A tfrun release on a cluster: install, follow, look at its end, remove."""
+"""Installs, follows, changes and removes a tfrun release on a cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROGRAM_USER = 1000  # the chart's podSecurityContext
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run ended, as Kubernetes tells it."""
+    """How a run ended, as Kubernetes reports it."""
 
     condition: str  # the Job's: Complete or Failed
     exit_code: int  # the controller's
@@ -30,14 +30,14 @@ class RunEnd:
 
 @dataclass(frozen=True)
 class Release:
-    """One release of the chart in a namespace of its own cluster."""
+    """A release of the chart in a namespace of a cluster."""
 
     cluster: Cluster
     namespace: str
     name: str
 
     def kubectl(self, *arguments: str) -> str:
-        """What kubectl prints. Raises ClusterError where it fails."""
+        """What kubectl prints. Raises ClusterError if it fails."""
         return run([*self._kubectl(), *arguments])
 
     def get(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ class Release:
         return items
 
     def install(self, values: Sequence[Path], settings: Mapping[str, Any]) -> str:
-        """Installs the chart and returns what helm prints; creates the namespace if need be."""
+        """Installs the chart and returns what helm prints. Creates the namespace if necessary."""
         return self._helm("install", values, settings)
 
     def upgrade(self, values: Sequence[Path], settings: Mapping[str, Any]) -> str:
@@ -57,7 +57,7 @@ class Release:
         return self._helm("upgrade", values, settings)
 
     def change(self, settings: Mapping[str, Any]) -> str:
-        """Upgrades the release: all is as it was, but for these settings."""
+        """Upgrades the release with these settings, and keeps all other values."""
         return run([*self._helm_command("upgrade", settings), "--reuse-values"])
 
     def render(self, values: Sequence[Path]) -> str:
@@ -68,11 +68,11 @@ class Release:
         return run(command)
 
     def rollback(self, revision: int) -> None:
-        """Makes the release what it was: the install was revision 1, each change made another."""
+        """Rolls the release back. The install is revision 1; each change adds one."""
         run([*self._helm_base(), "rollback", self.name, str(revision)])
 
     def job_json(self) -> dict[str, Any]:
-        """What the release tells its controller."""
+        """The job.json that the release gives its controller."""
         (text,) = (
             each["data"]["job.json"] for each in self.get("configmap") if "job.json" in each["data"]
         )
@@ -80,7 +80,7 @@ class Release:
         return document
 
     def uninstall(self) -> None:
-        """Removes the release, if it is there, and returns when its pods are gone."""
+        """Removes the release, if it exists, and waits until its pods are gone."""
         run([*self._helm_base(), "uninstall", self.name, "--ignore-not-found", "--wait"])
         selector = ("-l", f"app.kubernetes.io/instance={self.name}")
         self.kubectl("wait", "pod", *selector, "--for=delete", "--timeout=120s")
@@ -96,19 +96,19 @@ class Release:
         return [str(pod["metadata"]["name"]) for pod in self._pods(self.job())]
 
     def controller(self, after: Sequence[str] = ()) -> str:
-        """The name of a controller's pod that has started, when there is one beside `after`."""
+        """Waits for a controller's pod that has started and is not in `after`; returns its name."""
         path = "{.metadata.name} {.status.containerStatuses[*].state}"
         others = "|".join(after) or "none"
         pattern = rf"^(?!(?:{others}) )(\S+) .*\b(running|terminated)\b"
         return self.wait_for(["pod", "-l", f"{OF_JOB}={self.job()}"], path, pattern, 180)[1]
 
     def logs(self, pod: str) -> subprocess.Popen[bytes]:
-        """A process that prints the pod's log from its begin, as it grows, until the pod ends."""
+        """A process that prints the pod's log from its beginning until the pod ends."""
         command = [*self._kubectl(), "logs", "--follow", pod]
         return subprocess.Popen(command, stdout=subprocess.PIPE)
 
     def follow(self) -> Iterator[str]:
-        """The lines of the controller's log, as they come, until the controller ends."""
+        """The lines of the controller's log until the controller ends."""
         with self.logs(self.controller()) as process:
             assert process.stdout
             try:
@@ -120,8 +120,8 @@ class Release:
     def end(self, timeout: float = 300) -> RunEnd:
         """Waits for the Job's end. Raises ClusterError after `timeout` seconds."""
         job = self.job()
-        # A Job that is about to fail says FailureTarget first, and SuccessCriteriaMet before
-        # Complete.
+        # We wait for the last condition: Failed follows FailureTarget, and Complete follows
+        # SuccessCriteriaMet.
         types = "{.status.conditions[*].type}"
         ended = self.wait_for(["job", job], types, r"\b(Complete|Failed)\b", timeout)
         return self._run_end(job, ended[1])
@@ -129,9 +129,9 @@ class Release:
     def wait_for(
         self, what: Sequence[str], path: str, pattern: str, timeout: float
     ) -> re.Match[str]:
-        """Waits until a field of one of some objects matches. Raises ClusterError if none does."""
+        """Waits until a field of an object matches. Raises ClusterError if none does in time."""
         command = [*self._kubectl(), "get", *what, "--watch", "-o", f"jsonpath={path}{{'\\n'}}"]
-        command.append(f"--request-timeout={timeout:.0f}s")  # ends the watch by itself
+        command.append(f"--request-timeout={timeout:.0f}s")  # ends the watch
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
             try:
@@ -191,15 +191,15 @@ def image_settings(image: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Folders:
-    """A run's code and data on the NFS export: as this machine and as pods name them."""
+    """The code and data folders of a run on the NFS export."""
 
     code: Path
     data: Path
-    settings: Mapping[str, Any]  # values of the example that name them
+    settings: Mapping[str, Any]  # the chart's values that name these folders
 
 
 def put_on_nfs(cluster: Cluster, name: str, program: Path) -> Folders:
-    """Copies a program's folder to the export, and makes an empty data folder for its run."""
+    """Copies a program's folder to the export, and creates an empty data folder for its run."""
     folder = cluster.nfs_folder / name
     if folder.exists():
         run(["rm", "-rf", str(folder)])  # a pod's files may belong to its user
@@ -207,7 +207,7 @@ def put_on_nfs(cluster: Cluster, name: str, program: Path) -> Folders:
     run(["cp", "-r", str(program), str(folder / "code")])
     try:
         os.chown(folder / "data", PROGRAM_USER, PROGRAM_USER)
-    except PermissionError:  # only root may give it away
+    except PermissionError:  # only root may change the owner
         (folder / "data").chmod(0o777)
     path = f"{cluster.nfs_path}/{name}"
     return Folders(

@@ -207,7 +207,7 @@ podFailurePolicy:
         containerName: controller
         operator: In
         values: [143]
-    # The controller itself failed, or was killed, for example for want of memory.
+    # The controller itself failed, or was killed, for example because it took too much memory.
     - action: Count
       onExitCodes:
         containerName: controller

@@ -1,4 +1,4 @@
-"""What of the cluster can be decided without one."""
+"""The parts of the cluster's code that need no cluster."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_networks_of_a_cluster_do_not_overlap() -> None:
     [
         ([], "10.254.0.0/16"),
         (["10.254.0.0/24"], "10.253.0.0/16"),
-        (["10.254.7.0/24"], "10.254.0.0/16"),  # pods are not seen outside the box
+        (["10.254.7.0/24"], "10.254.0.0/16"),  # pods' addresses are invisible outside the box
         (["10.0.0.0/8", "192.168.1.0/24"], "172.31.0.0/16"),
     ],
 )
@@ -135,7 +135,7 @@ def test_only_images_of_docker_hub_have_a_second_name(image: str, full: str) -> 
 
 
 class Recorder:
-    """Runs nothing; answers what it was told to, and remembers what was asked."""
+    """Runs nothing: records each command, and returns a prepared answer."""
 
     def __init__(self, answers: dict[str, str]) -> None:
         self.answers = answers

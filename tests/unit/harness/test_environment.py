@@ -1,4 +1,4 @@
-"""The virtual environment of the Makefile: made once, whole, by one process at a time."""
+"""The virtual environment of the Makefile: created once, completely, by one process at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests import environment
 
-# Makes a folder as environment.py does; the marker says that it is at it.
+# Makes a folder as environment.py does. The file `half` shows that it has begun.
 MAKER = """
 import sys, time
 from pathlib import Path
@@ -24,7 +24,7 @@ def make():
     folder.mkdir()
     with folder.with_name("made").open("a") as made:
         made.write("x")
-    (folder / "half").touch()  # last: who waits for it may kill this process
+    (folder / "half").touch()  # last, because the test may kill this process once it exists
     deadline = time.monotonic() + 30
     while not Path(sys.argv[2]).exists() and time.monotonic() < deadline:
         time.sleep(0.01)

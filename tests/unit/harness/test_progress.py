@@ -1,4 +1,4 @@
-"""What a person sees while the cluster is made, and what an interruption leaves."""
+"""What is printed while the cluster is created, and what an interruption leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.cluster import progress
 from tests.cluster.progress import Account, ClusterError, activity, announce, beside, run, step
 
 REPOSITORY = Path(__file__).parents[3]
-# Two commands beside each other, each with a child of its own, until somebody interrupts.
+# Two parallel commands, each with a child. They run until they are interrupted.
 TWO = """
 from functools import partial
 from tests.cluster.progress import beside, run

@@ -1,4 +1,4 @@
-"""`make try`: when it kills, and what it prints."""
+"""`make try`: when it kills a task, and what it prints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def started(task: str, generation: int, pid: int) -> str:
 
 @pytest.fixture
 def kills(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """What is killed, in place of killing it."""
+    """Records kills instead of killing."""
     made: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: made.append((pid, number)))
     return made
@@ -142,7 +142,7 @@ def play(
     *,
     stopped: bool = False,
 ) -> int:
-    """What `make try` returns of a run that ended so."""
+    """What `make try` returns after a run with this end."""
     monkeypatch.setattr(try_local, "follow", lambda *_: (code, stopped, list(lines)))
     return try_local.train(folder, folder / "values.json", kill)
 

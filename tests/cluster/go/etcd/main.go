@@ -1,4 +1,4 @@
-// etcd as its own module builds it, under the name that it is known by: the module calls it "server".
+// etcd, built from its own module, which calls the command "server".
 package main
 
 import (
