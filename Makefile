@@ -4,6 +4,9 @@
 HOME ?= $(shell getent passwd $$(id -u) | cut -d: -f6)
 export HOME
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tfrun
+ifneq ($(words $(CACHE)),1)
+$(error make takes a path with a space for two: set XDG_CACHE_HOME to a folder without; got $(CACHE))
+endif
 # TensorFlow has wheels for Python 3.10 to 3.13. We take the first of this list that has its venv
 # module, else the first without it. PYTHON=... names another.
 ifndef PYTHON
@@ -60,7 +63,7 @@ unit: $(READY) ## run the fast tests, in under a minute
 	$(PYTEST) -n 6 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
 
 chart: $(READY) $(BOX)/ready ## render the chart and check it against the Kubernetes schemas
-	@for tool in "tool helm" "tool helm3" openapi; do $(CLUSTER) $$tool >/dev/null || exit; done
+	@$(CLUSTER) tool helm helm3 >/dev/null && $(CLUSTER) openapi >/dev/null
 	$(PYTEST) -n 2 tests/chart --junitxml=$(REPORTS)/chart.xml
 
 e2e: $(READY) cluster-up ## run the tests with real TensorFlow and a real Kubernetes
@@ -93,5 +96,5 @@ $(TRY)/ready: GROUP := try
 $(BOX)/ready: GROUP := cluster
 $(READY): GROUP := dev
 $(TRY)/ready $(BOX)/ready $(READY):
-	@test -n "$(PYTHON)" || { echo 'TensorFlow needs Python 3.10 to 3.13, and PATH has none. As root, on Debian or Ubuntu: apt-get update && apt-get install --yes python3 python3-venv. Without root: uv (https://docs.astral.sh/uv) can install it: uv python install 3.12, then make PYTHON="$$(uv python find --managed-python 3.12)" ...'; exit 1; }
+	@test -n "$(PYTHON)" || { echo 'The make targets need Python 3.10 to 3.13, and PATH has none. As root, on Debian or Ubuntu: apt-get update && apt-get install --yes python3 python3-venv. Without root: uv (https://docs.astral.sh/uv) can install it: uv python install 3.12, then make PYTHON="$$(uv python find --managed-python 3.12)" ...'; exit 1; }
 	@$(PYTHON) tests/environment.py $(@D) $(GROUP)

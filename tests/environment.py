@@ -13,6 +13,7 @@ import fcntl
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ OWN_PYTHON = (
 )
 # What pip and apt-get print in these cases.
 NO_SPACE = ("No space left on device", "Disk quota exceeded")
-NO_NETWORK = ("Retrying (", "Temporary failure resolving", "Could not connect to")
+NO_NETWORK = ("Retry(total=0", "Temporary failure resolving", "Could not connect to")
 
 
 def main(folder: Path, group: str) -> None:
@@ -109,7 +110,7 @@ def run(lock: IO[str], *command: str | Path) -> None:
                 except subprocess.TimeoutExpired:
                     say(f"still working, {time.monotonic() - BEGIN:.0f} s")
         except KeyboardInterrupt:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # at which apt-get stops between two packages
             process.wait()
             raise
         if process.returncode:
@@ -138,7 +139,7 @@ def missing_package(version: tuple[int, ...], *, has_venv: bool, installs: bool)
     """The Debian package to install first, if any. Ends this program if Python is unusable."""
     if not FIRST <= version <= LAST:
         fail(
-            f"TensorFlow needs Python {dotted(FIRST)} to {dotted(LAST)}; "
+            f"The make targets need Python {dotted(FIRST)} to {dotted(LAST)}; "
             f"{sys.executable} is {dotted(version)}. {OWN_PYTHON}"
         )
     if has_venv:

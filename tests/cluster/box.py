@@ -25,6 +25,7 @@ import psutil
 
 from tests.cluster import binaries, certificates, compiled, image, node, packages
 from tests.cluster.cgroups import make_cgroups, remove_cgroups
+from tests.cluster.commands import ClusterError, beside, run, within
 from tests.cluster.components import (
     CONTAINERD,
     NFS,
@@ -34,15 +35,7 @@ from tests.cluster.components import (
     node_is_ready,
 )
 from tests.cluster.plan import Node, Plan
-from tests.cluster.progress import (
-    ClusterError,
-    announce,
-    beside,
-    run,
-    say,
-    step,
-    within,
-)
+from tests.cluster.progress import announce, say, step
 
 REPOSITORY = Path(__file__).parents[2]
 TOOLS = (*binaries.NODE, "kubectl", "helm")  # the box's programs and their clients

@@ -7,7 +7,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from tests.cluster.progress import ClusterError, within
+from tests.cluster.commands import ClusterError, within
 
 CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE_SECONDS = 15

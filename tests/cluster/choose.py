@@ -12,8 +12,9 @@ from pathlib import Path
 from tests.cluster import binaries, image, kind
 from tests.cluster.box import Box
 from tests.cluster.certificates import secret
+from tests.cluster.commands import ClusterError, run
 from tests.cluster.plan import NFS_EXPORT
-from tests.cluster.progress import ClusterError, run
+from tests.cluster.progress import announce
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ def ensure(context: str | None = None) -> Cluster:
     if context:
         return named(context, os.environ)
     if kind.possible():
+        tools = ["kind", "helm"] + ["kubectl"] * (not shutil.which("kubectl"))
+        announce(binaries.steps(tools) + kind.STEPS)
+        binaries.tools(*tools)
         made = kind.up()
         return Cluster(
             kubeconfig=made.kubeconfig,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.cluster.binaries import cache, digest, make_once
-from tests.cluster.progress import run
+from tests.cluster.commands import run
 
 FOLDER = Path(__file__).parent
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror"]

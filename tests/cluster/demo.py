@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster import Cluster, ClusterError, ensure
+from tests.cluster import Cluster, ensure
+from tests.cluster.progress import INTERRUPTED, guarded
 from tests.cluster.release import Folders, Release, RunEnd, put_on_nfs
 from tests.result import EXAMPLE, NotLearntError, result
 
@@ -24,12 +25,7 @@ def main(argv: Sequence[str]) -> int:
         "--code", type=Path, default=EXAMPLE, help="the folder of train.py (default: the example)"
     )
     chosen = parser.parse_args(argv)
-    try:
-        cluster = ensure(chosen.context)
-        return train(Release(cluster, NAMESPACE, NAME), chosen.code)
-    except ClusterError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
+    return train(Release(ensure(chosen.context), NAMESPACE, NAME), chosen.code)
 
 
 def train(release: Release, code: Path) -> int:
@@ -49,7 +45,7 @@ def train(release: Release, code: Path) -> int:
     except KeyboardInterrupt:
         say("interrupted: removing the release")
         release.uninstall()
-        return 130
+        return INTERRUPTED
     if end.condition != "Complete":
         return failed(end)
     return succeeded(release.cluster, folders, end, time.monotonic() - begin)
@@ -84,4 +80,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tests.cluster import compiled
 from tests.cluster.binaries import cache, digest, make_once
-from tests.cluster.progress import run, step
+from tests.cluster.commands import run
+from tests.cluster.progress import step
 
 TENSORFLOW = "tensorflow-cpu==2.21.0"
 DEBIAN = "bookworm"

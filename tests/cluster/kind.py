@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster import binaries
+from tests.cluster.commands import run
 from tests.cluster.components import ganesha_config
-from tests.cluster.progress import run, step
+from tests.cluster.progress import step
 
 NAME = "tfrun"
+STEPS = 3  # at most: the cluster, the image, the NFS server
 CONTEXT = f"kind-{NAME}"  # kind chooses this name
 IMAGE = "tensorflow/tensorflow:2.21.0"
 NETWORK = "kind"  # kind's name for the Docker network of its nodes

@@ -21,10 +21,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.commands import ClusterError, last_lines, run
 from tests.cluster.components import RUN, Component, components, files
 from tests.cluster.packages import SYSTEM_PATH
 from tests.cluster.plan import Plan
-from tests.cluster.progress import ClusterError, last_lines, run
 
 PATIENCE_SECONDS = 90
 # Folders with a fixed path. Each box mounts its own there, because nodes that shared one would

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.cluster.progress import ClusterError, run, step
+from tests.cluster.commands import ClusterError, run
+from tests.cluster.progress import step
 
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 # A file or a command that shows that a package is installed -> the package.
@@ -32,13 +33,14 @@ NEEDED = {
     "/usr/include/fuse3": "libfuse3-dev",
     "fusermount3": "fuse3",
 }
+LOCK_SECONDS = 300  # for another apt-get to end, and for ours
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def require(needed: Mapping[str, str] = NEEDED) -> None:
     """Install missing packages, or fail with the command that installs them."""
-    wanted = missing(needed)
-    if not wanted:
+    wanted, half = missing(needed), half_installed()
+    if not (wanted or half):
         return
     install = ["apt-get", "install", "--yes", "--no-install-recommends", *wanted]
     if os.geteuid() != 0 or not shutil.which("apt-get", path=SYSTEM_PATH):
@@ -46,15 +48,25 @@ def require(needed: Mapping[str, str] = NEEDED) -> None:
             "the Kubernetes in a box needs Debian packages that are not installed; run as root:\n"
             f"    apt-get update && {' '.join(install)}"
         )
-    with step(f"installing {', '.join(wanted)}"):
-        run(["dpkg", "--configure", "-a"])  # completes an interrupted installation
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    with step(f"installing {', '.join(wanted) or 'what an interrupted installation has left'}"):
+        if half:
+            run(["dpkg", "--configure", "-a"], env=environment)
         run(["apt-get", "update"])
-        run(install, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+        # A new machine may be updating itself. An interrupted apt-get stops between two packages.
+        wait = ["-o", f"DPkg::Lock::Timeout={LOCK_SECONDS}"]
+        run([*install, *wait], env=environment, grace=LOCK_SECONDS)
 
 
 def missing(needed: Mapping[str, str] = NEEDED) -> list[str]:
     """The packages that are not installed."""
     return sorted({package for sign, package in needed.items() if not present(sign)})
+
+
+def half_installed() -> bool:
+    """Whether dpkg was interrupted: packages whose files exist may not work then."""
+    dpkg = shutil.which("dpkg", path=SYSTEM_PATH)
+    return os.geteuid() == 0 and bool(dpkg) and bool(run(["dpkg", "--audit"]).strip())
 
 
 def present(sign: str) -> bool:

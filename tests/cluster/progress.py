@@ -13,58 +13,68 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO
 
+from tests.cluster.commands import COMMANDS, ClusterError
+
 HEARTBEAT_SECONDS = 15
-WIDTH = 100  # of a quoted line
-GRACE_SECONDS = 10  # from SIGTERM to SIGKILL, for commands that are interrupted
+WIDTH = 100  # of a sign of life
 NEW_LINE = b"\n"
-
-
-class ClusterError(Exception):
-    """A failure that you can act on. Its text says all that you need."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command that runs, and the files that its output goes to."""
-
-    process: subprocess.Popen[bytes]
-    out: BinaryIO
-    err: BinaryIO
+INTERRUPTED = 130  # the exit code that shells give to Ctrl-C
 
 
 @dataclass
 class Account:
-    """The steps and commands of this process."""
+    """The steps of this process."""
 
     total: int = 0  # known steps, begun or not
     begun: int = 0
     start: float = field(default_factory=time.monotonic)
-    running: dict[int, Command] = field(default_factory=dict)  # thread -> the command that it runs
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin(self) -> int:
+        """Count a step that begins, and return its number."""
+        with self.lock:
+            self.begun += 1
+            self.total = max(self.total, self.begun)
+            return self.begun
 
 
 ACCOUNT = Account()
 
 
+def guarded(main: Callable[[], int]) -> int:
+    """Run a program and return its exit code: a failure is one message, not a traceback.
+
+    SIGTERM and SIGHUP act like Ctrl-C, because the commands of `run` get no signal from a terminal.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return main()
+    except ClusterError as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted: what is complete is kept, and the next make continues from there")
+        return INTERRUPTED
+
+
 def say(text: str) -> None:
     """Print one progress line to stderr."""
-    print(f"cluster: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"cluster: {text}\n")  # one write: lines of two threads do not mix
+    sys.stderr.flush()
 
 
 def announce(steps: int) -> None:
-    """Add future steps to the total, which each step prints."""
-    ACCOUNT.total = max(ACCOUNT.total, ACCOUNT.begun) + steps
+    """Set the number of steps that follow, so that each step can print the total."""
+    ACCOUNT.total = ACCOUNT.begun + steps
 
 
 @contextmanager
@@ -76,10 +86,7 @@ def step(name: str, packages: int = 0) -> Iterator[None]:
     start = time.monotonic()
     thread = threading.get_ident()
     over = threading.Event()
-    ACCOUNT.begun += 1
-    number = ACCOUNT.begun
-    if ACCOUNT.begun > ACCOUNT.total:
-        ACCOUNT.total = ACCOUNT.begun
+    number = ACCOUNT.begin()
 
     def tell(text: str) -> None:
         elapsed = int(time.monotonic() - ACCOUNT.start)
@@ -102,7 +109,7 @@ def step(name: str, packages: int = 0) -> Iterator[None]:
 def activity(thread: int, packages: int) -> str:
     """What a thread's command does: its last line of output; empty if it has printed nothing."""
     with contextlib.suppress(KeyError, ValueError, OSError):  # the command may end meanwhile
-        command = ACCOUNT.running[thread]
+        command = COMMANDS.running[thread]
         newest = max(command.out, command.err, key=last_written)
         printed = os.pread(newest.fileno(), os.fstat(newest.fileno()).st_size, 0)
         if packages:
@@ -116,91 +123,3 @@ def last_written(file: BinaryIO) -> tuple[bool, float]:
     """A sort key: the time of a file's last write; empty files come first."""
     status = os.fstat(file.fileno())
     return status.st_size > 0, status.st_mtime
-
-
-def beside(*tasks: Callable[[], object]) -> None:
-    """Run tasks in parallel, and wait for all of them.
-
-    If one fails or is interrupted, we end the commands of the others and raise its exception.
-    """
-    threads: set[int] = set()
-
-    def work(task: Callable[[], object]) -> None:
-        threads.add(threading.get_ident())
-        task()
-
-    with ThreadPoolExecutor(len(tasks)) as pool:
-        futures = [pool.submit(work, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            while not all(future.done() for future in futures):
-                for thread in threads:
-                    if command := ACCOUNT.running.get(thread):
-                        end(command.process)
-                time.sleep(0.05)
-            raise
-
-
-def run(
-    command: Sequence[str | Path],
-    *,
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-) -> str:
-    """Run a command and return its output. If it fails, raise ClusterError with its last lines."""
-    words = [str(word) for word in command]
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(
-            words,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,  # so that `end` also ends its children
-        )
-        ACCOUNT.running[threading.get_ident()] = Command(process, out, err)
-        try:
-            code = process.wait()
-        except BaseException:
-            end(process)
-            raise
-        finally:
-            del ACCOUNT.running[threading.get_ident()]
-        printed, complaint = whole(out), whole(err)
-    if code != 0:
-        quote = last_lines(complaint or printed)
-        raise ClusterError(f"{' '.join(words)} ended with {code}:\n{quote}")
-    return printed
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a command of `run` and its children."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
-
-
-def whole(file: BinaryIO) -> str:
-    """All that was written to a file."""
-    file.seek(0)
-    return file.read().decode(errors="replace")
-
-
-def last_lines(text: str, count: int = 15) -> str:
-    """The end of a log, indented for quoting."""
-    return "\n".join(f"    {line}" for line in text.splitlines()[-count:])
-
-
-def within(seconds: float, true: Callable[[], bool]) -> bool:
-    """Whether a condition becomes true in time."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.choose import Cluster
-from tests.cluster.progress import ClusterError, run
+from tests.cluster.commands import ClusterError, run
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "tfrun"
 OF_JOB = "batch.kubernetes.io/job-name"  # the label of a Job's pods

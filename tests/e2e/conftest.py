@@ -12,7 +12,7 @@ from typing import Callable
 import pytest
 
 from tests.cluster import Cluster, ensure
-from tests.cluster.progress import run
+from tests.cluster.commands import run
 from tests.cluster.release import Folders, Release, put_on_nfs
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "breast-cancer"

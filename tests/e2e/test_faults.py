@@ -20,7 +20,7 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.cluster.box import AGAIN_SECONDS, Box
-from tests.cluster.progress import run, within
+from tests.cluster.commands import run, within
 from tests.cluster.release import Folders, Release
 from tests.e2e.conftest import EXAMPLE, PACED, Places
 from tests.e2e.kills import (

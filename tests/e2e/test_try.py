@@ -9,9 +9,12 @@ import subprocess
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.lines import Lines
+from tests.unit.processes import lives
 
+pytestmark = pytest.mark.tensorflow
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -64,7 +67,7 @@ def test_control_c_leaves_no_process_and_no_file(tmp_path: Path) -> None:
         assert len(started) >= 8  # try, launcher local, the controller, three tasks and programs
         os.killpg(said.process.pid, signal.SIGINT)
         assert said.wait() != 0, str(said)
-    assert [process for process in started if process.is_running()] == []
+    assert [process for process in started if lives(process.pid)] == []
     assert "try: interrupted: all processes have ended" in str(said)
     assert "Traceback" not in str(said)
     assert list(tmp_path.iterdir()) == []

@@ -93,7 +93,7 @@ def test_a_python_without_tensorflow_is_refused(
     with pytest.raises(SystemExit):
         environment.missing_package(version, has_venv=True, installs=True)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "TensorFlow needs Python 3.10 to 3.13; " in line
+    assert "The make targets need Python 3.10 to 3.13; " in line
     assert "uv python install" in line
 
 

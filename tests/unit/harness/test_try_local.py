@@ -171,7 +171,10 @@ def test_the_recovery_is_told_with_the_result(
     kill = Kill("worker-1", tmp_path)
     assert play(monkeypatch, tmp_path, 0, [EVALUATION], kill) == 1
     assert "the training ended before worker-1 could be killed" in capsys.readouterr().out
-    kill.killed, kill.step, kill.recovery = True, "step 700/7110", ["worker-1   | start: step 900"]
+    kill.killed, kill.step = True, "step 700/7110"
+    assert play(monkeypatch, tmp_path, 0, [EVALUATION], kill) == 1
+    assert "the training ended before worker-1 trained again" in capsys.readouterr().out
+    kill.recovered, kill.recovery = True, ["worker-1   | start: step 900"]
     assert play(monkeypatch, tmp_path, 0, [EVALUATION], kill) == 0
     said = capsys.readouterr().out
     assert "after worker-1 was killed at step 700/7110\n  worker-1   | start: step 900" in said
