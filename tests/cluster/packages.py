@@ -39,7 +39,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def require(needed: Mapping[str, str] = NEEDED) -> None:
     """Install missing packages, or fail with the command that installs them."""
-    wanted, half = missing(needed), half_installed()
+    wanted, half = missing(needed), half_installed(needed)
     if not (wanted or half):
         return
     install = ["apt-get", "install", "--yes", "--no-install-recommends", *wanted]
@@ -63,10 +63,12 @@ def missing(needed: Mapping[str, str] = NEEDED) -> list[str]:
     return sorted({package for sign, package in needed.items() if not present(sign)})
 
 
-def half_installed() -> bool:
-    """Whether dpkg was interrupted: packages whose files exist may not work then."""
-    dpkg = shutil.which("dpkg", path=SYSTEM_PATH)
-    return os.geteuid() == 0 and bool(dpkg) and bool(run(["dpkg", "--audit"]).strip())
+def half_installed(needed: Mapping[str, str]) -> bool:
+    """Whether dpkg was interrupted at one of the packages: its files exist, but it may not work."""
+    if os.geteuid() != 0 or not shutil.which("dpkg", path=SYSTEM_PATH):
+        return False
+    names = {line.split()[0] for line in run(["dpkg", "--audit"]).splitlines() if line[:1] == " "}
+    return not names.isdisjoint(needed.values())
 
 
 def present(sign: str) -> bool:
