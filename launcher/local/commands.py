@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,13 @@ def _add_status(commands: Commands) -> None:
 
 
 def _local(arguments: argparse.Namespace) -> tuple[End, int]:
-    from launcher.local import run
+    try:
+        from launcher.local import run
+    except ModuleNotFoundError as error:
+        if error.name not in ("psutil", "yaml"):
+            raise
+        what = f"local needs PyYAML and psutil: {sys.executable} -m pip install PyYAML psutil"
+        raise LauncherError(ExitCode.CONFIGURATION, what) from None
 
     end = run.run(arguments.values, arguments.code, arguments.port)
     return end, end.exit_code

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -190,6 +192,14 @@ def test_all_mistakes_in_the_values_are_reported_together(local: Local) -> None:
         launcher.wait_for(mistake)
     assert "Traceback" not in str(launcher)
     assert "started" not in str(launcher)
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them() -> None:
+    bare = [sys.executable, "-S", "-m", "launcher", "local", "-f", "values.yaml"]  # no packages
+    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 78
+    assert done.stderr.endswith("-m pip install PyYAML psutil\n")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_values_file_that_does_not_exist_is_named(start: Start) -> None:
