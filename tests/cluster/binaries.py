@@ -23,7 +23,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache as once
 from pathlib import Path
@@ -83,33 +83,38 @@ def tool(name: str) -> Path:
 
 def tools(*names: str) -> Path:
     """The folder of these tools. Builds all missing ones together."""
-    folder = tools_folder(names)
+    folder = tools_folder()
     if missing(names):
         with locked(folder.parent / f".{folder.name}.lock"):
             build(missing(names), folder)
     return folder
 
 
-def missing(names: Iterable[str]) -> list[str]:
-    """Those of these tools that are not built yet."""
-    folder = tools_folder(names)
-    return [name for name in names if not (folder / name).exists()]
-
-
-def steps(names: Iterable[str]) -> int:
-    """The number of steps that it takes to build the missing ones of these tools."""
-    return (2 if local_go() or go_from_pypi().exists() else 3) if missing(names) else 0
-
-
-def tools_folder(names: Iterable[str] = ()) -> Path:
-    """The folder of the tools of these sources. Raises ClusterError for an unknown name."""
+def missing(names: Sequence[str]) -> list[str]:
+    """Those of these tools that are not built yet. Raises ClusterError for an unknown name."""
     for name in names:
         if name not in PACKAGES:
             known = ", ".join(sorted(PACKAGES))
             raise ClusterError(f"no tool is called {name}; there are: {known}")
+    folder = tools_folder()
+    return [name for name in names if not (folder / name).exists()]
+
+
+def steps(names: Sequence[str]) -> int:
+    """The number of steps that it takes to build the missing ones of these tools."""
+    return (2 if local_go() or go_from_pypi().exists() else 3) if missing(names) else 0
+
+
+def tools_folder() -> Path:
+    """The folder of the tools that are built from the present sources."""
+    return cache() / "bin" / f"go-{recipe()}"
+
+
+@once
+def recipe() -> str:
+    """Identifies all that the tools are built from."""
     sources = sorted(file for file in SOURCES.rglob("*") if file.is_file())
-    recipe = digest(*(file.read_bytes() for file in sources), repr(flags()).encode())
-    return cache() / "bin" / f"go-{recipe}"
+    return digest(*(file.read_bytes() for file in sources), repr(flags()).encode())
 
 
 def openapi() -> Path:

@@ -186,12 +186,16 @@ class Box:
         if not packages.present(packages.CERTIFICATES):
             packages.require()
 
-        def images() -> list[image.Image]:
-            packages.require()
-            return [image.pause()] + ([image.tensorflow()] if self.tensorflow else [])
+        images: list[image.Image] = []
 
-        beside(partial(binaries.tools, *TOOLS), images)
-        return images()
+        def make_images() -> None:
+            packages.require()
+            images.append(image.pause())
+            if self.tensorflow:
+                images.append(image.tensorflow())
+
+        beside(partial(binaries.tools, *TOOLS), make_images)
+        return images
 
     def _start(self, pause_image: str) -> Plan:
         """Start the box's processes and wait until all of them are ready."""
