@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Callable
 
-from launcher.shared.exits import ExitCode, LauncherError, from_wait
+from launcher.shared.exits import from_wait
 from launcher.shared.log import say
 from launcher.shared.process import adopt_orphans, start
+from launcher.task.command import cannot_start, check
 
 KEPT_LINES = 20
 LINE_BYTES = 64 * 1024  # a longer line is split
@@ -52,10 +53,11 @@ class Child:
         Raises LauncherError if `argv` cannot be started in `cwd`.
         """
         adopt_orphans()
+        check(argv, env, cwd)
         try:
             self._process = start(argv, env, cwd)
         except OSError as error:
-            raise _cannot_start(argv, cwd, error) from None
+            raise cannot_start(argv, env, cwd, error) from None
         self.pid = self._process.pid
         self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         self._ended = ended
@@ -139,23 +141,6 @@ class Child:
         except OSError as error:
             say(f"logs must name a folder that tasks can write to: {error}")
             return None
-
-
-def _cannot_start(argv: Sequence[str], cwd: Path, error: OSError) -> LauncherError:
-    if not cwd.is_dir():
-        return LauncherError(
-            ExitCode.CODE_MISSING, f"program.workingDir must be a folder of the code; {cwd} is not"
-        )
-    if isinstance(error, FileNotFoundError):
-        return LauncherError(
-            ExitCode.COMMAND_NOT_FOUND,
-            f"program.command must name a program that the image or the code has; "
-            f"{argv[0]!r} is not found",
-        )
-    return LauncherError(
-        ExitCode.COMMAND_NOT_EXECUTABLE,
-        f"program.command {argv[0]!r} cannot be run: {error.strerror}",
-    )
 
 
 def _kill_orphans() -> None:
