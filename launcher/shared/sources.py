@@ -35,6 +35,12 @@ GIT_URL = rf"(https?://{HOST}/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?{HOST}/\S+|file://
 # A name that git cannot read as an option, or as an expression like main~1.
 REF = r"[A-Za-z0-9_](?!.*\.\.)[A-Za-z0-9._/+-]*"
 GIT_RULE = "an https, http, ssh or file address, without a password (see code.secret)"
+# Addresses without a scheme, and what they mean. The chart has the same list.
+MEANT = (
+    (r"/[^/].*", r"file://\g<0>"),
+    (r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+(:[0-9]{1,5})?/.*", r"https://\g<0>"),
+    (r"(([!-.0-9;-?A-~]+@)?[A-Za-z0-9_][A-Za-z0-9._-]*):/?([A-Za-z0-9_~.-][^@:]*)", r"ssh://\1/\3"),
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ def _source(part: Reader) -> Source:
         source = Source(kind, path or "", claim=name)
     elif kind == "archive":
         sha256 = "the archive's SHA-256, 64 hexadecimal digits"
-        url = inner.take("url", ARCHIVE_RULE, lambda v: _is_address(ARCHIVE_URL, v), "")
+        url = _address(inner, ARCHIVE_URL, ARCHIVE_RULE)
         source = Source(
             kind,
             url=url,
@@ -126,7 +132,7 @@ def _source(part: Reader) -> Source:
         )
     elif kind == "git":
         ref = "a branch, a tag, or a whole commit id"
-        url = inner.take("url", GIT_RULE, lambda v: _is_address(GIT_URL, v), "")
+        url = _address(inner, GIT_URL, GIT_RULE)
         pin = inner.take("ref", ref, lambda v: matches(REF, v), "")
         source = Source(kind, url=url, pin=pin)
     else:
@@ -171,6 +177,18 @@ def _json_bytes(document: Any) -> int:
     """The size in bytes of a document as Helm writes it."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return len(re.sub("[<>&\u2028\u2029]", r"\\u0000", text).encode(errors="replace"))
+
+
+def _address(part: Reader, pattern: str, rule: str) -> str:
+    given = part.document.get("url")
+    for form, address in MEANT:
+        if matches(form, given):
+            meant = re.sub(form, address, str(given))
+            if _is_address(pattern, meant):
+                rule = f"{meant}: tasks need the scheme"
+                break
+    url: str = part.take("url", rule, lambda v: _is_address(pattern, v), "")
+    return url
 
 
 def _is_address(pattern: str, value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.chart.rule import Rule, Values
+from tests.unit.shared.addresses import ARCHIVE_MEANT, GIT_MEANT
 
 
 def nfs(server: str, path: str) -> Values:
@@ -122,12 +123,31 @@ RULES = [
         )
         for url in (
             "",
-            "git@e.com:a.git",
             "https://token@e.com/a.git",
             "ext::sh -c x",
+            "anna:secret@e.com/a.git",
+            "git@e.com",
             "ssh://e.com:x/a",
             "https://größe.de/a",
         )
+    ),
+    *(
+        Rule(
+            f"code.git.url {url} has no scheme",
+            git(url=url),
+            f'code.git.url must be {meant}: tasks need the scheme; got "{url}".',
+            git(url=meant),
+        )
+        for url, meant in GIT_MEANT.items()
+    ),
+    *(
+        Rule(
+            f"code.archive.url {url} has no scheme",
+            archive(url=url),
+            f'code.archive.url must be {meant}: tasks need the scheme; got "{url}".',
+            archive(url=meant),
+        )
+        for url, meant in ARCHIVE_MEANT.items()
     ),
     *(
         Rule(

@@ -117,16 +117,26 @@ has at most 63 characters, so RELEASE-ROLE may have 52. */}}
 {{- end }}
 {{- $host := `(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9._-]*)(:[0-9]{1,5})?` }}
 {{- with $given.archive }}
-{{- if not (regexMatch (printf "^(https?://%s([/?][!-~]*)?|file:///\\S+)$" $host) (.url | default "")) }}
+{{- $address := printf "^(https?://%s([/?][!-~]*)?|file:///\\S+)$" $host }}
+{{- if not (regexMatch $address (.url | default "")) }}
+{{- with include "tfrun.validate.meant" (dict "url" .url "address" $address) }}
+{{- $wrong = append $wrong (printf "code.archive.url must be %s: tasks need the scheme; got %q." . $given.archive.url) }}
+{{- else }}
 {{- $wrong = append $wrong (printf "code.archive.url must be an http, https or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
+{{- end }}
 {{- end }}
 {{- if not (regexMatch "^[0-9a-f]{64}$" (.sha256 | default "")) }}
 {{- $wrong = append $wrong (printf "code.archive.sha256 must be 64 lower-case hexadecimal digits: tasks verify the archive by it; got %q. `sha256sum FILE` prints it." (.sha256 | default "")) }}
 {{- end }}
 {{- end }}
 {{- with $given.git }}
-{{- if not (regexMatch (printf "^(https?://%s/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?%s/\\S+|file:///\\S+)$" $host $host) (.url | default "")) }}
+{{- $address := printf "^(https?://%s/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?%s/\\S+|file:///\\S+)$" $host $host }}
+{{- if not (regexMatch $address (.url | default "")) }}
+{{- with include "tfrun.validate.meant" (dict "url" .url "address" $address) }}
+{{- $wrong = append $wrong (printf "code.git.url must be %s: tasks need the scheme; got %q." . $given.git.url) }}
+{{- else }}
 {{- $wrong = append $wrong (printf "code.git.url must be an https, http, ssh or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
+{{- end }}
 {{- end }}
 {{- if or (not (regexMatch "^[A-Za-z0-9_][A-Za-z0-9._/+-]*$" (.ref | default ""))) (contains ".." (.ref | default "")) }}
 {{- $wrong = append $wrong (printf "code.git.ref must be a branch, a tag, or a whole commit id: all tasks fetch it; got %q. `git rev-parse BRANCH` prints a commit id, which never changes." (.ref | default "")) }}
@@ -166,6 +176,21 @@ has at most 63 characters, so RELEASE-ROLE may have 52. */}}
 {{- end }}
 {{- end }}
 {{- toJson $wrong }}
+{{- end }}
+
+{{/* What a url without a scheme means, if that is an address; else empty. launcher/shared/sources.py has the
+same list. Takes (dict "url" "..." "address" "REGEX"). */}}
+{{- define "tfrun.validate.meant" -}}
+{{- $url := .url | default "" }}
+{{- $meant := "" }}
+{{- if regexMatch "^/[^/]" $url }}
+{{- $meant = printf "file://%s" $url }}
+{{- else if regexMatch `^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+(:[0-9]{1,5})?/` $url }}
+{{- $meant = printf "https://%s" $url }}
+{{- else }}
+{{- $meant = regexReplaceAll `^(([!-.0-9;-?A-~]+@)?[A-Za-z0-9_][A-Za-z0-9._-]*):/?([A-Za-z0-9_~.-][^@:]*)$` $url "ssh://${1}/${3}" }}
+{{- end }}
+{{- if regexMatch .address $meant }}{{ $meant }}{{ end }}
 {{- end }}
 
 {{/* "yes" for a relative path that stays inside its folder, else empty. */}}
