@@ -35,11 +35,11 @@ GIT_URL = rf"(https?://{HOST}/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?{HOST}/\S+|file://
 # A name that git cannot read as an option, or as an expression like main~1.
 REF = r"[A-Za-z0-9_](?!.*\.\.)[A-Za-z0-9._/+-]*"
 GIT_RULE = "an https, http, ssh or file address, without a password (see code.secret)"
-# Addresses without a scheme, and what they mean. The chart has the same list.
+# What an address without a scheme means, as in the chart.
 MEANT = (
-    (r"/[^/].*", r"file://\g<0>"),
-    (r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+(:[0-9]{1,5})?/.*", r"https://\g<0>"),
-    (r"(([!-.0-9;-?A-~]+@)?[A-Za-z0-9_][A-Za-z0-9._-]*):/?([A-Za-z0-9_~.-][^@:]*)", r"ssh://\1/\3"),
+    (r"(([!-.0-9;-?A-~]+@)?\w[\w.-]*):/?([\w~.-][^@:]*)", r"ssh://\1/\3"),
+    (r"([\w-]+(\.[\w-]+)+(:\d{1,5})?/.*)", r"https://\1"),
+    (r"(/[^/].*)", r"file://\1"),
 )
 
 
@@ -180,15 +180,12 @@ def _json_bytes(document: Any) -> int:
 
 
 def _address(part: Reader, pattern: str, rule: str) -> str:
-    given = part.document.get("url")
+    given = str(part.document.get("url"))
     for form, address in MEANT:
-        if matches(form, given):
-            meant = re.sub(form, address, str(given))
-            if _is_address(pattern, meant):
-                rule = f"{meant}: tasks need the scheme"
-                break
-    url: str = part.take("url", rule, lambda v: _is_address(pattern, v), "")
-    return url
+        meant = re.sub(form, address, given) if matches(form, given) else ""
+        if _is_address(pattern, meant):
+            rule = f"{meant}: tasks need the scheme"
+    return str(part.take("url", rule, lambda v: _is_address(pattern, v), ""))
 
 
 def _is_address(pattern: str, value: Any) -> bool:

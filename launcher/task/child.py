@@ -8,6 +8,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import re
+import shutil
 import signal
 import sys
 import threading
@@ -17,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Callable
 
-from launcher.shared.exits import from_wait
+from launcher.shared.exits import ExitCode, LauncherError, from_wait
 from launcher.shared.log import say
 from launcher.shared.process import adopt_orphans, start
-from launcher.task.command import cannot_start, check
 
 KEPT_LINES = 20
 LINE_BYTES = 64 * 1024  # a longer line is split
@@ -53,11 +54,10 @@ class Child:
         Raises LauncherError if `argv` cannot be started in `cwd`.
         """
         adopt_orphans()
-        check(argv, env, cwd)
         try:
             self._process = start(argv, env, cwd)
         except OSError as error:
-            raise cannot_start(argv, env, cwd, error) from None
+            raise _cannot_start(argv, env, cwd, error) from None
         self.pid = self._process.pid
         self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
         self._ended = ended
@@ -141,6 +141,36 @@ class Child:
         except OSError as error:
             say(f"logs must name a folder that tasks can write to: {error}")
             return None
+
+
+def _cannot_start(
+    argv: Sequence[str], env: Mapping[str, str], cwd: Path, error: OSError
+) -> LauncherError:
+    if not os.path.isdir(cwd):
+        what = f"program.workingDir must be a folder of the code; {cwd} is not"
+        return LauncherError(ExitCode.CODE_MISSING, what)
+    word, code = argv[0], ExitCode.COMMAND_NOT_EXECUTABLE
+    path = os.path.join(cwd, word) if "/" in word else shutil.which(word, path=env.get("PATH"))
+    why = f"cannot be run: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        code, why = ExitCode.COMMAND_NOT_FOUND, "is not found in the image or the code"
+        if path and os.path.lexists(path):
+            why = f"needs {_needed(path)}"
+    elif str(error.filename) == str(cwd):
+        why += f": user {os.geteuid()} may not enter {cwd}"
+    else:
+        why += ". A script needs its execute bit and #!, or its interpreter, like [sh, run.sh]"
+    return LauncherError(code, f"program.command {word!r} {why}")
+
+
+def _needed(path: str) -> str:
+    """What a file that exists lacks."""
+    head = Path(path).read_bytes()[:4096] if os.access(path, os.R_OK) else b""
+    if head.partition(b"\n")[0].endswith(b"\r"):
+        return "lines that end with LF, not CR LF (see dos2unix)"
+    named = re.search(rb"\A#!\s*(\S+)|(/\S*/ld-\S*?)\0", head)
+    what = os.fsdecode(named[1] or named[2]) if named else os.path.realpath(path)
+    return f"{what}, which is not found"
 
 
 def _kill_orphans() -> None:

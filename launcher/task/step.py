@@ -207,7 +207,7 @@ def _begin(state: State, directive: Directive) -> Step:
         return replace(state, doing=doing, stood_in=generation), (StartServer(directive),)
     if _had_child_in(state, generation) and not _asked_again(state, directive):
         return state, ()
-    if not has_code(state, directive):
+    if not has_code(state, directive, directive.action is Action.RUN):
         if not _may_pull(state, directive):
             return state, ()
         # A pull replaces the last copy. The task still reports a child of a newer generation,

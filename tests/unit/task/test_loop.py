@@ -47,12 +47,16 @@ def test_a_task_without_a_controller_ends_with_its_programs_code(
 @pytest.mark.parametrize(
     ("program", "code", "words"),
     [
-        ("no-such-program", 127, "program.command must name a program that the image or the code"),
+        (
+            "no-such-program",
+            127,
+            "program.command 'no-such-program' is not found in the image or the",
+        ),
         ("./no-such-file", 127, "'./no-such-file' is not found"),
         ("./README", 126, "program.command './README' cannot be run: Permission denied"),
         ("./garbage", 126, "program.command './garbage' cannot be run: Exec format error"),
         (".", 126, "cannot be run: Permission denied"),
-        ("run.sh", 127, "'run.sh' is not found; the code has it: write ./run.sh"),
+        ("./run.sh", 126, "Permission denied. A script needs its execute bit and #!, or its in"),
     ],
 )
 def test_a_program_that_cannot_start_is_named(
@@ -68,19 +72,24 @@ def test_a_program_that_cannot_start_is_named(
     assert message(tmp_path / "end.json")["exitCode"] == code
 
 
-CR = "its lines end with CR LF, as on Windows: convert it with `sed -i 's/"
+CR = "needs lines that end with LF, not CR LF (see dos2unix)"
+
+
+BEGIN = "cannot be run: Exec format error. A script needs its execute bit and #!, or its interp"
 
 
 @pytest.mark.parametrize(
     ("script", "code", "why"),
     [
         (b"#!/bin/sh\r\necho hello\r\n", 127, CR),
-        (b"#!/usr/bin/env python3\r\nprint()\r\n", 127, CR),
-        (b"#!/home/anna/venv/bin/python\nprint()\n", 127, "it needs /home/anna/venv/bin/python,"),
-        (b"#! /no/such/sh -e\n", 127, "it needs /no/such/sh, which is not found"),
-        (b"\xef\xbb\xbf#!/bin/sh\n", 126, "Exec format error: it begins with a byte order mark"),
-        (b"echo hello\n", 126, "Exec format error: its first line must begin with #!"),
-        (b"\x7fELF\x02" + bytes(100), 126, "Exec format error: it is not built for "),
+        (
+            b"#!/home/anna/venv/bin/python\nprint()\n",
+            127,
+            "needs /home/anna/venv/bin/python, which is not found",
+        ),
+        (b"#! /no/such/sh -e\n", 127, "needs /no/such/sh, which is not found"),
+        (b"\xef\xbb\xbf#!/bin/sh\n", 126, BEGIN),
+        (b"echo hello\n", 126, BEGIN),
     ],
 )
 def test_a_file_that_is_there_but_cannot_be_run_says_what_is_missing(
@@ -91,7 +100,7 @@ def test_a_file_that_is_there_but_cannot_be_run_says_what_is_missing(
     launcher = start("task", "--", "./run", env=variables, cwd=tmp_path)
     assert launcher.wait() == code
     end = message(tmp_path / "end.json")
-    assert f"cannot be run: {why}" in str(end["reason"])
+    assert str(end["reason"]).startswith(f"program.command './run' {why}")
     assert end["exitCode"] == code
 
 
@@ -108,7 +117,7 @@ def test_a_program_without_its_loader_names_the_loader(
     (tmp_path / "run").chmod(0o755)
     assert start("task", "--", "./run", env=variables, cwd=tmp_path).wait() == 127
     reason = str(message(tmp_path / "end.json")["reason"])
-    assert reason.endswith(f"it needs {missing.decode()}, which is not found")
+    assert reason.endswith(f"needs {missing.decode()}, which is not found")
 
 
 def test_a_link_to_a_python_that_the_image_lacks_is_named(
@@ -118,25 +127,7 @@ def test_a_link_to_a_python_that_the_image_lacks_is_named(
     (tmp_path / "python").symlink_to("/usr/bin/python3.4")
     assert start("task", "--", "./python", env=variables, cwd=tmp_path).wait() == 127
     reason = str(message(tmp_path / "end.json")["reason"])
-    assert reason.endswith("it is a link to /usr/bin/python3.4, which is not found")
-
-
-def test_a_script_without_its_execute_bit_says_how_to_run_it(
-    start: Start, variables: dict[str, str], tmp_path: Path
-) -> None:
-    """As files of code.inline are."""
-    (tmp_path / "run.sh").write_text("#!/bin/sh\n")
-    assert start("task", "--", "./run.sh", env=variables, cwd=tmp_path).wait() == 126
-    reason = str(message(tmp_path / "end.json")["reason"])
-    assert "Permission denied: set its execute bit with chmod +x, or name its interpr" in reason
-
-
-def test_a_script_for_env_with_split_words_may_have_windows_line_ends(
-    start: Start, variables: dict[str, str], tmp_path: Path
-) -> None:
-    (tmp_path / "run").write_bytes(b"#!/usr/bin/env -S sh -e\r\nexit 3\n")
-    (tmp_path / "run").chmod(0o755)
-    assert start("task", "--", "./run", env=variables, cwd=tmp_path).wait() == 3
+    assert reason.endswith("needs /usr/bin/python3.4, which is not found")
 
 
 def test_all_mistakes_in_the_environment_are_reported_together(
