@@ -15,7 +15,9 @@ from launcher.code import archive
 from launcher.code.pull import Place, pull
 from launcher.decisions.failures import PERMANENT
 from launcher.shared.exits import ExitCode, LauncherError
+from launcher.shared.process import start
 from launcher.shared.sources import Delivery, Source
+from launcher.task import child
 from tests.unit.code.copies import Copier
 
 USER = 1000  # podSecurityContext.runAsUser of the chart
@@ -127,3 +129,12 @@ def test_an_archive_that_the_user_may_not_read_is_named_at_once(
     with closed(file), pytest.raises(LauncherError, match=words) as error:
         archive.fetch(wanted, folder / "work" / "fetched", threading.Event())
     assert error.value.exit_code in PERMANENT
+
+
+def test_a_folder_that_the_program_may_not_enter_is_named(copier: Copier, user: int) -> None:
+    """As a folder of the image can be, which is used in place."""
+    folder, argv = copier.origin.folder, ["true"]
+    with closed(folder, 0o600), pytest.raises(PermissionError) as error:
+        start(argv, os.environ, folder)
+    reason = child._cannot_start(argv, os.environ, folder, error.value).reason
+    assert reason.endswith(f"Permission denied: user {user} may not enter {folder}")
