@@ -13,7 +13,7 @@ from pathlib import Path
 PR_SET_CHILD_SUBREAPER = 36
 KEPT_LINES = 20
 LINE_BYTES = 64 * 1024
-BREAK = re.compile(rb"([\r\n\b]+)")  # Keras redraws its bar with backspaces
+BREAK = re.compile(rb"([\r\n\b]+)")  # Keras uses backspaces
 TRACEBACK = "Traceback (most recent call last):"
 NOISE, NOISE_ENDS = "Object was never used", "=" * 34  # of TensorFlow
 
@@ -61,7 +61,7 @@ class Output:
             if text:
                 lines.append(text)
                 self._keep(text[:500])
-            self._drawn = b"\n" not in end  # the next line overwrites this one
+            self._drawn = b"\n" not in end  # then it is replaced
         return [*lines, ""] if rest else lines
 
     def last_lines(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Like "900" or "1,050/2,000"; not "0.5", "12ms", or TensorFlow's ids of 17 digits.
-NUMBER = r"(\d{1,3}(?:,\d{3})+|\d{1,15})(?![\w%]|[.,]\d)"
+NUMBER = r"(\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?![\w%]|[.,]\d)"
 COUNT = rf"""\b["'\])]?[\s:=#\[(]*{NUMBER}(?:\s*(?:/|of)\s*{NUMBER})?"""
 BEFORE = r"(?i)(?<![\w./-])" + "".join(
     f"(?<!{word} )"
@@ -22,7 +22,7 @@ COUNTS = [
 # What programs print while they train. A false match only starts the other tasks too early.
 WAITS = "still waiting for response"
 TRAINS = re.compile(rf"(?i)\b(global_)?(step|epoch|iter(ation)?|batch|loss)s?\b.*[0-9]|{WAITS}")
-# What TensorFlow repeats while nothing moves.
+# Repeated while nothing moves.
 IDLE = re.compile(f"{WAITS}|Waiting for model|global_step/sec: 0$|Recording summary")
 
 

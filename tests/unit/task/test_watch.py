@@ -21,6 +21,7 @@ from launcher.task.watch import Watch
         ("STEP 7 / 9", 7, 9),
         ("step " + "9" * 15, 999_999_999_999_999, None),
         ("step 1,050", 1050, None),
+        ("step 999,999,999,999,999", 999_999_999_999_999, None),
         ("step 1,050/2,000,000: loss 0.1", 1050, 2_000_000),
         ("tfrun: step 900", 900, None),
         ("I1125 18:00:00.1 140 train.py:9] tfrun: step 900/2000", 900, 2000),
@@ -103,6 +104,7 @@ LOOK_ALIKES = [
     "2ms/step 900",
     "step 0.5 s",
     "step 12ms",
+    "step 1,000,000,000,000,000",  # more than a report can hold
     "step: 50%",
     "max step 2000",
     "train until step 2000",
