@@ -5,7 +5,6 @@ The launcher is a container's first process, so it also reaps the orphans that i
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
 import re
@@ -21,11 +20,7 @@ from typing import IO, Callable
 
 from launcher.shared.exits import ExitCode, LauncherError, from_wait
 from launcher.shared.log import say
-from launcher.shared.process import adopt_orphans, start
-
-KEPT_LINES = 20
-LINE_BYTES = 64 * 1024  # a longer line is split
-KEPT_LINE_CHARACTERS = 500
+from launcher.shared.process import LINE_BYTES, Output, adopt_orphans, start
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class Child:
         except OSError as error:
             raise _cannot_start(argv, env, cwd, error) from None
         self.pid = self._process.pid
-        self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        self._output = Output()
         self._ended = ended
         self._line = line
         self._copy = copy
@@ -70,7 +65,7 @@ class Child:
 
     def last_lines(self) -> tuple[str, ...]:
         """The last lines of output so far."""
-        return tuple(self._lines.copy())
+        return self._output.last_lines()
 
     def send(self, number: int) -> None:
         """Sends a signal to the child's whole process group."""
@@ -104,7 +99,7 @@ class Child:
             self._reaped = True
         _kill_orphans()  # processes that have left the group
         pump.join(timeout=5)  # the pipe ends with its last writer, and all are dead
-        self._ended(Ended(from_wait(self._process.returncode), tuple(self._lines), at))
+        self._ended(Ended(from_wait(self._process.returncode), self.last_lines(), at))
 
     def _wait_for_exit(self) -> None:
         """Waits until the child has exited, but does not reap it; reaps orphans meanwhile."""
@@ -120,16 +115,15 @@ class Child:
         # sys.stdout is None if it was closed when the launcher started.
         outputs = [out for out in (sys.stdout and sys.stdout.buffer, copy) if out]
         with stream, copy or contextlib.nullcontext():
-            while line := stream.readline(LINE_BYTES):
-                text = line.decode(errors="replace").rstrip()
-                if text:
-                    self._lines.append(text[:KEPT_LINE_CHARACTERS])
+            # The last line gets an end, or the next child would continue it.
+            while data := os.read(stream.fileno(), LINE_BYTES) or (self._output.rest and b"\n"):
+                for text in self._output.take(data):
                     if self._line:
                         self._line(text)
                 for out in outputs:
                     # Keep reading when an output is closed, or the child would block.
                     with contextlib.suppress(OSError, ValueError):
-                        out.write(line)
+                        out.write(data)
                         out.flush()
 
     def _open_copy(self) -> IO[bytes] | None:

@@ -151,6 +151,7 @@ class _Loop:
             quiet=watch.quiet(),
             global_step=watch.global_step,
             total_steps=watch.total_steps,
+            epoch=watch.epoch,
             last_lines=self.child.last_lines() if self.child else (),
         )
 

@@ -149,6 +149,7 @@ class Seen:
     quiet: float
     global_step: int | None = None
     total_steps: int | None = None
+    epoch: str = ""
     last_lines: tuple[str, ...] = ()
 
 

@@ -219,6 +219,7 @@ def test_only_the_chief_reports_that_its_session_is_up_and_its_step() -> None:
     )
     assert step(state, replace(seen, at=105.0, global_step=6))[1] == (Tell(),)
     assert step(state, replace(seen, at=105.0))[1] == (), "it is the same step"
+    assert step(state, replace(seen, at=105.0, epoch="2 of 3"))[1] == (Tell(),)
 
 
 def test_a_hang_is_reported_once_with_the_last_lines() -> None:
