@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from launcher.local.helm_yaml import documents
 from launcher.local.values import (
     _merge,
     _text,
@@ -118,6 +119,23 @@ def test_values_are_merged_as_helm_does(
     below: dict[str, Any], above: dict[str, Any], merged: dict[str, Any]
 ) -> None:
     assert _merge(below, above) == merged
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{1: 2, y: 3, 1.5: 4, 0x10: 5}", {"1": 2, "true": 3, "1.5": 4, "16": 5}),
+        ("{a: 1, a: 2}", {"a": 2}),
+        ("{a: 1, <<: {a: 2}}", {"a": 2}),
+        ("{<<: {a: 2}, a: 1}", {"a": 1}),
+        ("{<<: [{a: 1}, {a: 2, b: 3}]}", {"a": 1, "b": 3}),
+        ("!!set {a, b}", {"a": None, "b": None}),
+        ("[&x 16:9, *x]", ["16:9", "16:9"]),
+    ],
+)
+def test_yaml_is_read_as_helm_reads_it(text: str, value: Any) -> None:
+    """Helm 3.21 and 4.2 gave these values."""
+    assert list(documents(text.encode())) == [value]
 
 
 def values_of(folder: Path, *texts: str) -> dict[str, Any]:
