@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.shared.sources import INLINE_BYTES
 from tests.chart.rule import Rule, Values
 from tests.unit.shared.addresses import ARCHIVE_MEANT, GIT_MEANT
 
@@ -178,10 +179,10 @@ RULES = [
     ),
     Rule(
         "code.inline is small",
-        code(inline={"train.py": "x" * 600_000}),
-        "code.inline must be at most 524288 bytes: it travels in a ConfigMap; got 600015 bytes. "
-        "Use another source.",
-        code(inline={"train.py": "x" * 500_000}),
+        code(inline={"train.py": "x" * (INLINE_BYTES - 14)}),
+        f"code.inline must be at most {INLINE_BYTES} bytes: Helm keeps it up to three times in a "
+        f"Secret of 1 MiB; got {INLINE_BYTES + 1} bytes. Use another source.",
+        code(inline={"train.py": "x" * (INLINE_BYTES - 15)}),
     ),
     Rule(
         "code.digest is a digest",

@@ -123,7 +123,7 @@ def git(**changes: str) -> dict[str, Any]:
             )
             for folder, name in (("a", "a/b"), ("a", "a/b/c"), ("x/y", "x/y/z"))
         ),
-        ("code", {"inline": {"a": "x" * 600_000}}, "code.inline must be at most 524288 bytes"),
+        ("code", {"inline": {"a": "x" * 600_000}}, "code.inline must be at most 163840 bytes"),
         ("code__digest", "abc", "code.digest must be the code's digest as the launcher logs it"),
         ("code__digest", "a" * 32, "code.digest must be left out with code.image"),
         ("code__requirements", "yes", "code.requirements must be true or false"),
