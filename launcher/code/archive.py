@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import io
 import math
+import os
 import tempfile
 import threading
 import time
@@ -110,8 +111,9 @@ def _try_download(archive: Archive, writer: IO[bytes], stall: Stall) -> tuple[st
         raise LauncherError(
             ExitCode.CODE_MISSING, f"{archive} must exist: the server answered {error.code}{hint}"
         ) from None
-    except FileNotFoundError:
-        raise LauncherError(ExitCode.CODE_MISSING, f"{archive} must exist; it does not") from None
+    except (FileNotFoundError, PermissionError) as error:
+        what = f"{archive} is not readable by user {os.geteuid()}: {error.strerror}"
+        raise LauncherError(ExitCode.CODE_MISSING, what) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise

@@ -71,7 +71,7 @@ def copy(origin: Origin, folder: Path, timeout: float, cancelled: threading.Even
 
     The digest is over names, execute bits, bytes and links; not over times, owners or order. The
     file `folder`.json records what was copied. The origin may be silent for `timeout` seconds.
-    Raises LauncherError: CODE_MISSING if there is no folder or a link leads out of it,
+    Raises LauncherError: CODE_MISSING if there is no readable folder or a link leads out of it,
     CONFIGURATION if its .tfrunignore is wrong, IO if it cannot be read or written, TRY_AGAIN if it
     keeps changing or the copy was cancelled.
     """
@@ -170,6 +170,11 @@ class _Copy:
         if error.errno in FULL:
             what += f" in {Path(self.new).parent}, writing {_words(name)}"
             return LauncherError(ExitCode.IO, what)
+        at = str(error.filename)
+        if isinstance(error, PermissionError) and not (error.filename2 or at.startswith(self.new)):
+            skip = f", or name it in {ignore.FILE}" if name else ""
+            what += f": user {os.geteuid()} may not read {_words(name or at)}. Allow it{skip}"
+            return LauncherError(ExitCode.CODE_MISSING, what)
         return LauncherError(ExitCode.IO, f"{what}: {_words(name)}")
 
     def _begin(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 import threading
 from collections.abc import Mapping
@@ -104,9 +106,11 @@ def _in_place(delivery: Delivery, cancelled: threading.Event) -> Pulled:
     source = delivery.source
     folder = Path(source.path)
     # It may be on one of `volumes`, whose server may not answer.
-    if not stall.call(lambda _: folder.is_dir(), str(source), delivery.timeout, cancelled):
-        raise LauncherError(ExitCode.CODE_MISSING, f"{source} must be a folder that exists")
-    return Pulled(folder, "")
+    with contextlib.suppress(PermissionError):
+        if stall.call(lambda _: folder.is_dir(), str(source), delivery.timeout, cancelled):
+            return Pulled(folder, "")
+    what = f"{source} must be a folder that user {os.geteuid()} may read"
+    raise LauncherError(ExitCode.CODE_MISSING, what)
 
 
 def _mounted(source: Source, place: Place) -> Path:

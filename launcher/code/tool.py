@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -15,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.shared.exits import ExitCode, LauncherError, from_wait
-from launcher.shared.process import start
+from launcher.shared.process import LINE_BYTES, Output, start
 
-KEPT_LINES = 20
-READ_BYTES = 64 * 1024
 WATCH_SECONDS = 0.2
 
 
@@ -56,29 +52,26 @@ def run(
                 raise LauncherError(ExitCode.TRY_AGAIN, f"{argv[0]}: cancelled")
             if time.monotonic() - output.told_at > silence:
                 raise LauncherError(ExitCode.IO, f"{argv[0]} has printed nothing for {silence:g} s")
-        return Finished(from_wait(process.wait()), tuple(output.lines))
+        return Finished(from_wait(process.wait()), output.last_lines())
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-class _Output:
+class _Output(Output):
     """The last lines that a process prints, and when it last printed."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        super().__init__()
         self.told_at = time.monotonic()
         self.reader = threading.Thread(target=self._read, args=[process], daemon=True)
         self.reader.start()
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout
-        rest = ""
         with process.stdout:
-            while data := os.read(process.stdout.fileno(), READ_BYTES):
+            while data := os.read(process.stdout.fileno(), LINE_BYTES):
                 self.told_at = time.monotonic()
-                *lines, rest = re.split(r"[\r\n]+", rest + data.decode(errors="replace"))
-                self.lines.extend(line for line in lines if line.strip())
-        if rest.strip():
-            self.lines.append(rest)
+                self.take(data)
+        self.take(b"\n")

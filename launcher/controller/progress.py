@@ -8,29 +8,30 @@ LEAST_SECONDS = 5.0  # between two lines
 
 
 class Progress:
-    """Turns the steps that the chief reports into lines, at least LEAST_SECONDS apart."""
+    """Turns what the chief reports into lines, at least LEAST_SECONDS apart."""
 
     def __init__(self) -> None:
-        self._step: int | None = None
-        self._at = 0.0
+        self._counts: tuple[str, int | None] = ("", None)
+        self._at = float("-inf")
 
     def line(self, report: Report, now: float) -> str:
         """The line that is due, or nothing. Its steps per second are those of all workers."""
-        child = report.child
-        if not child or child.global_step is None or child.global_step == self._step:
+        child, before, seconds = report.child, self._counts, now - self._at
+        if not child or (child.epoch, child.global_step) in (("", None), before):
             return ""
-        before, seconds = self._step, now - self._at
-        if before is not None and seconds < LEAST_SECONDS:
+        if seconds < LEAST_SECONDS:
             return ""
-        self._step, self._at = child.global_step, now
-        text = f"step {child.global_step}"
-        text += f" of {child.total_steps}" if child.total_steps else ""
-        if before is not None and child.global_step > before:
-            rate = (child.global_step - before) / seconds
-            text += f", {rate:.1f} steps per second"
-            if child.total_steps and child.total_steps > child.global_step:
-                text += f", {_duration((child.total_steps - child.global_step) / rate)} left"
-        return text
+        step, total = child.global_step, child.total_steps
+        self._counts, self._at = (child.epoch, step), now
+        parts = [f"epoch {child.epoch}"] if child.epoch else []
+        if step is not None:
+            parts.append(f"step {step} of {total}" if total else f"step {step}")
+            if before[1] is not None and step > before[1]:
+                rate = (step - before[1]) / seconds
+                parts.append(f"{rate:.1f} steps per second")
+                if total and total > step and not child.epoch:  # may be the epoch's total
+                    parts.append(f"{_duration((total - step) / rate)} left")
+        return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:

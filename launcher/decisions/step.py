@@ -215,9 +215,9 @@ def _late(state: State) -> frozenset[Task]:
     return late if late < state.forming else frozenset()
 
 
-def _step_of(report: Report | None) -> tuple[int, int | None] | None:
+def _step_of(report: Report | None) -> tuple[int, int | None, str] | None:
     child = report.child if report else None
-    return (child.generation, child.global_step) if child else None
+    return (child.generation, child.global_step, child.epoch) if child else None
 
 
 def _follows_younger(state: State, report: Report) -> bool:

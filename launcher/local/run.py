@@ -1,6 +1,6 @@
 """A whole run as processes on 127.0.0.1: the same controller, the same tasks, the same values.
 
-Images, volumes, resources and pods are left out: only a cluster has them.
+Images, volumes, resources and pods are left out, and named: only a cluster has them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from typing import IO
 
 import psutil
 
-from launcher.local.values import HOST, PACKAGE, job_document, job_from, read_values
+from launcher.local.values import (
+    HOST,
+    PACKAGE,
+    job_document,
+    job_from,
+    left_out,
+    read_values,
+    task_env,
+)
 from launcher.shared import cluster_spec, signals
 from launcher.shared.exits import (
     SIGNALLED,
@@ -52,13 +60,22 @@ def run(files: Sequence[Path], code: Path | None, port: int | None) -> End:
     LauncherError(CONFIGURATION) with every mistake in the values, before it starts anything.
     """
     mistakes: list[str] = []
-    document = job_document(read_values(files, mistakes), code, mistakes)
+    values = read_values(files, mistakes)
+    document = job_document(values, code, mistakes)
+    env, elsewhere = task_env(values, os.environ, mistakes)
     job = job_from(document, port or 1, mistakes)
     offsets = [each - job.addresses.port for each in _ports(job)]
     job = job_from(document, port or _free_port(offsets), mistakes)
     _check_ports(job)
+    if unused := left_out(values):
+        say(f"these values have no effect in a local run: {', '.join(unused)}")
+    for name in elsewhere:
+        say(
+            f"env {name} has a valueFrom, which only a cluster can read: tasks get {name} from "
+            "your shell"
+        )
     with tempfile.TemporaryDirectory(prefix="tfrun-") as folder:
-        return _Run(job, Path(folder)).play()
+        return _Run(job, env, Path(folder)).play()
 
 
 def _ports(job: Job) -> list[int]:
@@ -111,8 +128,9 @@ class _Died:
 class _Run:
     """The processes of one run. One queue gets all events: signals, and ends of processes."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, job: Job, env: Mapping[str, str], folder: Path) -> None:
         self.job = job
+        self.env = env
         self.folder = folder
         self.events: queue.SimpleQueue[_Died | int] = queue.SimpleQueue()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -183,11 +201,15 @@ class _Run:
                 "TFRUN_TERMINATION_LOG": "",
                 "TFRUN_LEAVE": "true",
             },
+            self.env,
         )
 
-    def _start(self, name: str, variables: Mapping[str, str]) -> None:
+    def _start(
+        self, name: str, variables: Mapping[str, str], given: Mapping[str, str] | None = None
+    ) -> None:
         verb = "controller" if name == "controller" else "task"
         env = {k: v for k, v in os.environ.items() if not k.startswith("TFRUN_")}
+        env.update(given or {})
         # We put this Python first, so that `python` means it, as in an active virtual environment.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
         paths = [str(PACKAGE.parent), env.get("PYTHONPATH", "")]

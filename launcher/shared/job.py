@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,6 +124,19 @@ class Job:
     def source(self) -> Source:
         """Where the program's code is."""
         return self.delivery.source
+
+    @property
+    def python(self) -> str:
+        """The Python in program.command, if any; a relative path is in the code."""
+        word = self.program.command[0]
+        if not re.fullmatch(r"(.*/)?python[0-9.]*", word):
+            return ""
+        return os.path.join(self.program.working_dir, word) if "/" in word else word
+
+    @property
+    def python_in_code(self) -> bool:
+        """Whether that Python is in the code."""
+        return self.python.find("/") > 0
 
     @functools.cached_property
     def cluster_digest(self) -> str:

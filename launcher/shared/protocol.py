@@ -123,6 +123,7 @@ class ChildReport:
     hung: bool = False
     global_step: int | None = None
     total_steps: int | None = None
+    epoch: str = ""
 
 
 @dataclass(frozen=True)
@@ -303,6 +304,7 @@ def _child(part: Reader) -> ChildReport:
         hung=part.flag("hung"),
         global_step=maybe("global_step", MOST),
         total_steps=maybe("total_steps", MOST),
+        epoch=part.text("epoch", empty=True) if "epoch" in part.document else "",
     )
 
 

@@ -25,7 +25,9 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "folder": ("path",),
 }
 PULL_SECONDS = 120.0  # how long a source may be silent
-INLINE_BYTES = 512 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
+# Helm keeps a release in a Secret of at most 1 MiB: the text is in the values, in the manifest, and
+# after `helm upgrade --reuse-values` in the chart's defaults. See tests/chart/test_inline.py.
+INLINE_BYTES = 160 * 1024
 HEX_32, HEX_64, COMMIT = "[0-9a-f]{32}", "[0-9a-f]{64}", "[0-9a-f]{40}([0-9a-f]{24})?"
 HOST = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9._-]*)(:[0-9]{1,5})?"
 # An address must not hold a password: values, logs and job.json would show it.
@@ -35,6 +37,12 @@ GIT_URL = rf"(https?://{HOST}/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?{HOST}/\S+|file://
 # A name that git cannot read as an option, or as an expression like main~1.
 REF = r"[A-Za-z0-9_](?!.*\.\.)[A-Za-z0-9._/+-]*"
 GIT_RULE = "an https, http, ssh or file address, without a password (see code.secret)"
+# What an address without a scheme means, as in the chart.
+MEANT = (
+    (r"(([!-.0-9;-?A-~]+@)?\w[\w.-]*):/?([\w~.-][^@:]*)", r"ssh://\1/\3"),
+    (r"([\w-]+(\.[\w-]+)+(:\d{1,5})?/.*)", r"https://\1"),
+    (r"(/[^/].*)", r"file://\1"),
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ def _source(part: Reader) -> Source:
         source = Source(kind, path or "", claim=name)
     elif kind == "archive":
         sha256 = "the archive's SHA-256, 64 hexadecimal digits"
-        url = inner.take("url", ARCHIVE_RULE, lambda v: _is_address(ARCHIVE_URL, v), "")
+        url = _address(inner, ARCHIVE_URL, ARCHIVE_RULE)
         source = Source(
             kind,
             url=url,
@@ -126,7 +134,7 @@ def _source(part: Reader) -> Source:
         )
     elif kind == "git":
         ref = "a branch, a tag, or a whole commit id"
-        url = inner.take("url", GIT_RULE, lambda v: _is_address(GIT_URL, v), "")
+        url = _address(inner, GIT_URL, GIT_RULE)
         pin = inner.take("ref", ref, lambda v: matches(REF, v), "")
         source = Source(kind, url=url, pin=pin)
     else:
@@ -154,7 +162,7 @@ def _files(part: Reader) -> dict[str, str]:
                 part.wrong("inline", rule, [folder, name])
     size = _json_bytes(files)
     if size > INLINE_BYTES:
-        part.wrong("inline", f"at most {INLINE_BYTES} bytes: it travels in a ConfigMap", size)
+        part.wrong("inline", f"at most {INLINE_BYTES} bytes: a Helm release holds no more", size)
     return files
 
 
@@ -171,6 +179,15 @@ def _json_bytes(document: Any) -> int:
     """The size in bytes of a document as Helm writes it."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return len(re.sub("[<>&\u2028\u2029]", r"\\u0000", text).encode(errors="replace"))
+
+
+def _address(part: Reader, pattern: str, rule: str) -> str:
+    given = str(part.document.get("url"))
+    for form, address in MEANT:
+        meant = re.sub(form, address, given) if matches(form, given) else ""
+        if _is_address(pattern, meant):
+            rule = f"{meant}: tasks need the scheme"
+    return str(part.take("url", rule, lambda v: _is_address(pattern, v), ""))
 
 
 def _is_address(pattern: str, value: Any) -> bool:

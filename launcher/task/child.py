@@ -5,9 +5,10 @@ The launcher is a container's first process, so it also reaps the orphans that i
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
+import re
+import shutil
 import signal
 import sys
 import threading
@@ -19,11 +20,7 @@ from typing import IO, Callable
 
 from launcher.shared.exits import ExitCode, LauncherError, from_wait
 from launcher.shared.log import say
-from launcher.shared.process import adopt_orphans, start
-
-KEPT_LINES = 20
-LINE_BYTES = 64 * 1024  # a longer line is split
-KEPT_LINE_CHARACTERS = 500
+from launcher.shared.process import LINE_BYTES, Output, adopt_orphans, start
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,9 @@ class Child:
         try:
             self._process = start(argv, env, cwd)
         except OSError as error:
-            raise _cannot_start(argv, cwd, error) from None
+            raise _cannot_start(argv, env, cwd, error) from None
         self.pid = self._process.pid
-        self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_LINES)
+        self._output = Output()
         self._ended = ended
         self._line = line
         self._copy = copy
@@ -68,7 +65,7 @@ class Child:
 
     def last_lines(self) -> tuple[str, ...]:
         """The last lines of output so far."""
-        return tuple(self._lines.copy())
+        return self._output.last_lines()
 
     def send(self, number: int) -> None:
         """Sends a signal to the child's whole process group."""
@@ -102,7 +99,7 @@ class Child:
             self._reaped = True
         _kill_orphans()  # processes that have left the group
         pump.join(timeout=5)  # the pipe ends with its last writer, and all are dead
-        self._ended(Ended(from_wait(self._process.returncode), tuple(self._lines), at))
+        self._ended(Ended(from_wait(self._process.returncode), self.last_lines(), at))
 
     def _wait_for_exit(self) -> None:
         """Waits until the child has exited, but does not reap it; reaps orphans meanwhile."""
@@ -118,16 +115,15 @@ class Child:
         # sys.stdout is None if it was closed when the launcher started.
         outputs = [out for out in (sys.stdout and sys.stdout.buffer, copy) if out]
         with stream, copy or contextlib.nullcontext():
-            while line := stream.readline(LINE_BYTES):
-                text = line.decode(errors="replace").rstrip()
-                if text:
-                    self._lines.append(text[:KEPT_LINE_CHARACTERS])
+            # The last line gets an end, or the next child would continue it.
+            while data := os.read(stream.fileno(), LINE_BYTES) or (self._output.rest and b"\n"):
+                for text in self._output.take(data):
                     if self._line:
                         self._line(text)
                 for out in outputs:
                     # Keep reading when an output is closed, or the child would block.
                     with contextlib.suppress(OSError, ValueError):
-                        out.write(line)
+                        out.write(data)
                         out.flush()
 
     def _open_copy(self) -> IO[bytes] | None:
@@ -141,21 +137,34 @@ class Child:
             return None
 
 
-def _cannot_start(argv: Sequence[str], cwd: Path, error: OSError) -> LauncherError:
-    if not cwd.is_dir():
-        return LauncherError(
-            ExitCode.CODE_MISSING, f"program.workingDir must be a folder of the code; {cwd} is not"
-        )
+def _cannot_start(
+    argv: Sequence[str], env: Mapping[str, str], cwd: Path, error: OSError
+) -> LauncherError:
+    if not os.path.isdir(cwd):
+        what = f"program.workingDir must be a folder of the code; {cwd} is not"
+        return LauncherError(ExitCode.CODE_MISSING, what)
+    word, code = argv[0], ExitCode.COMMAND_NOT_EXECUTABLE
+    path = os.path.join(cwd, word) if "/" in word else shutil.which(word, path=env.get("PATH"))
+    why = f"cannot be run: {error.strerror}"
     if isinstance(error, FileNotFoundError):
-        return LauncherError(
-            ExitCode.COMMAND_NOT_FOUND,
-            f"program.command must name a program that the image or the code has; "
-            f"{argv[0]!r} is not found",
-        )
-    return LauncherError(
-        ExitCode.COMMAND_NOT_EXECUTABLE,
-        f"program.command {argv[0]!r} cannot be run: {error.strerror}",
-    )
+        code, why = ExitCode.COMMAND_NOT_FOUND, "is not found in the image or the code"
+        if path and os.path.lexists(path):
+            why = f"needs {_needed(path)}"
+    elif str(error.filename) == str(cwd):
+        why += f": user {os.geteuid()} may not enter {cwd}"
+    else:
+        why += ". A script needs its execute bit and #!, or its interpreter, like [sh, run.sh]"
+    return LauncherError(code, f"program.command {word!r} {why}")
+
+
+def _needed(path: str) -> str:
+    """What a file that exists lacks."""
+    head = Path(path).read_bytes()[:4096] if os.access(path, os.R_OK) else b""
+    if head.partition(b"\n")[0].endswith(b"\r"):
+        return "lines that end with LF, not CR LF (see dos2unix)"
+    named = re.search(rb"\A#!\s*(\S+)|(/\S*/ld-\S*?)\0", head)
+    what = os.fsdecode(named[1] or named[2]) if named else os.path.realpath(path)
+    return f"{what}, which is not found"
 
 
 def _kill_orphans() -> None:

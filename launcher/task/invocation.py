@@ -18,7 +18,6 @@ from pathlib import Path
 from launcher.code.pull import Pulled
 from launcher.shared import cluster_spec
 from launcher.shared.identity import Task
-from launcher.shared.job import Job
 from launcher.shared.protocol import Directive
 
 # absolute() and not resolve(): in a pod each file is a link into the ConfigMap's volume.
@@ -62,16 +61,21 @@ def program(
     )
 
 
-def server(directive: Directive, task: Task, environ: Mapping[str, str]) -> Invocation:
+def server(
+    directive: Directive, task: Task, pulled: Pulled | None, environ: Mapping[str, str]
+) -> Invocation:
     """The built-in TensorFlow server at a task's address in the ClusterSpec."""
     job = directive.job
+    python = job.python or sys.executable
+    if job.python_in_code:  # a stand-in may lack the code
+        python = str(pulled.folder / python) if pulled else sys.executable
     env = _inherited(environ)
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     if task.role == "ps":
         # A parameter server on a GPU would take all of its memory from the workers.
         env.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     return Invocation(
-        argv=(python(job), "-m", "launcher.task.tensorflow_server"),
+        argv=(python, "-m", "launcher.task.tensorflow_server"),
         env={**env, **job.program.env, "TF_CONFIG": _tf_config(directive, task)},
         cwd=PACKAGE_PARENT,
     )
@@ -92,9 +96,3 @@ def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
     env = {name: value for name, value in environ.items() if not name.startswith("TFRUN_")}
     env.setdefault("PYTHONUNBUFFERED", "1")
     return env
-
-
-def python(job: Job) -> str:
-    """The Python that has TensorFlow: the one in program.command, else the launcher's own."""
-    command = job.program.command[0]
-    return command if Path(command).name.startswith("python") else sys.executable

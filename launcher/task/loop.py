@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -150,6 +151,7 @@ class _Loop:
             quiet=watch.quiet(),
             global_step=watch.global_step,
             total_steps=watch.total_steps,
+            epoch=watch.epoch,
             last_lines=self.child.last_lines() if self.child else (),
         )
 
@@ -226,7 +228,7 @@ class _Loop:
     def _pull(self, directive: Directive, cancelled: threading.Event) -> Event:
         settings, job = self.settings, directive.job
         place = Place(settings.source, settings.secret, settings.work)
-        python = invocation.python(job)
+        python = job.python or sys.executable
         pulled = pull(job.delivery, place, python, directive.commit, cancelled)
         say(f"code {pulled.digest or 'of the image'} is in {pulled.folder}")
         self.pulled = pulled
@@ -251,7 +253,7 @@ class _Loop:
         directive, task = effect.directive, self.settings.task
         job, generation = directive.job, directive.generation
         if isinstance(effect, StartServer):
-            started, watch = invocation.server(directive, task, self.environ), None
+            started, watch = invocation.server(directive, task, self.pulled, self.environ), None
         else:
             assert self.pulled
             ready = self.settings.work / f"ready-{generation}"

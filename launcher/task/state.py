@@ -149,6 +149,7 @@ class Seen:
     quiet: float
     global_step: int | None = None
     total_steps: int | None = None
+    epoch: str = ""
     last_lines: tuple[str, ...] = ()
 
 
@@ -252,12 +253,13 @@ def report(state: State, sequence: int, now: float) -> Report:
     )
 
 
-def has_code(state: State, directive: Directive) -> bool:
-    """Whether the task has the code that a directive asks for; a server needs none."""
-    if not directive.job.mode.runs_program(state.task):
+def has_code(state: State, directive: Directive, starts: bool = False) -> bool:
+    """Whether the task has the code; a server needs it only to start, for its Python."""
+    job = directive.job
+    if not job.mode.runs_program(state.task) and not (starts and job.python_in_code):
         return True
     code = state.code
-    return code is not None and (code.run, code.pull) == (directive.job.run, directive.pull)
+    return code is not None and (code.run, code.pull) == (job.run, directive.pull)
 
 
 def is_chief(state: State) -> bool:

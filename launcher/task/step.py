@@ -162,10 +162,11 @@ def _seen(state: State, event: Seen) -> Step:
         hung=child.hung or bool(timeout and event.quiet >= timeout),
         global_step=event.global_step,
         total_steps=event.total_steps,
+        epoch=event.epoch,
     )
     urgent = (seen.up, seen.hung) != (child.up, child.hung)
     due = event.at - state.told_at >= PROGRESS_SECONDS
-    if not urgent and not (is_chief(state) and due and seen.global_step != child.global_step):
+    if not urgent and not (is_chief(state) and due and seen != child):
         return state, ()
     effects: tuple[Effect, ...] = ()
     if seen.hung and not child.hung:
@@ -207,7 +208,7 @@ def _begin(state: State, directive: Directive) -> Step:
         return replace(state, doing=doing, stood_in=generation), (StartServer(directive),)
     if _had_child_in(state, generation) and not _asked_again(state, directive):
         return state, ()
-    if not has_code(state, directive):
+    if not has_code(state, directive, directive.action is Action.RUN):
         if not _may_pull(state, directive):
             return state, ()
         # A pull replaces the last copy. The task still reports a child of a newer generation,

@@ -7,12 +7,23 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# "step 900/2000", "global_step=900", "Step: 900": as programs commonly print it.
-STEP = re.compile(r"step\b[\s:=#]*([0-9]{1,15})(?:\s*(?:/|of)\s*([0-9]{1,15}))?", re.IGNORECASE)
+# Like "900" or "1,050/2,000"; not "0.5", "12ms", or TensorFlow's ids of 17 digits.
+NUMBER = r"(\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?![\w%]|[.,]\d)"
+COUNT = rf"""\b["'\])]?[\s:=#\[(]*{NUMBER}(?:\s*(?:/|of)\s*{NUMBER})?"""
+BEFORE = r"(?i)(?<![\w./-])" + "".join(
+    f"(?<!{word} )"
+    for word in ("max", "last", "final", "best", "per", "until", "waiting for", "global")
+)
+COUNTS = [
+    re.compile(BEFORE + word + COUNT)
+    for word in ("tfrun: step", "global[ _]?step", "(?:train(?:ing)?_)?step", "epoch")
+]
 
 # What programs print while they train. A false match only starts the other tasks too early.
-TRAINS = re.compile(r"\b(global_)?(step|epoch|iteration|iter|batch|loss)s?\b.*[0-9]", re.IGNORECASE)
-WAITS = "CreateSession still waiting for response from worker"
+WAITS = "still waiting for response"
+TRAINS = re.compile(rf"(?i)\b(global_)?(step|epoch|iter(ation)?|batch|loss)s?\b.*[0-9]|{WAITS}")
+# Repeated while nothing moves.
+IDLE = re.compile(f"{WAITS}|Waiting for model|global_step/sec: 0$|Recording summary")
 
 
 @dataclass
@@ -20,19 +31,18 @@ class Watch:
     """The progress of one child. `line` is called on the thread that reads its output.
 
     A program counts as up, that is its session trains, at the first line about steps, epochs or a
-    loss, when it creates the file `ready`, or when its checkpoint folder changes. A session without
-    device filters needs all other tasks to come up, so TensorFlow's line that it waits for them
-    counts too.
+    loss, when it creates the file `ready`, or when its checkpoint folder changes. WAITS counts too:
+    a session without device filters needs all other tasks.
     """
 
     ready: Path
     checkpoints: Path | None
     global_step: int | None = None
     total_steps: int | None = None
-    lines: int = 0
+    epoch: str = ""
     trains: bool = False
+    _said: bool = False  # its step, to tfrun
     _before: frozenset[tuple[str, int]] = field(default=frozenset())
-    _moved: object = None
     _moved_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -40,25 +50,30 @@ class Watch:
         self._before = _listing(self.checkpoints)
 
     def line(self, text: str) -> None:
-        """Takes one line of output."""
-        self.lines += 1
-        self.trains = self.trains or WAITS in text or bool(TRAINS.search(text))
-        found = STEP.search(text)
-        if found:
-            self.global_step = int(found.group(1))
-            self.total_steps = int(found.group(2)) if found.group(2) else self.total_steps
+        """Takes one line of output. An empty one shows life."""
+        if not IDLE.search(text):
+            self._moved_at = time.monotonic()
+        self.trains = self.trains or bool(TRAINS.search(text))
+        said, global_step, step, epoch = (_count(pattern, text) for pattern in COUNTS)
+        self._said = self._said or bool(said)
+        step = said if self._said else global_step or step
+        if step:
+            self.global_step, self.total_steps = step[0], step[1] or self.total_steps
+        if epoch:
+            self.epoch = f"{epoch[0]} of {epoch[1]}" if epoch[1] else str(epoch[0])
 
     def up(self) -> bool:
         """Whether its session trains."""
         return self.trains or self.ready.exists() or _listing(self.checkpoints) != self._before
 
     def quiet(self) -> float:
-        """Seconds without progress: without a new step, or without output if it prints no steps."""
-        now = time.monotonic()
-        mark = ("step", self.global_step) if self.global_step is not None else ("lines", self.lines)
-        if mark != self._moved:
-            self._moved, self._moved_at = mark, now
-        return now - self._moved_at
+        """Seconds without output other than IDLE."""
+        return time.monotonic() - self._moved_at
+
+
+def _count(pattern: re.Pattern[str], text: str) -> tuple[int, ...] | None:
+    found = pattern.search(text)
+    return tuple(int(n.replace(",", "")) for n in found.groups("0")) if found else None
 
 
 def _listing(folder: Path | None) -> frozenset[tuple[str, int]]:

@@ -120,8 +120,11 @@ def _comments(lines: list[str], key_line: int, path: str) -> tuple[dict[str, Any
 def schema(values: tuple[Value, ...]) -> dict[str, Any]:
     """The JSON Schema of the values."""
     document = {"$schema": "http://json-schema.org/draft-07/schema#", **_object(values)}
-    # Helm passes the shared values under this key where the chart is a dependency of another.
+    # What Helm gives a chart that is a dependency of another: the shared values, what `condition`
+    # reads, and what `import-values` takes.
     document["properties"]["global"] = {"type": "object"}
+    document["properties"]["enabled"] = {"type": "boolean"}
+    document["properties"]["exports"] = {"type": "object"}
     return document
 
 

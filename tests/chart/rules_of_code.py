@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.shared.sources import INLINE_BYTES
 from tests.chart.rule import Rule, Values
+from tests.unit.shared.addresses import ARCHIVE_MEANT, GIT_MEANT
 
 
 def nfs(server: str, path: str) -> Values:
@@ -122,12 +124,31 @@ RULES = [
         )
         for url in (
             "",
-            "git@e.com:a.git",
             "https://token@e.com/a.git",
             "ext::sh -c x",
+            "anna:secret@e.com/a.git",
+            "git@e.com",
             "ssh://e.com:x/a",
             "https://größe.de/a",
         )
+    ),
+    *(
+        Rule(
+            f"code.git.url {url} has no scheme",
+            git(url=url),
+            f'code.git.url must be {meant}: tasks need the scheme; got "{url}".',
+            git(url=meant),
+        )
+        for url, meant in GIT_MEANT.items()
+    ),
+    *(
+        Rule(
+            f"code.archive.url {url} has no scheme",
+            archive(url=url),
+            f'code.archive.url must be {meant}: tasks need the scheme; got "{url}".',
+            archive(url=meant),
+        )
+        for url, meant in ARCHIVE_MEANT.items()
     ),
     *(
         Rule(
@@ -158,10 +179,10 @@ RULES = [
     ),
     Rule(
         "code.inline is small",
-        code(inline={"train.py": "x" * 600_000}),
-        "code.inline must be at most 524288 bytes: it travels in a ConfigMap; got 600015 bytes. "
-        "Use another source.",
-        code(inline={"train.py": "x" * 500_000}),
+        code(inline={"train.py": "x" * (INLINE_BYTES - 14)}),
+        f"code.inline must be at most {INLINE_BYTES} bytes: Helm keeps it up to three times in a "
+        f"Secret of 1 MiB; got {INLINE_BYTES + 1} bytes. Use another source.",
+        code(inline={"train.py": "x" * (INLINE_BYTES - 15)}),
     ),
     Rule(
         "code.digest is a digest",

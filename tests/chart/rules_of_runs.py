@@ -162,4 +162,36 @@ RULES = [
             "TASK_INDEX",
         )
     ),
+    *(
+        Rule(
+            f"{path} is not rounded",
+            {"program": program},
+            f"{path} must be quoted: Helm rounds numbers from 2^53 (9007199254740992) on; got "
+            f"{got}. Write all its digits between quotes, or use --set-string.",
+            {"program": passes},
+        )
+        for path, program, got, passes in [
+            (
+                "program.args[1]",
+                {"args": ["--seed", 2**53 + 1]},
+                "9007199254740992",
+                {"args": ["--seed", 2**53 - 1, str(2**53 + 1)]},
+            ),
+            ("program.command[0]", {"command": [-(2**53)]}, "-9007199254740992", {"command": [1]}),
+            (
+                "program.env.SEED",
+                {"env": {"SEED": 1.5e21}},
+                "1.5e+21",
+                {"env": {"SEED": -(2**53) + 1}},
+            ),
+        ]
+    ),
+    Rule(
+        "enabled is for umbrella charts",
+        {"enabled": False},
+        "enabled must be true or left out: only the `condition` of a dependency in an umbrella "
+        "chart's Chart.yaml reads it, and none did; got false. Add the condition, or remove the "
+        "chart.",
+        {"enabled": True},
+    ),
 ]

@@ -108,6 +108,24 @@ def test_the_objects_of_two_releases_have_different_names() -> None:
     assert all(re.fullmatch("mnist(-.*)?", name) for _, name in one)
 
 
+@pytest.mark.parametrize("name", ["null", "true", "on", "y"])
+def test_names_that_look_like_other_scalars_stay_texts(name: str, helm: str) -> None:
+    claims = {"name": "123", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "1e3"}}
+    secret = {
+        "secret": "007",
+        "image": {"path": ""},
+        "archive": {"url": "https://e.com/a", "sha256": "0" * 64},
+    }
+    for values in (
+        {"code": {"image": {"path": ""}, "claim": {"name": "456"}}},
+        {"code": {"image": {"path": ""}, "claim": {"name": "1e3"}}, "volumes": [claims]},
+        {"code": secret},
+    ):
+        rendered = render(values, release=name, helm=helm)  # checks the types
+        assert name in rendered.names("Service")
+        assert not [text for text in rendered.texts if re.search(r"[nN]ame: (y|on)$", text, re.M)]
+
+
 IMPURE = re.compile(
     r"\b(lookup|now|date|ago|rand\w*|shuffle|uuidv4|gen\w+|derivePassword|env|expandenv"
     r"|getHostByName)\b|\.Release\.(IsUpgrade|IsInstall|Revision)|\.Capabilities"

@@ -174,7 +174,7 @@ def test_the_launcher_and_the_chart_count_the_bytes_of_code_inline_alike(helm: s
     assert found, told
     document = render({"code": {"inline": {"a.py": "x"}}}, base={}, helm=helm).job()
     document["code"]["inline"] = {"ö.py": text}
-    with pytest.raises(LauncherError, match=f"ConfigMap; got {found[1]}$"):
+    with pytest.raises(LauncherError, match=f"holds no more; got {found[1]}$"):
         job_of(document)
 
 

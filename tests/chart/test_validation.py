@@ -47,6 +47,16 @@ SHAPES = [
     ),
     ("port 0", {"port": 0}, "at '/port': minimum: got 0, want 1"),
     ("a tag that is a number", {"image": {"tag": 2.2}}, "at '/image/tag': got number, want string"),
+    (
+        "a run.attempt that Helm rounds",
+        {"run": {"attempt": 2**53}},
+        "at '/run/attempt': maximum: got",
+    ),
+    (
+        "a number in env",
+        {"env": [{"name": "A", "value": 1}]},
+        "at '/env/0/value': got number, want string",
+    ),
     ("an argument that is null", {"program": {"args": [None]}}, "at '/program/args/0': got null"),
     ("a required part that is null", {"image": None}, "missing property 'image'"),
     (

@@ -72,10 +72,10 @@ knows the new templates, leads while pods are replaced. fromYaml drops comments,
 {{- range $role := include "tfrun.roles" . | splitList " " }}
 {{- $_ := set $replicas $role (include "tfrun.task.replicas" (dict "root" $ "role" $role) | int64) }}
 {{- end }}
-{{- $host := printf "%s-{role}-{index}.%s" .Release.Name (include "tfrun.task.service.name" .) }}
+{{- $host := printf "%s-{role}-{index}.%s" (include "tfrun.name" .) (include "tfrun.task.service.name" .) }}
 {{- $job := dict
   "version" 1
-  "release" .Release.Name
+  "release" (include "tfrun.name" .)
   "run" (include "tfrun.run.id" .)
   "mode" .Values.mode
   "replicas" $replicas

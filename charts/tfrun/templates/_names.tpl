@@ -1,9 +1,16 @@
 {{/*
-Names and labels. Every name starts with the release's, so that releases can share a namespace.
+Names and labels. Every name starts with tfrun.name, so that releases can share a namespace.
 
 Helpers are named tfrun.<component>.<object>.<attribute>. Those of a single role take
 (dict "root" $ "role" "ps"), all others take the root context.
 */}}
+
+{{/* What all names start with: the release's name. In an umbrella chart that gives this chart an alias,
+it is RELEASE-ALIAS, so that one release can hold several runs. */}}
+{{- define "tfrun.name" -}}
+{{- $alias := .Chart.Name | lower | replace "_" "-" -}}
+{{ eq .Chart.Name "tfrun" | ternary .Release.Name (printf "%s-%s" .Release.Name $alias) }}
+{{- end }}
 
 {{/* The roles of the mode, separated by spaces. Keep them as `least` in launcher/shared/modes.py. */}}
 {{- define "tfrun.mode.roles" -}}
@@ -20,29 +27,29 @@ Helpers are named tfrun.<component>.<object>.<attribute>. Those of a single role
 {{- end }}
 
 {{- define "tfrun.task.statefulset.name" -}}
-{{ .root.Release.Name }}-{{ .role }}
+{{ include "tfrun.name" .root }}-{{ .role }}
 {{- end }}
 
 {{/* The tasks' DNS names end in this Service's name. */}}
 {{- define "tfrun.task.service.name" -}}
-{{ .Release.Name }}
+{{ include "tfrun.name" . }}
 {{- end }}
 
 {{- define "tfrun.task.serviceaccount.name" -}}
-{{ .Release.Name }}-task
+{{ include "tfrun.name" . }}-task
 {{- end }}
 
 {{- define "tfrun.controller.service.name" -}}
-{{ .Release.Name }}-controller
+{{ include "tfrun.name" . }}-controller
 {{- end }}
 
 {{- define "tfrun.controller.serviceaccount.name" -}}
-{{ .Release.Name }}-controller
+{{ include "tfrun.name" . }}-controller
 {{- end }}
 
 {{/* The Job and its ConfigMap are named by their content: see tfrun.controller.job.hash. */}}
 {{- define "tfrun.controller.job.name" -}}
-{{ .Release.Name }}-{{ include "tfrun.controller.job.hash" . }}
+{{ include "tfrun.name" . }}-{{ include "tfrun.controller.job.hash" . }}
 {{- end }}
 
 {{- define "tfrun.controller.configmap.name" -}}
@@ -51,7 +58,7 @@ Helpers are named tfrun.<component>.<object>.<attribute>. Those of a single role
 
 {{/* Takes (dict "root" $ "side" "task"). */}}
 {{- define "tfrun.launcher.configmap.name" -}}
-{{ .root.Release.Name }}-launcher-{{ .side }}-{{ include "tfrun.launcher.configmap.data" . | sha256sum | trunc 8 }}
+{{ include "tfrun.name" .root }}-launcher-{{ .side }}-{{ include "tfrun.launcher.configmap.data" . | sha256sum | trunc 8 }}
 {{- end }}
 
 {{/* The labels of every object. */}}
@@ -65,7 +72,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 {{/* The labels of every pod of the release. They have no version, so that a new chart keeps the pods. */}}
 {{- define "tfrun.selector" -}}
 app.kubernetes.io/name: tfrun
-app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/instance: {{ include "tfrun.name" . | quote }}
 {{- end }}
 
 {{/* The pods of all tasks. */}}

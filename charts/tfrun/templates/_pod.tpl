@@ -137,7 +137,7 @@ spec:
         {{- include "tfrun.launcher.volumeMount" $root | nindent 8 }}
         {{- end }}
         {{- with $source }}
-        - name: {{ . }}
+        - name: {{ quote . }}
           mountPath: /tfrun/source
           readOnly: true
         {{- end }}
@@ -163,14 +163,14 @@ spec:
         readOnly: true
       {{- else }}
       persistentVolumeClaim:
-        claimName: {{ $code.claim.name }}
+        claimName: {{ quote $code.claim.name }}
         readOnly: true
       {{- end }}
     {{- end }}
     {{- with $root.Values.code.secret }}
     - name: tfrun-secret
       secret:
-        secretName: {{ . }}
+        secretName: {{ quote . }}
         defaultMode: 0440
     {{- end }}
     {{- range $root.Values.volumes }}
@@ -268,7 +268,7 @@ template:
     volumes:
       - name: tfrun-job
         configMap:
-          name: {{ printf "%s-%s" $root.Release.Name $.hash }}
+          name: {{ printf "%s-%s" (include "tfrun.name" $root) $.hash }}
       {{- if $root.Values.launcher.inject }}
       {{- include "tfrun.launcher.volume" (dict "root" $root "side" "controller") | nindent 6 }}
       {{- end }}

@@ -6,7 +6,7 @@ Each part prints its mistakes as a JSON list.
 */}}
 {{- define "tfrun.validate" -}}
 {{- $wrong := list }}
-{{- range $part := list "release" "replicas" "program" "code" "folders" "pod" "env" "volumes" "launcher" }}
+{{- range $part := list "dependency" "release" "replicas" "program" "code" "folders" "pod" "env" "volumes" "launcher" }}
 {{- $wrong = concat $wrong (include (printf "tfrun.validate.%s" $part) $ | fromJsonArray) }}
 {{- end }}
 {{- if $wrong }}
@@ -15,11 +15,20 @@ Each part prints its mistakes as a JSON list.
 {{- end }}
 {{- end }}
 
+{{/* Where a condition or a tag of an umbrella chart reads `enabled`, false means that this chart is not rendered. */}}
+{{- define "tfrun.validate.dependency" -}}
+{{- $wrong := list }}
+{{- if eq (.Values.enabled | toString) "false" }}
+{{- $wrong = append $wrong "enabled must be true or left out: only the `condition` of a dependency in an umbrella chart's Chart.yaml reads it, and none did; got false. Add the condition, or remove the chart." }}
+{{- end }}
+{{- toJson $wrong }}
+{{- end }}
+
 {{/* Kubernetes labels a StatefulSet's pods with its name, a hyphen and a hash of up to 10 characters. A label
 has at most 63 characters, so RELEASE-ROLE may have 52. */}}
 {{- define "tfrun.validate.release" -}}
 {{- $wrong := list }}
-{{- $name := .Release.Name }}
+{{- $name := include "tfrun.name" . }}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
 {{- $wrong = append $wrong (printf "the release name must be lower-case letters, digits and hyphens, a letter first and no hyphen last: Services are named after it; got %q. Choose another name." $name) }}
 {{- end }}
@@ -69,6 +78,22 @@ has at most 63 characters, so RELEASE-ROLE may have 52. */}}
 {{- if or (isAbs .workingDir) (has ".." (splitList "/" .workingDir)) }}
 {{- $wrong = append $wrong (printf "program.workingDir must be a folder inside the code folder: the program runs in the task's copy of it; got %q. Make it relative to the code folder, without .. parts." .workingDir) }}
 {{- end }}
+{{- $words := dict }}
+{{- range $key := list "command" "args" }}
+{{- range $i, $word := index $.Values.program $key }}
+{{- $_ := set $words (printf "program.%s[%d]" $key $i) $word }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := .env }}
+{{- $_ := set $words (printf "program.env.%s" $name) $value }}
+{{- end }}
+{{- range $path, $word := $words }}
+{{- if not (or (kindIs "string" $word) (kindIs "bool" $word)) }}
+{{- if or (ge (float64 $word) 9007199254740992.0) (le (float64 $word) -9007199254740992.0) }}
+{{- $wrong = append $wrong (printf "%s must be quoted: Helm rounds numbers from 2^53 (9007199254740992) on; got %s. Write all its digits between quotes, or use --set-string." $path (toJson $word)) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- range $name, $value := .env }}
 {{- if not (regexMatch "^[A-Za-z_][A-Za-z0-9_]*$" $name) }}
 {{- $wrong = append $wrong (printf "program.env must be names of letters, digits and underscores, no digit first: shells accept no others; got %q. Rename it." $name) }}
@@ -117,16 +142,26 @@ has at most 63 characters, so RELEASE-ROLE may have 52. */}}
 {{- end }}
 {{- $host := `(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9._-]*)(:[0-9]{1,5})?` }}
 {{- with $given.archive }}
-{{- if not (regexMatch (printf "^(https?://%s([/?][!-~]*)?|file:///\\S+)$" $host) (.url | default "")) }}
+{{- $address := printf "^(https?://%s([/?][!-~]*)?|file:///\\S+)$" $host }}
+{{- if not (regexMatch $address (.url | default "")) }}
+{{- with include "tfrun.validate.meant" (dict "url" .url "address" $address) }}
+{{- $wrong = append $wrong (printf "code.archive.url must be %s: tasks need the scheme; got %q." . $given.archive.url) }}
+{{- else }}
 {{- $wrong = append $wrong (printf "code.archive.url must be an http, https or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
+{{- end }}
 {{- end }}
 {{- if not (regexMatch "^[0-9a-f]{64}$" (.sha256 | default "")) }}
 {{- $wrong = append $wrong (printf "code.archive.sha256 must be 64 lower-case hexadecimal digits: tasks verify the archive by it; got %q. `sha256sum FILE` prints it." (.sha256 | default "")) }}
 {{- end }}
 {{- end }}
 {{- with $given.git }}
-{{- if not (regexMatch (printf "^(https?://%s/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?%s/\\S+|file:///\\S+)$" $host $host) (.url | default "")) }}
+{{- $address := printf "^(https?://%s/[!-~]+|ssh://([!-.0-9;-?A-~]+@)?%s/\\S+|file:///\\S+)$" $host $host }}
+{{- if not (regexMatch $address (.url | default "")) }}
+{{- with include "tfrun.validate.meant" (dict "url" .url "address" $address) }}
+{{- $wrong = append $wrong (printf "code.git.url must be %s: tasks need the scheme; got %q." . $given.git.url) }}
+{{- else }}
 {{- $wrong = append $wrong (printf "code.git.url must be an https, http, ssh or file address without a password: each task fetches it, and everybody can read the values; got %q. Put a password into a Secret and name it as code.secret." (.url | default "")) }}
+{{- end }}
 {{- end }}
 {{- if or (not (regexMatch "^[A-Za-z0-9_][A-Za-z0-9._/+-]*$" (.ref | default ""))) (contains ".." (.ref | default "")) }}
 {{- $wrong = append $wrong (printf "code.git.ref must be a branch, a tag, or a whole commit id: all tasks fetch it; got %q. `git rev-parse BRANCH` prints a commit id, which never changes." (.ref | default "")) }}
@@ -144,8 +179,8 @@ has at most 63 characters, so RELEASE-ROLE may have 52. */}}
 {{- end }}
 {{- end }}
 {{- $size := toJson . | len }}
-{{- if gt $size 524288 }}
-{{- $wrong = append $wrong (printf "code.inline must be at most 524288 bytes: it travels in a ConfigMap; got %d bytes. Use another source." $size) }}
+{{- if gt $size 163840 }}
+{{- $wrong = append $wrong (printf "code.inline must be at most 163840 bytes: Helm keeps it up to three times in a Secret of 1 MiB; got %d bytes. Use another source." $size) }}
 {{- end }}
 {{- end }}
 {{- with $given.image }}
@@ -166,6 +201,21 @@ has at most 63 characters, so RELEASE-ROLE may have 52. */}}
 {{- end }}
 {{- end }}
 {{- toJson $wrong }}
+{{- end }}
+
+{{/* What a url without a scheme means, if that is an address; else empty. launcher/shared/sources.py has the
+same list. Takes (dict "url" "..." "address" "REGEX"). */}}
+{{- define "tfrun.validate.meant" -}}
+{{- $url := .url | default "" }}
+{{- $meant := "" }}
+{{- if regexMatch "^/[^/]" $url }}
+{{- $meant = printf "file://%s" $url }}
+{{- else if regexMatch `^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+(:[0-9]{1,5})?/` $url }}
+{{- $meant = printf "https://%s" $url }}
+{{- else }}
+{{- $meant = regexReplaceAll `^(([!-.0-9;-?A-~]+@)?[A-Za-z0-9_][A-Za-z0-9._-]*):/?([A-Za-z0-9_~.-][^@:]*)$` $url "ssh://${1}/${3}" }}
+{{- end }}
+{{- if regexMatch .address $meant }}{{ $meant }}{{ end }}
 {{- end }}
 
 {{/* "yes" for a relative path that stays inside its folder, else empty. */}}

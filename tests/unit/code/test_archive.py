@@ -33,7 +33,7 @@ def test_an_archive_with_another_sha256_is_not_opened(tmp_path: Path) -> None:
 def test_an_archive_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
     file = tar(tmp_path / "file")
     wanted = of(file, url=(tmp_path / "other").as_uri())
-    with pytest.raises(LauncherError, match="must exist; it does not") as error:
+    with pytest.raises(LauncherError, match="No such file or directory") as error:
         archive.fetch(wanted, tmp_path / "to", threading.Event())
     assert error.value.exit_code is ExitCode.CODE_MISSING
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -194,45 +191,6 @@ def test_a_work_folder_that_is_a_file_is_named(source: Path, tmp_path: Path) -> 
     with pytest.raises(LauncherError, match=r"cannot be copied: (File exists|Not a dir)") as error:
         fetch(source, tmp_path / "file")
     assert error.value.exit_code is ExitCode.IO
-
-
-UNREADABLE = """
-import os, sys, threading
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from launcher.code import pull
-from launcher.shared import exits, sources
-if os.getuid() == 0:
-    os.setuid(65534)
-delivery = sources.Delivery(sources.Source("nfs", "/e", "s"), False, "", 60)
-try:
-    place = pull.Place(Path(sys.argv[1]), None, Path(sys.argv[2]))
-    pull.pull(delivery, place, "", "", threading.Event())
-except exits.LauncherError as error:
-    print(int(error.exit_code), error.reason)
-"""
-
-
-@pytest.mark.parametrize("name", ["train.py", "lib"])
-def test_a_file_or_folder_that_cannot_be_read_is_named(source: Path, name: str) -> None:
-    # Not in pytest's folder, because each new run of pytest makes that private to its user.
-    with tempfile.TemporaryDirectory() as text:
-        here = Path(text)
-        here.chmod(0o755)
-        shutil.move(source, here / "source")
-        (here / "work").mkdir()
-        (here / "work").chmod(0o777)
-        (here / "source" / name).chmod(0)
-        done = subprocess.run(
-            [sys.executable, "-c", UNREADABLE, here / "source", here / "work", ROOT],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        (here / "source" / name).chmod(0o755)
-    assert done.stdout == (
-        f"{int(ExitCode.IO)} code.nfs s:/e cannot be copied: Permission denied: {name}\n"
-    )
 
 
 # Sources.

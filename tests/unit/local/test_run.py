@@ -83,6 +83,26 @@ def test_a_run_succeeds_with_prefixed_lines(local: Local) -> None:
     gone(launcher)
 
 
+def test_env_reaches_the_program_and_the_rest_is_named_once(local: Local) -> None:
+    secret = {"secretKeyRef": {"name": "s", "key": "k"}}
+    launcher = local(
+        sh(
+            'echo "A is $A"',
+            env=[{"name": "A", "value": "a b"}, {"name": "KEY", "valueFrom": secret}],
+            volumes=[{"name": "d", "mountPath": "/d", "emptyDir": {}}],
+            image={"tag": "x"},
+            worker={"replicas": 1},
+        )
+    )
+    assert launcher.wait() == 0
+    assert "worker-0   | A is a b" in launcher.lines
+    for words in (
+        "these values have no effect in a local run: image, volumes",
+        "env KEY has a valueFrom, which only a cluster can read: tasks get KEY from your shell",
+    ):
+        assert len([line for line in launcher.lines if words in line]) == 1, words
+
+
 def test_a_failing_program_gives_its_code_and_last_lines(local: Local) -> None:
     launcher = local(sh("echo bad data; exit 42", restarts={"limit": 0}, worker={"replicas": 1}))
     assert launcher.wait() == 42

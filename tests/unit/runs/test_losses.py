@@ -197,6 +197,16 @@ def test_a_program_that_hangs_is_restarted(run: Run) -> None:
     assert programs(tasks[1]) == 2, "a hang restarts all tasks"
 
 
+def test_a_program_that_draws_a_bar_does_not_hang(run: Run) -> None:
+    """The bar is one line without an end, and the step that was printed first never moves."""
+    run.tasks("ps-0", "worker-0")
+    bar = "for i in 1 2 3 4 5 6 7 8; do printf '\\r%s/8' $i; sleep 0.5; done"
+    one = {"ps": 1, "worker": 1}
+    controller = run.controller(f"echo restored step 1; {bar}; echo", hangTimeout=2, replicas=one)
+    assert controller.wait() == 0
+    assert not any("no progress" in line for line in controller.lines)
+
+
 def test_a_finished_worker_in_a_new_pod_does_not_train_again(run: Run) -> None:
     tasks = run.tasks()
     script = "[ $TASK_INDEX = 0 ] || " + run.until_go()

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,27 @@ def test_the_other_workers_start_when_the_chief_is_up(run: Run, sign: str) -> No
     child(tasks[2], 1)
     (run.folder / "go").touch()
     assert controller.wait() == 0
+
+
+@pytest.mark.parametrize("working_dir", ["", "src"])
+def test_a_venv_in_the_code_runs_the_programs_and_the_parameter_servers(
+    run: Run, working_dir: str
+) -> None:
+    folder = run.code / working_dir
+    folder.mkdir(exist_ok=True)
+    venv.create(folder / "venv", symlinks=True)
+    (folder / "train.py").write_text(
+        "import os, sys, time\n"
+        f"while not os.path.exists({str(run.folder / 'go')!r}): time.sleep(0.02)\n"
+        "print('in', sys.prefix)\n"
+    )
+    tasks = run.tasks()
+    controller = run.controller(
+        program__command=["venv/bin/python", "train.py"], program__workingDir=working_dir
+    )
+    tasks[0].wait_for(r"^serving grpc://")
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
+    tasks[1].wait_for(f"^in {run.folder / 'worker-0' / 'code' / working_dir / 'venv'}$")
+    python = run.folder / "ps-0" / "code" / working_dir / "venv/bin/python"
+    tasks[0].wait_for(f": started {python} -m launcher.task.tensorflow_server")

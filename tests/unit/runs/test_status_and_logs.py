@@ -33,6 +33,15 @@ def test_the_status_shows_each_tasks_state_and_progress(run: Run) -> None:
     gone.wait_for("no controller answers at 127")
 
 
+def test_the_log_shows_the_epochs_of_a_program_that_prints_no_steps(run: Run) -> None:
+    run.tasks("ps-0", "worker-0")
+    script = f"echo Epoch 1/3; printf '\\r12/99'; {run.until_go()}"
+    controller = run.controller(script, replicas={"ps": 1, "worker": 1})
+    controller.wait_for("epoch 1 of 3$")
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
+
+
 def test_a_copy_of_each_childs_output_outlives_it(run: Run) -> None:
     run.tasks("ps-0", "worker-0")
     one = {"ps": 1, "worker": 1}
@@ -43,7 +52,7 @@ def test_a_copy_of_each_childs_output_outlives_it(run: Run) -> None:
     assert controller.wait() == 0
     for generation in (1, 2):
         copy = logs / "0123456789ab" / f"{generation}-worker-0.log"
-        assert copy.read_bytes() == b"one\n\n\xfftwo"
+        assert copy.read_bytes() == b"one\n\n\xfftwo\n"
     assert (logs / "0123456789ab" / "1-ps-0.log").read_text().startswith("serving grpc://")
 
 

@@ -45,6 +45,7 @@ FULL = Report(
         hung=True,
         global_step=7,
         total_steps=9,
+        epoch="2 of 3",
     ),
     can_start=True,
     stands_in=True,
@@ -81,6 +82,14 @@ def test_a_report_is_never_longer_than_a_controller_accepts(character: str) -> N
     assert told.reason
     assert child.reason.startswith(told.reason)
     assert told.last_lines == lines[len(lines) - len(told.last_lines) :]
+
+
+def test_a_report_of_an_older_launcher_has_no_epoch() -> None:
+    message = json.loads(encode_report(FULL))
+    del message["child"]["epoch"]
+    told = decode_report(json.dumps(message).encode()).child
+    assert told
+    assert told.epoch == ""
 
 
 def test_a_report_that_fits_is_not_cut() -> None:
@@ -154,6 +163,7 @@ def test_a_text_that_is_no_message_is_refused(text: bytes) -> None:
         ("child.global_step", -1, "child.global_step must be a whole number"),
         ("child.global_step", 1.5, "child.global_step must be a whole number"),
         ("child.total_steps", 2**53 + 1, "child.total_steps must be a whole number"),
+        ("child.epoch", 2, "child.epoch must be a string"),
         ("child.reason", 5, "child.reason must be a string"),
         ("child.last_lines", ["a", 1], "child.last_lines must be a list of strings"),
         ("child.last_lines", "a", "child.last_lines must be a list of strings"),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.jobs import document, job
+from tests.unit.shared.addresses import ARCHIVE_MEANT, GIT_MEANT
 from tests.unit.shared.refusals import refusal
 
 
@@ -84,8 +85,9 @@ def git(**changes: str) -> dict[str, Any]:
         *(
             ("code", git(url=url), "code.git.url must be an https, http, ssh or file address")
             for url in (
-                "git@e.com:a",
                 "ext::sh",
+                "anna:secret@e.com/a.git",
+                "git@e.com",
                 "--upload-pack=x",
                 "https://a@e.com/a",
                 "ssh://e.com:x/a",
@@ -95,6 +97,15 @@ def git(**changes: str) -> dict[str, Any]:
                 "ssh://-x/a",
             )
         ),
+        *(
+            ("code", git(url=url), f'code.git.url must be {meant}: tasks need the scheme; got "')
+            for url, meant in GIT_MEANT.items()
+        ),
+        *(
+            ("code", archive(url=url), f"code.archive.url must be {meant}: tasks need the scheme")
+            for url, meant in ARCHIVE_MEANT.items()
+        ),
+        ("code", archive(url="git@e.com:a.tgz"), "code.archive.url must be an http, https or file"),
         *(
             ("code", git(ref=ref), "code.git.ref must be a branch, a tag, or a whole commit id")
             for ref in ("a b", "a..b", "", "--output=x")
@@ -112,7 +123,7 @@ def git(**changes: str) -> dict[str, Any]:
             )
             for folder, name in (("a", "a/b"), ("a", "a/b/c"), ("x/y", "x/y/z"))
         ),
-        ("code", {"inline": {"a": "x" * 600_000}}, "code.inline must be at most 524288 bytes"),
+        ("code", {"inline": {"a": "x" * 600_000}}, "code.inline must be at most 163840 bytes"),
         ("code__digest", "abc", "code.digest must be the code's digest as the launcher logs it"),
         ("code__digest", "a" * 32, "code.digest must be left out with code.image"),
         ("code__requirements", "yes", "code.requirements must be true or false"),

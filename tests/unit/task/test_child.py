@@ -188,6 +188,71 @@ def test_output_comes_line_by_line(start: Start, variables: dict[str, str], tmp_
     launcher.wait_for("end")
 
 
+def test_a_bar_is_passed_on_while_its_line_has_no_end(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    """Keras and tqdm draw for a whole epoch before the line ends."""
+    log = tmp_path / "log"
+    script = f"printf '\\r10%%'; until grep -q 10% {log}; do sleep 0.02; done; echo; echo seen"
+    program = [sys.executable, "-m", "launcher", "task", "--", "sh", "-c", script]
+    with log.open("wb") as out:
+        subprocess.run(
+            program,
+            env=environment(**variables),
+            cwd=ROOT,
+            stdout=out,
+            timeout=PATIENCE,
+            check=True,
+        )
+    assert log.read_bytes() == b"\r10%\nseen\n"
+
+
+OUTPUT = """
+import os, pathlib, queue, sys
+from launcher.task.child import Child
+lines, ended = [], queue.Queue()
+Child(["sh", "-c", sys.argv[1]], os.environ, pathlib.Path("/"), ended.put, line=lines.append)
+print(ended.get(timeout=10).last_lines, lines, file=sys.stderr)
+"""
+
+
+def test_output_without_a_line_feed_is_life() -> None:
+    script = "printf '\\r10%%'; sleep 0.2; printf '\\r20%%'; sleep 0.2; printf '\\rout of memory'"
+    done = subprocess.run(
+        [sys.executable, "-c", OUTPUT, script],
+        cwd=ROOT,
+        timeout=PATIENCE,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "\n10%\n20%\nout of memory\n"
+    assert done.stderr == "('out of memory',) ['', '10%', '', '20%', '', 'out of memory']\n"
+
+
+def test_a_last_line_without_its_end_does_not_continue_in_the_next_message(
+    variables: dict[str, str],
+) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "launcher",
+            "task",
+            "--",
+            "sh",
+            "-c",
+            "sleep 0.5; printf end; exit 3",
+        ],
+        env=environment(**variables),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert b"\nend\n" in done.stdout
+
+
 def test_long_lines_and_arbitrary_bytes_pass_unchanged(variables: dict[str, str]) -> None:
     program = (
         "import sys; o = sys.stdout.buffer; o.write(b'x' * 300_000 + b'\\n'); "

@@ -138,12 +138,14 @@ def test_a_program_starts_in_its_folder_of_the_code() -> None:
 def test_gpus_are_hidden_only_from_parameter_servers(
     task: Task, given: dict[str, str], seen: str | None
 ) -> None:
-    assert invocation.server(directive(), task, given).env.get("CUDA_VISIBLE_DEVICES") == seen
+    assert invocation.server(directive(), task, None, given).env.get("CUDA_VISIBLE_DEVICES") == seen
     assert "CUDA_VISIBLE_DEVICES" not in program(task).env
 
 
 def test_the_tensorflow_server_is_told_its_task_and_cluster() -> None:
-    told = invocation.server(directive(), Task("ps", 0), {"TFRUN_CONTROLLER": "c:1", "A": "b"})
+    told = invocation.server(
+        directive(), Task("ps", 0), None, {"TFRUN_CONTROLLER": "c:1", "A": "b"}
+    )
     assert json.loads(told.env["TF_CONFIG"])["task"] == {"type": "ps", "index": 0}
     assert (told.env["A"], told.env["LEVEL"]) == ("b", "1")
     assert "TFRUN_CONTROLLER" not in told.env
@@ -152,14 +154,30 @@ def test_the_tensorflow_server_is_told_its_task_and_cluster() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "python"),
+    ("command", "working_dir", "python"),
     [
-        ("python", "python"),
-        ("/opt/venv/bin/python3.12", "/opt/venv/bin/python3.12"),
-        ("sh", sys.executable),
-        ("./train", sys.executable),
+        ("python", "", "python"),
+        ("python", "src", "python"),
+        ("python3.12", "", "python3.12"),
+        ("/opt/venv/bin/python3.12", "src", "/opt/venv/bin/python3.12"),
+        ("venv/bin/python", "", "/work/code/venv/bin/python"),
+        ("./python", "", "/work/code/python"),
+        ("../venv/bin/python3", "src", "/work/code/src/../venv/bin/python3"),
+        ("sh", "", sys.executable),
+        ("./train", "", sys.executable),
+        ("./python-train.sh", "", sys.executable),
+        ("venv/bin/torchrun", "", sys.executable),
     ],
 )
-def test_the_tensorflow_server_runs_with_the_programs_python(command: str, python: str) -> None:
-    told = invocation.server(directive(program__command=[command]), Task("ps", 0), {})
+def test_the_tensorflow_server_runs_with_the_programs_python(
+    command: str, working_dir: str, python: str
+) -> None:
+    runs = directive(program__command=[command], program__workingDir=working_dir)
+    told = invocation.server(runs, Task("ps", 0), PULLED, {})
     assert told.argv == (python, "-m", "launcher.task.tensorflow_server")
+    assert "PYTHONPATH" not in told.env
+
+
+def test_a_stand_in_without_the_code_runs_with_the_launchers_python() -> None:
+    runs = directive(program__command=["venv/bin/python"])
+    assert invocation.server(runs, WORKER, None, {}).argv[0] == sys.executable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -46,11 +47,16 @@ def test_a_task_without_a_controller_ends_with_its_programs_code(
 @pytest.mark.parametrize(
     ("program", "code", "words"),
     [
-        ("no-such-program", 127, "program.command must name a program that the image or the code"),
+        (
+            "no-such-program",
+            127,
+            "program.command 'no-such-program' is not found in the image or the",
+        ),
         ("./no-such-file", 127, "'./no-such-file' is not found"),
         ("./README", 126, "program.command './README' cannot be run: Permission denied"),
         ("./garbage", 126, "program.command './garbage' cannot be run: Exec format error"),
         (".", 126, "cannot be run: Permission denied"),
+        ("./run.sh", 126, "Permission denied. A script needs its execute bit and #!, or its in"),
     ],
 )
 def test_a_program_that_cannot_start_is_named(
@@ -59,10 +65,69 @@ def test_a_program_that_cannot_start_is_named(
     (tmp_path / "README").write_text("read me")
     (tmp_path / "garbage").write_text("garbage")
     (tmp_path / "garbage").chmod(0o755)
+    (tmp_path / "run.sh").write_text("echo hello")
     launcher = start("task", "--", program, env=variables, cwd=tmp_path)
     assert launcher.wait() == code
     launcher.wait_for(words.replace(".", r"\."))
     assert message(tmp_path / "end.json")["exitCode"] == code
+
+
+CR = "needs lines that end with LF, not CR LF (see dos2unix)"
+
+
+BEGIN = "cannot be run: Exec format error. A script needs its execute bit and #!, or its interp"
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "why"),
+    [
+        (b"#!/bin/sh\r\necho hello\r\n", 127, CR),
+        (
+            b"#!/home/anna/venv/bin/python\nprint()\n",
+            127,
+            "needs /home/anna/venv/bin/python, which is not found",
+        ),
+        (b"#! /no/such/sh -e\n", 127, "needs /no/such/sh, which is not found"),
+        (b"\xef\xbb\xbf#!/bin/sh\n", 126, BEGIN),
+        (b"echo hello\n", 126, BEGIN),
+    ],
+)
+def test_a_file_that_is_there_but_cannot_be_run_says_what_is_missing(
+    start: Start, variables: dict[str, str], tmp_path: Path, script: bytes, code: int, why: str
+) -> None:
+    (tmp_path / "run").write_bytes(script)
+    (tmp_path / "run").chmod(0o755)
+    launcher = start("task", "--", "./run", env=variables, cwd=tmp_path)
+    assert launcher.wait() == code
+    end = message(tmp_path / "end.json")
+    assert str(end["reason"]).startswith(f"program.command './run' {why}")
+    assert end["exitCode"] == code
+
+
+def test_a_program_without_its_loader_names_the_loader(
+    start: Start, variables: dict[str, str], tmp_path: Path
+) -> None:
+    """A program of glibc in an image with musl."""
+    program = Path("/bin/true").read_bytes()
+    loader = re.search(rb"/[\w./-]*/ld-[\w.-]+(?=\0)", program)
+    if not loader:
+        pytest.skip("needs a dynamically linked /bin/true")
+    missing = loader[0][:-1] + b"X"
+    (tmp_path / "run").write_bytes(program.replace(loader[0], missing))
+    (tmp_path / "run").chmod(0o755)
+    assert start("task", "--", "./run", env=variables, cwd=tmp_path).wait() == 127
+    reason = str(message(tmp_path / "end.json")["reason"])
+    assert reason.endswith(f"needs {missing.decode()}, which is not found")
+
+
+def test_a_link_to_a_python_that_the_image_lacks_is_named(
+    start: Start, variables: dict[str, str], tmp_path: Path
+) -> None:
+    """A venv that was made on another machine."""
+    (tmp_path / "python").symlink_to("/usr/bin/python3.4")
+    assert start("task", "--", "./python", env=variables, cwd=tmp_path).wait() == 127
+    reason = str(message(tmp_path / "end.json")["reason"])
+    assert reason.endswith("needs /usr/bin/python3.4, which is not found")
 
 
 def test_all_mistakes_in_the_environment_are_reported_together(

@@ -88,6 +88,21 @@ def test_a_server_needs_neither_code_nor_peers() -> None:
     assert effects == [StartServer(told(Action.RUN).directive), Tell()]
 
 
+def test_a_server_whose_python_is_in_the_code_pulls_the_code_before_it_starts() -> None:
+    venv = job(program__command=["venv/bin/python", "train.py"])
+    wait, run = (told(action, job=venv) for action in (Action.WAIT, Action.RUN))
+    # It counts as ready, because a server that is not is taken for one whose pod terminates.
+    state, effects = after(wait, task=PS)
+    assert effects == [Tell()]
+    assert report(state, 1, 0.0).can_start
+    assert after(wait, run, task=PS)[1] == [Pull(run.directive), Tell()]
+    assert after(wait, run, PULLED, task=PS)[1] == [StartServer(run.directive), Tell()]
+    # The same code serves the next generation.
+    again = told(Action.RUN, 2, job=venv)
+    ended = (ChildEnded(1, (), 1.0), again)
+    assert after(wait, run, PULLED, *ended, task=PS)[1] == [StartServer(again.directive), Tell()]
+
+
 def test_a_branch_is_pulled_by_the_chief_first_and_by_others_once_its_commit_is_known() -> None:
     branch = job(code={"git": {"url": "https://e.com/a", "ref": "main"}})
     wait = told(Action.WAIT, job=branch)
@@ -204,6 +219,7 @@ def test_only_the_chief_reports_that_its_session_is_up_and_its_step() -> None:
     )
     assert step(state, replace(seen, at=105.0, global_step=6))[1] == (Tell(),)
     assert step(state, replace(seen, at=105.0))[1] == (), "it is the same step"
+    assert step(state, replace(seen, at=105.0, epoch="2 of 3"))[1] == (Tell(),)
 
 
 def test_a_hang_is_reported_once_with_the_last_lines() -> None:
