@@ -12,11 +12,12 @@ from launcher.shared.job import Job, read_job
 
 @dataclass(frozen=True)
 class KubernetesSettings:
-    """The API server, and the namespace of the release."""
+    """The API server, the namespace of the release, and the hash in the name of this Job."""
 
     host: str
     port: int
     namespace: str
+    hash: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def controller_settings(environ: Mapping[str, str]) -> ControllerSettings:
             host=env.required("KUBERNETES_SERVICE_HOST"),  # in every pod
             port=env.whole("KUBERNETES_SERVICE_PORT", None, 1, 65535),
             namespace=env.required("TFRUN_NAMESPACE"),
+            hash=env.required("TFRUN_HASH"),
         )
     path = env.text("TFRUN_JOB")
     text = b""

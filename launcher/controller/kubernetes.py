@@ -5,28 +5,46 @@ https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/stateful-
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 from launcher.controller.environment import KubernetesSettings
 from launcher.shared.exits import ExitCode, LauncherError
+from launcher.shared.log import say
 from launcher.shared.protocol import Leader
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+PATHS = {
+    "StatefulSet": "/apis/apps/v1/namespaces/{}/statefulsets/{}",
+    "Service": "/api/v1/namespaces/{}/services/{}",
+    "Job": "/apis/batch/v1/namespaces/{}/jobs/{}?propagationPolicy=Background",
+}
 TIMEOUT_SECONDS = 10.0
+REFUSED_SECONDS = 5.0  # until every API server knows a Role that was just created
+LONGEST_BACKOFF = 10.0
+HASH_LABEL = "tfrun/job"  # on the controller's pod, and in the selector of its Service
 LEADER_ANNOTATION = "tfrun/leader"  # number and id of the controller that may write
 BEGIN_ANNOTATION = "tfrun/begin"  # when the run began, as a JSON text
 ENDS_ANNOTATION = "tfrun/ends"  # how the last runs ended, as a JSON text
 MOST_ENDS = 20  # because a rollback may go back to a run that has ended
 
+T = TypeVar("T")
+
 
 class SupersededError(Exception):
-    """A younger controller has claimed the StatefulSets, so this one must not write them."""
+    """Another controller leads, so this one must not write the StatefulSets."""
+
+
+class NotFoundError(LauncherError):
+    """The API server does not know the object."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,7 @@ class StatefulSet:
 
 
 class Kubernetes:
-    """The StatefulSets of one release, read and written with the pod's service account.
+    """The objects of one release, read and written with the pod's service account.
 
     Every call raises OSError or http.client.HTTPException if the API server cannot be reached or
     fails; try again. It raises LauncherError(CONFIGURATION) if the API server refuses; trying
@@ -53,22 +71,41 @@ class Kubernetes:
     """
 
     def __init__(self, settings: KubernetesSettings, release: str) -> None:
+        self.hash = settings.hash
         self._server = (settings.host, settings.port)
-        self._path = f"/apis/apps/v1/namespaces/{settings.namespace}/statefulsets/{release}-"
+        self._namespace = settings.namespace
+        self._release = release
+
+    def leading(self) -> str:
+        """The hash of the Job whose controller the Service selects: that controller leads.
+
+        It is this one's own where nothing says otherwise.
+        """
+        try:
+            service = self._call("GET", "Service", "controller")
+        except NotFoundError:
+            return self.hash
+        selector = service["spec"].get("selector") or {}
+        return str(selector.get(HASH_LABEL, self.hash))
+
+    def delete_job(self) -> None:
+        """Deletes the Job of this controller, and so its pod."""
+        with contextlib.suppress(NotFoundError):  # Helm or Argo CD was faster
+            self._call("DELETE", "Job", self.hash)
 
     def claim(self, role: str, leader: Leader) -> StatefulSet:
         """Claims the role's StatefulSet, so that only this leader may write it, and returns it.
 
         If a greater leader has claimed it, it is returned unchanged.
         """
-        found = self._call("GET", role)
+        found = self._call("GET", "StatefulSet", role)
         if _leader(found) <= leader:
             # If it was written since, the API server answers 409, and the caller tries again.
             metadata = {
                 "resourceVersion": found["metadata"].get("resourceVersion"),
                 "annotations": {LEADER_ANNOTATION: _claim(leader)},
             }
-            found = self._call("PATCH", role, {"metadata": metadata})
+            found = self._call("PATCH", "StatefulSet", role, {"metadata": metadata})
         metadata, status = found["metadata"], found.get("status") or {}
         if status.get("observedGeneration", 0) < metadata["generation"]:
             raise http.client.HTTPException(f"the StatefulSet of role {role} is not yet observed")
@@ -101,36 +138,36 @@ class Kubernetes:
         test = {"op": "test", "path": _annotation(LEADER_ANNOTATION), "value": _claim(leader)}
         adds = [{"op": "add", "path": path, "value": value} for path, value in changes]
         try:
-            self._call("PATCH", role, [test, *adds])
+            self._call("PATCH", "StatefulSet", role, [test, *adds])
         except LauncherError:
-            if _leader(self._call("GET", role)) != leader:
+            if _leader(self._call("GET", "StatefulSet", role)) != leader:
                 raise SupersededError from None
             raise
 
-    def _call(self, method: str, role: str, body: object = None) -> dict[str, Any]:
+    def _call(self, method: str, kind: str, suffix: str, body: object = None) -> dict[str, Any]:
+        name = f"{self._release}-{suffix}"
         # We read the token each time because the kubelet replaces it before it expires.
         token = (ACCOUNT / "token").read_text()
         context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
         connection = http.client.HTTPSConnection(
             *self._server, timeout=TIMEOUT_SECONDS, context=context
         )
-        kind = "json-patch" if isinstance(body, list) else "merge-patch"
+        patch = "json-patch" if isinstance(body, list) else "merge-patch"
         headers = {
             "Authorization": f"Bearer {token}",
-            "Content-Type": f"application/{kind}+json",
+            "Content-Type": f"application/{patch}+json",
         }
+        path = PATHS[kind].format(self._namespace, name)
         try:
-            connection.request(
-                method, self._path + role, None if body is None else json.dumps(body), headers
-            )
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             text = response.read()
         finally:
             connection.close()
         if response.status in (401, 403, 404, 422):
-            raise LauncherError(
+            raise (NotFoundError if response.status == 404 else LauncherError)(
                 ExitCode.CONFIGURATION,
-                f"Kubernetes refuses to {method.lower()} the StatefulSet of role {role} "
+                f"Kubernetes refuses to {method.lower()} the {kind} {name} "
                 f"({response.status}): {_reason(text)}. Run `helm upgrade` to restore the chart's "
                 "objects, or set controller.rbac: false, which needs no rights",
             )
@@ -141,6 +178,28 @@ class Kubernetes:
         except ValueError:
             raise http.client.HTTPException(f"the answer is not JSON: {_reason(text)}") from None
         return document
+
+
+async def insist(call: Callable[..., T], *arguments: object) -> T:
+    """Calls Kubernetes until it answers. Raises LauncherError if it keeps refusing."""
+    failures = 0
+    refused_at: float | None = None
+    while True:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, call, *arguments)
+        except LauncherError as error:
+            now = time.monotonic()
+            refused_at = now if refused_at is None else refused_at
+            if now - refused_at >= REFUSED_SECONDS:
+                raise
+            say(f"{error.reason}. Trying again for {REFUSED_SECONDS:.0f} s")
+            await asyncio.sleep(1.0)
+        except (OSError, http.client.HTTPException) as error:
+            failures += 1
+            refused_at = None  # an API server that has just started may know no Roles yet
+            delay = min(LONGEST_BACKOFF, 0.2 * 2**failures)
+            say(f"a call to Kubernetes failed, next try in {delay:.1f} s: {error!r}")
+            await asyncio.sleep(delay)
 
 
 def _annotation(name: str) -> str:

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Callable, TypeVar
+from typing import Any
 
-from launcher.controller import nfs_probe, status
+from launcher.controller import leadership, nfs_probe, status
 from launcher.controller.environment import ControllerSettings
 from launcher.controller.http import RefusedError, Request, Server
-from launcher.controller.kubernetes import Kubernetes, StatefulSet, SupersededError
+from launcher.controller.kubernetes import Kubernetes, StatefulSet, SupersededError, insist
 from launcher.controller.progress import Progress
 from launcher.decisions import directive, step
 from launcher.decisions.state import (
@@ -56,24 +55,53 @@ TICK_SECONDS = 1.0
 BUSY_TICK_SECONDS = 0.05
 DIAGNOSE_SECONDS = 4.0  # between two probes of code.nfs while no task has reported
 MISSING_SECONDS = 30.0  # how long a folder may stay missing before the run fails
-REFUSED_SECONDS = 5.0  # until every API server knows a Role that was just created
 FAREWELL_SECONDS = 2.0  # for tasks to hear of the end; Kubernetes removes their pods anyway
 KEPT_FAREWELL_SECONDS = 10.0  # plus grace, where pods stay: only the controller stops the tasks
-LONGEST_BACKOFF = 10.0
 # Exit codes after which the chart's Job restarts the controller: its own failure, SIGKILL and
 # SIGTERM. A run that ends with one of them must not restart the controller.
 RETRIED = frozenset({ExitCode.BUG, signalled(signal.SIGKILL), signalled(signal.SIGTERM)})
 
-T = TypeVar("T")
-
 
 def run(settings: ControllerSettings) -> End:
     """Leads the run to its end, or until the controller is stopped."""
+    return asyncio.run(_until_stopped(settings))
 
-    async def lead() -> End:
-        return await _Controller(settings).lead()  # created inside the event loop that it uses
 
-    return asyncio.run(lead())
+async def _until_stopped(settings: ControllerSettings) -> End:
+    leading = asyncio.ensure_future(lead(settings))
+    stopped_by = 0
+
+    def stop(number: int) -> None:
+        nonlocal stopped_by
+        stopped_by = number
+        leading.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        return await leading
+    except asyncio.CancelledError:
+        reason = f"the controller was stopped by {signal.Signals(stopped_by).name}"
+        return End(Phase.STOPPED, signalled(stopped_by), reason)
+
+
+async def lead(settings: ControllerSettings) -> End:
+    """Leads while the Service selects this controller; 143 if it does and another one leads."""
+    there, led = settings.kubernetes, False
+    kubernetes = Kubernetes(there, settings.job.release) if there else None
+    while True:
+        if kubernetes:
+            await leadership.gain(kubernetes, led)
+        controller = _Controller(settings, kubernetes)
+        try:
+            return await controller.lead()
+        except SupersededError:
+            say("another controller leads this run")
+        if not kubernetes or (leading := await insist(kubernetes.leading)) == kubernetes.hash:
+            reason = "another controller leads this run"  # the Job restarts this one
+            return End(Phase.STOPPED, signalled(signal.SIGTERM), reason)
+        await controller.hand_over(leading)
+        led = True
 
 
 def exit_code(end: End) -> int:
@@ -82,12 +110,10 @@ def exit_code(end: End) -> int:
 
 
 class _Controller:
-    def __init__(self, settings: ControllerSettings) -> None:
+    def __init__(self, settings: ControllerSettings, kubernetes: Kubernetes | None) -> None:
         self.settings = settings
         self.job: Job = settings.job
-        self.kubernetes = (
-            Kubernetes(settings.kubernetes, self.job.release) if settings.kubernetes else None
-        )
+        self.kubernetes = kubernetes
         self.id = os.urandom(8).hex()
         self.state = State(self.job, self.job, Leader(0, self.id))
         self.instructions = directive.instructions(self.state)
@@ -103,23 +129,7 @@ class _Controller:
         self.encoded: dict[Holds, bytes] = {}
 
     async def lead(self) -> End:
-        leading = asyncio.ensure_future(self._lead())
-        stopped_by = 0
-
-        def stop(number: int) -> None:
-            nonlocal stopped_by
-            stopped_by = number
-            leading.cancel()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop, number)
-        try:
-            return await leading
-        except asyncio.CancelledError:
-            reason = f"the controller was stopped by {signal.Signals(stopped_by).name}"
-            return End(Phase.STOPPED, signalled(stopped_by), reason)
-
-    async def _lead(self) -> End:
+        """How the run ended. Raises SupersededError if another controller leads."""
         host, port = self.settings.listen
         try:
             await self.server.listen(host, port)
@@ -128,9 +138,11 @@ class _Controller:
                 ExitCode.CONFIGURATION, f"the controller cannot listen on {host}:{port}: {error}"
             ) from None
         besides = [asyncio.ensure_future(task) for task in (self._tick(), self._diagnose())]
+        if self.kubernetes:
+            besides.append(asyncio.ensure_future(leadership.keep(self.kubernetes)))
         for task in besides:
             task.add_done_callback(self._check)
-        following = asyncio.ensure_future(self._until_superseded())
+        following = asyncio.ensure_future(self._follow())
         try:
             await asyncio.wait([following, self.fault], return_when=asyncio.FIRST_COMPLETED)
             return (following if following.done() else self.fault).result()
@@ -151,17 +163,7 @@ class _Controller:
         if not self.fault.done():
             self.fault.set_exception(error)
 
-    async def _until_superseded(self) -> End:
-        """How the run ended; 143 if a younger controller leads: the Job then restarts this one."""
-        try:
-            return await self._follow()
-        except SupersededError:
-            reason = "a younger controller leads this run"
-            say(reason)
-            return End(Phase.STOPPED, signalled(signal.SIGTERM), reason)
-
     async def _follow(self) -> End:
-        """Leads, and returns how the run ended. Raises SupersededError if a younger one leads."""
         self._step(await self._begin())
         while self.state.phase is not RunPhase.YIELDED:
             effect = await self.effects.get()
@@ -172,7 +174,7 @@ class _Controller:
                 return effect.end
             elif self.kubernetes:
                 leader, replicas = self.state.leader, effect.replicas
-                await self._insist(self.kubernetes.scale, effect.role, leader, replicas)
+                await insist(self.kubernetes.scale, effect.role, leader, replicas)
         raise SupersededError
 
     async def _begin(self) -> Begin:
@@ -180,7 +182,7 @@ class _Controller:
         leader = Leader(time.time_ns() // 1_000_000 if self.kubernetes else 0, self.id)
         while self.kubernetes:
             for role in self.job.replicas:
-                self.found[role] = await self._insist(self.kubernetes.claim, role, leader)
+                self.found[role] = await insist(self.kubernetes.claim, role, leader)
             newest = max(item.leader for item in self.found.values())
             if newest == leader:
                 break
@@ -206,7 +208,7 @@ class _Controller:
         at = begin.get("at")
         if begin.get("run") == self.job.run and isinstance(at, (int, float)):
             return max(0.0, now - at)
-        await self._insist(self.kubernetes.begin, role, leader, {"run": self.job.run, "at": now})
+        await insist(self.kubernetes.begin, role, leader, {"run": self.job.run, "at": now})
         return 0.0
 
     async def _tick(self) -> None:
@@ -266,6 +268,9 @@ class _Controller:
             **end.record(),
             "codeDigest": self.state.digest or "",
         }
+        if self.kubernetes:
+            jobs = {*str(record.get("jobs", "")).split(), self.kubernetes.hash}
+            record = {**record, "jobs": " ".join(sorted(jobs))}
         say(_last_words(end, self.job.run))
         gone = await self._record(record)
         self.end_recorded = True
@@ -283,11 +288,22 @@ class _Controller:
             assert self.kubernetes
             ends = [*(end for end in item.ends if end.get("run") != record["run"]), record]
             try:
-                await self._insist(self.kubernetes.end, role, self.state.leader, ends, free)
+                await insist(self.kubernetes.end, role, self.state.leader, ends, free)
             except LauncherError as error:  # the run has ended nevertheless
                 gone = False
                 say(f"{error.reason}. The end is not recorded there, and its pods stay")
         return gone
+
+    async def hand_over(self, leading: str) -> None:
+        """Removes all pods if the controller that leads now has ended: it would not do that."""
+        ends = [end for item in self.found.values() for end in item.ends]
+        if not any(leading in str(end.get("jobs", "")).split() for end in ends):
+            return
+        assert self.kubernetes
+        say(f"the run of the controller {leading} has ended, so no pods are needed")
+        with contextlib.suppress(SupersededError):
+            for role in self.found:
+                await insist(self.kubernetes.scale, role, self.state.leader, 0)
 
     async def _farewell(self, gone: bool) -> None:
         """Gives the tasks time to learn of the end and to stop."""
@@ -296,27 +312,6 @@ class _Controller:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.farewell >= tasks:
             await asyncio.sleep(0.02)
-
-    async def _insist(self, call: Callable[..., T], *arguments: object) -> T:
-        """Calls Kubernetes until it answers. Raises LauncherError if it keeps refusing."""
-        failures = 0
-        refused_at: float | None = None
-        while True:
-            try:
-                return await asyncio.get_running_loop().run_in_executor(None, call, *arguments)
-            except LauncherError as error:
-                now = time.monotonic()
-                refused_at = now if refused_at is None else refused_at
-                if now - refused_at >= REFUSED_SECONDS:
-                    raise
-                say(f"{error.reason}. Trying again for {REFUSED_SECONDS:.0f} s")
-                await asyncio.sleep(1.0)
-            except (OSError, http.client.HTTPException) as error:
-                failures += 1
-                refused_at = None  # an API server that has just started may know no Roles yet
-                delay = min(LONGEST_BACKOFF, 0.2 * 2**failures)
-                say(f"a call to Kubernetes failed, next try in {delay:.1f} s: {error!r}")
-                await asyncio.sleep(delay)
 
     # Requests: reports of tasks, and the status for people.
 

@@ -97,6 +97,8 @@ class Link:
             if directive:
                 self._received(directive)
                 self._changed.wait()
+            else:
+                connection.close()  # by now the Service may select another controller
 
     def _exchange(self, connection: http.client.HTTPConnection) -> Directive | None:
         if connection.sock is None:

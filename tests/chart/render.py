@@ -80,21 +80,17 @@ class Rendered:
     def job(self) -> Any:
         return json.loads(self.job_json())
 
-    def launcher(self, side: str) -> Object:
-        """The ConfigMap that holds the launcher's files for a side, `task` or `controller`."""
-        prefix = f"{self.release}-launcher-{side}-"
-        (name,) = (n for n in self.names("ConfigMap") if n.startswith(prefix))
-        return self.one("ConfigMap", name)
-
     def launcher_files(self, side: str) -> dict[str, str]:
-        """The launcher's files as the kubelet lays them out in a pod, by path."""
+        """The launcher's files as the kubelet lays them out in a pod of a side, by path."""
         pod = self.controller_pod() if side == "controller" else self.task_pod()
         (volume,) = (v for v in pod["spec"]["volumes"] if v["name"] == "tfrun-launcher")
-        source = self.launcher(side)
-        assert volume["configMap"]["name"] == source["metadata"]["name"]
-        items = volume["configMap"]["items"]
-        assert {item["key"] for item in items} == source["data"].keys()
-        return {item["path"]: source["data"][item["key"]] for item in items}
+        files: dict[str, str] = {}
+        for source in volume["projected"]["sources"]:
+            data = self.one("ConfigMap", source["configMap"]["name"])["data"]
+            items = source["configMap"]["items"]
+            assert {item["key"] for item in items} == data.keys()
+            files |= {item["path"]: data[item["key"]] for item in items}
+        return files
 
 
 def launcher_files() -> dict[str, str]:

@@ -263,6 +263,7 @@ def test_the_launcher_reads_the_controllers_environment(rbac: bool, tmp_path: Pa
     assert settings.listen == ("0.0.0.0", 2220)
     kubernetes = settings.kubernetes
     assert (kubernetes.namespace if kubernetes else None) == ("research" if rbac else None)
+    assert kubernetes is None or f"mnist-{kubernetes.hash}" in rendered.names("Job")
     assert settings.job.release == "mnist"
 
 

@@ -232,13 +232,31 @@ def test_the_controller_may_scale_its_statefulsets_and_nothing_else(
     mode: str, evaluators: int
 ) -> None:
     rendered = render({"mode": mode, "evaluator": {"replicas": evaluators}})
-    (rule,) = rendered.one("Role")["rules"]
-    assert sorted(rule.pop("resourceNames")) == rendered.names("StatefulSet")
-    assert rule == {
-        "apiGroups": ["apps"],
-        "resources": ["statefulsets"],
-        "verbs": ["get", "patch"],
+    role = rendered.one("Role")
+    rules = {rule["resources"][0]: rule for rule in role["rules"]}
+    assert sorted(rules["statefulsets"].pop("resourceNames")) == rendered.names("StatefulSet")
+    job = rendered.one("Job")["metadata"]["name"]
+    assert rules == {
+        "statefulsets": {
+            "apiGroups": ["apps"],
+            "resources": ["statefulsets"],
+            "verbs": ["get", "patch"],
+        },
+        "services": {
+            "apiGroups": [""],
+            "resources": ["services"],
+            "resourceNames": ["mnist-controller"],
+            "verbs": ["get"],
+        },
+        "jobs": {
+            "apiGroups": ["batch"],
+            "resources": ["jobs"],
+            "resourceNames": [job],
+            "verbs": ["delete"],
+        },
     }
+    # A controller keeps its rights where nothing removes its Job.
+    assert role["metadata"]["name"] == job
     binding = rendered.one("RoleBinding")
     spec = rendered.controller_pod()["spec"]
     assert binding["roleRef"]["name"] == rendered.one("Role")["metadata"]["name"]

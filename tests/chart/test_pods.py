@@ -310,7 +310,7 @@ def test_the_launcher_is_mounted_from_the_chart_or_is_part_of_the_image(inject: 
         if inject:
             assert mounted["tfrun-launcher"]["mountPath"] == "/tfrun/launcher"
             assert mounted["tfrun-launcher"]["readOnly"] is True
-    assert len(rendered.names("ConfigMap")) == (3 if inject else 1)
+    assert len(rendered.names("ConfigMap")) == (6 if inject else 1)
 
 
 def test_every_mount_has_its_volume() -> None:

@@ -56,9 +56,9 @@ it is RELEASE-ALIAS, so that one release can hold several runs. */}}
 {{ include "tfrun.controller.job.name" . }}
 {{- end }}
 
-{{/* Takes (dict "root" $ "side" "task"). */}}
+{{/* Takes (dict "root" $ "package" "task"). */}}
 {{- define "tfrun.launcher.configmap.name" -}}
-{{ include "tfrun.name" .root }}-launcher-{{ .side }}-{{ include "tfrun.launcher.configmap.data" . | sha256sum | trunc 8 }}
+{{ include "tfrun.name" .root }}-launcher-{{ .package }}-{{ include "tfrun.launcher.configmap.data" . | sha256sum | trunc 8 }}
 {{- end }}
 
 {{/* The labels of every object. */}}

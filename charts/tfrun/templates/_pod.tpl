@@ -27,24 +27,6 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{- define "tfrun.launcher.volumeMount" -}}
-- name: tfrun-launcher
-  mountPath: /tfrun/launcher
-  readOnly: true
-{{- end }}
-
-{{/* Maps each key of the ConfigMap back to its path. Takes (dict "root" $ "side" "task"). */}}
-{{- define "tfrun.launcher.volume" -}}
-- name: tfrun-launcher
-  configMap:
-    name: {{ include "tfrun.launcher.configmap.name" . }}
-    items:
-      {{- range $key := include "tfrun.launcher.configmap.data" . | fromYaml | keys | sortAlpha }}
-      - key: {{ $key }}
-        path: {{ trimSuffix ".py" $key | replace "." "/" }}.py
-      {{- end }}
-{{- end }}
-
 {{/* The name of the volume that holds the code, if one does. A claim that is one of `volumes` is not named
 again, because some kubelets never mount a claim that a pod names twice. */}}
 {{- define "tfrun.source.volume" -}}
@@ -243,6 +225,8 @@ template:
           {{- if .rbac }}
           - name: TFRUN_KUBERNETES
             value: "true"
+          - name: TFRUN_HASH
+            value: {{ quote $.hash }}
           {{- end }}
           - name: PYTHONUNBUFFERED
             value: "1"

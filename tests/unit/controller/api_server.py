@@ -1,4 +1,4 @@
-"""A fake Kubernetes API server: HTTPS, two StatefulSets, and failures on demand.
+"""A fake Kubernetes API server: HTTPS, two StatefulSets, a Service, a Job, and failures on demand.
 
 It applies both kinds of patches as the API server does, and checks the token. The end-to-end tests
 use a real API server.
@@ -18,10 +18,13 @@ import trustme
 from launcher.controller.kubernetes import ENDS_ANNOTATION, LEADER_ANNOTATION
 
 PREFIX = "/apis/apps/v1/namespaces/research/statefulsets/"
+SERVICE = "/api/v1/namespaces/research/services/mnist-controller"
+HASH = "0123abcd"  # of the controller that a test runs
+JOB = f"/apis/batch/v1/namespaces/research/jobs/mnist-{HASH}?propagationPolicy=Background"
 
 
 class FakeApiServer:
-    """StatefulSets mnist-ps and mnist-worker."""
+    """StatefulSets mnist-ps and mnist-worker, Service mnist-controller, the controller's Job."""
 
     def __init__(self, authority: trustme.CA) -> None:
         self.objects: dict[str, dict[str, Any]] = {
@@ -32,6 +35,9 @@ class FakeApiServer:
             }
             for role in ("ps", "worker")
         }
+        self.selected: str | None = HASH  # by the Service; None: there is no Service
+        self.job_exists = True
+        self.job_deleted = threading.Event()
         self.calls: list[tuple[str, str, Any]] = []
         self.failures: list[tuple[int, bytes]] = []  # the next answers
         self.records_refused = 0  # how many of the next records of the end fail
@@ -45,6 +51,9 @@ class FakeApiServer:
                 self.answer()
 
             def do_PATCH(self) -> None:
+                self.answer()
+
+            def do_DELETE(self) -> None:
                 self.answer()
 
             def answer(self) -> None:
@@ -76,9 +85,15 @@ class FakeApiServer:
         if isinstance(body, list) and ENDS_ANNOTATION in self.names(body) and self.records_refused:
             self.records_refused -= 1
             return self.refusal, b"{}"
+        if request.path == SERVICE and self.selected is not None:
+            return 200, json.dumps({"spec": {"selector": {"tfrun/job": self.selected}}}).encode()
+        if (request.command, request.path) == ("DELETE", JOB) and self.job_exists:
+            self.job_exists = False
+            self.job_deleted.set()
+            return 200, b"{}"
         found = self.objects.get(request.path.removeprefix(PREFIX))
         if not found:
-            return 404, json.dumps({"message": "statefulsets.apps not found"}).encode()
+            return 404, json.dumps({"message": f"{request.path} not found"}).encode()
         if request.command == "PATCH":
             if self.meanwhile:
                 self.claim(self.meanwhile.pop())

@@ -20,6 +20,7 @@ def test_a_controller_reads_its_job(tmp_path: Path) -> None:
             "TFRUN_LISTEN": "0.0.0.0:2220",
             "TFRUN_KUBERNETES": "true",
             "TFRUN_NAMESPACE": "research",
+            "TFRUN_HASH": "0123abcd",
             "KUBERNETES_SERVICE_HOST": "fd00::1",
             "KUBERNETES_SERVICE_PORT": "443",
         }
@@ -34,7 +35,12 @@ def test_all_mistakes_in_a_controllers_environment_are_reported_together() -> No
     with pytest.raises(LauncherError) as error:
         controller_settings({"TFRUN_JOB": "/no/such", "TFRUN_KUBERNETES": "true"})
     told = error.value.reason
-    assert told.startswith("5 mistakes in the environment:")
-    for name in ("LISTEN", "JOB must name a readable job.json; got '/no/such'", "NAMESPACE"):
+    assert told.startswith("6 mistakes in the environment:")
+    for name in (
+        "LISTEN",
+        "JOB must name a readable job.json; got '/no/such'",
+        "NAMESPACE",
+        "HASH",
+    ):
         assert f"TFRUN_{name}" in told
     assert "KUBERNETES_SERVICE_HOST must be set" in told

@@ -18,11 +18,11 @@ from launcher.controller.environment import KubernetesSettings
 from launcher.controller.kubernetes import ENDS_ANNOTATION, Kubernetes, SupersededError
 from launcher.shared.exits import ExitCode, LauncherError
 from launcher.shared.protocol import Leader
-from tests.unit.controller.api_server import FakeApiServer
+from tests.unit.controller.api_server import HASH, FakeApiServer
 
 
 def client(port: int) -> Kubernetes:
-    return Kubernetes(KubernetesSettings("127.0.0.1", port, "research"), "mnist")
+    return Kubernetes(KubernetesSettings("127.0.0.1", port, "research", HASH), "mnist")
 
 
 ME = Leader(5, "me")
@@ -125,7 +125,7 @@ def test_a_refusal_says_what_and_why(api: FakeApiServer, status: int) -> None:
     with pytest.raises(LauncherError) as error:
         client(api.port).claim("ps", ME)
     assert error.value.exit_code is ExitCode.CONFIGURATION
-    assert f'role ps ({status}): cannot get "mnist-ps".' in error.value.reason
+    assert f'StatefulSet mnist-ps ({status}): cannot get "mnist-ps".' in error.value.reason
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from launcher.controller import loop
+from launcher.controller import kubernetes, loop
 from launcher.controller.environment import ControllerSettings, KubernetesSettings
 from launcher.controller.kubernetes import BEGIN_ANNOTATION, ENDS_ANNOTATION, LEADER_ANNOTATION
 from launcher.decisions import directive, state, step
@@ -30,7 +30,7 @@ from launcher.shared.protocol import (
     encode_report,
 )
 from launcher.task.state import Told
-from tests.unit.controller.api_server import FakeApiServer, found_ends
+from tests.unit.controller.api_server import HASH, FakeApiServer, found_ends
 from tests.unit.jobs import job
 from tests.unit.play import Pod
 from tests.unit.processes import free_ports
@@ -49,7 +49,7 @@ def lead(api_port: int, **changes: Any) -> End:
         ControllerSettings(
             job(**changes),
             ("127.0.0.1", port),
-            KubernetesSettings("127.0.0.1", api_port, "research"),
+            KubernetesSettings("127.0.0.1", api_port, "research", HASH),
         )
     )
 
@@ -132,7 +132,7 @@ def test_a_superseded_controller_ends_with_143(
     end = lead(api.port, deadline=0.1)
     claiming.join()
     assert (end.phase, end.exit_code) == (Phase.STOPPED, 143)
-    assert "a younger controller leads this run" in capfd.readouterr().err
+    assert "another controller leads this run" in capfd.readouterr().err
     assert ENDS_ANNOTATION not in api.objects["mnist-ps"]["metadata"]["annotations"]
 
 
@@ -168,7 +168,7 @@ def test_a_refusal_that_passes_soon_does_not_end_the_controller(api: FakeApiServ
 def test_a_refusal_that_lasts_ends_the_controller(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.5)
+    monkeypatch.setattr(kubernetes, "REFUSED_SECONDS", 0.5)
     api.failures += [(403, b'{"message": "forbidden"}')] * 9
     with pytest.raises(LauncherError, match="forbidden"):
         lead(api.port)
@@ -177,7 +177,7 @@ def test_a_refusal_that_lasts_ends_the_controller(
 def test_an_end_that_cannot_be_recorded_is_still_the_controllers_exit_code(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.5)
+    monkeypatch.setattr(kubernetes, "REFUSED_SECONDS", 0.5)
     api.records_refused, api.refusal = 99, 403
     assert lead(api.port, deadline=0.1, grace=0).exit_code == ExitCode.DEADLINE
     assert capfd.readouterr().err.count("The end is not recorded there, and its pods stay") == 2
@@ -187,7 +187,7 @@ def test_an_end_is_recorded_at_every_statefulset_that_allows_it(
     api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If Kubernetes refuses the record at one StatefulSet, the others are still scaled down."""
-    monkeypatch.setattr(loop, "REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr(kubernetes, "REFUSED_SECONDS", 0.0)
     api.records_refused, api.refusal = 1, 403
     assert lead(api.port, deadline=0.1, grace=0).exit_code == ExitCode.DEADLINE
     assert [each["spec"]["replicas"] for each in api.objects.values()] == [1, 0]
@@ -213,7 +213,7 @@ def test_an_exception_in_a_tick_or_an_answer_ends_the_controller(
     monkeypatch.setattr(step if part == "step" else directive, part, fail)
     (port,) = free_ports(1)
     settings = ControllerSettings(
-        job(), ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
+        job(), ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research", HASH)
     )
     knocking = threading.Thread(target=knock, args=[port], daemon=True)
     if part == "directive":
@@ -276,7 +276,9 @@ def test_tasks_are_told_the_end_only_after_it_is_recorded(
     try:
         end = loop.run(
             ControllerSettings(
-                small, ("127.0.0.1", port), KubernetesSettings("127.0.0.1", api.port, "research")
+                small,
+                ("127.0.0.1", port),
+                KubernetesSettings("127.0.0.1", api.port, "research", HASH),
             )
         )
     finally:

@@ -41,6 +41,8 @@ class FakeController:
         requests: queue.Queue[tuple[Report, queue.Queue[Directive | None]]] = queue.Queue()
         self.requests = requests
         self.sequence = 0
+        self.connections: list[int] = []  # the connection of each request, as its client's port
+        connections = self.connections
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -48,6 +50,7 @@ class FakeController:
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
                 answer: queue.Queue[Directive | None] = queue.Queue()
+                connections.append(self.client_address[1])
                 requests.put((decode_report(self.rfile.read(length)), answer))
                 body = encode_directive(answer.get())
                 try:
@@ -147,6 +150,17 @@ def test_a_report_names_the_last_directive_that_the_task_received(
         while not report.can_start:
             fake.answer(None)
             report = fake.hear()
+
+
+def test_a_task_connects_again_when_a_request_ends_without_news(
+    start: Start, fake: FakeController, port: int
+) -> None:
+    """By then the Service may select another controller, while this one still answers."""
+    worker(start, port)
+    fake.hear()
+    fake.answer(None)
+    fake.hear()
+    assert len(set(fake.connections)) == 2
 
 
 def test_a_directive_of_an_older_controller_is_ignored(
