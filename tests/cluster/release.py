@@ -60,12 +60,9 @@ class Release:
         """Upgrades the release with these settings, and keeps all other values."""
         return run([*self._helm_command("upgrade", settings), "--reuse-values"])
 
-    def render(self, values: Sequence[Path]) -> str:
+    def render(self, values: Sequence[Path], settings: Mapping[str, Any]) -> str:
         """What `helm template` prints of the release."""
-        command = [*self._helm_base(), "template", self.name, str(CHART)]
-        for file in values:
-            command += ["--values", str(file)]
-        return run(command)
+        return self._helm("template", values, settings)
 
     def rollback(self, revision: int) -> None:
         """Rolls the release back. The install is revision 1; each change adds one."""
