@@ -212,6 +212,67 @@ def test_signals_that_do_not_stop_are_passed_on_to_the_program(
     launcher.wait_for(f"^got {name}")
 
 
+# A stand-in for TensorFlow: its own test is in tests/e2e/test_modes_local.py.
+CAUGHT = """
+import mmap, os, signal, sys, threading, time
+case, caught = sys.argv[1], []
+def wait():
+    while not caught:
+        time.sleep(0.02)
+def log(thread):
+    print(f"W0000 00:00:1795638893.275913 {thread:7} preemption_notifier.cc:90] SIGTERM caught at "
+          "2026-11-25T20:34:53.275912111+00:00", flush=True)
+def listen():
+    wait()
+    if case != "before the stop":
+        log(os.getppid() if case == "in another process" else threading.get_native_id())
+threading.Thread(target=listen, daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: caught.append(True))
+if case == "with JAX":
+    with open("jaxlib.so", "wb+") as file:
+        file.truncate(4096)
+        library = mmap.mmap(file.fileno(), 4096)
+if case == "before the stop":
+    log(os.getpid())
+print("ready", flush=True)
+wait()
+time.sleep(1)
+sys.exit(5)
+"""
+STOP = """
+import os, pathlib, queue, sys
+from launcher.task.child import Child
+ready, ended, here = queue.Queue(), queue.Queue(), pathlib.Path(sys.argv[1])
+child = Child(sys.argv[3:], os.environ, here, ended.put, line=ready.put)
+while ready.get(timeout=60) != "ready":
+    pass
+child.stop(60, waits=sys.argv[2] == "waits")
+sys.exit(ended.get(timeout=60).exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "waits", "code"),
+    [
+        ("in the program", False, 137),
+        ("in the program", True, 5),  # the pod leaves
+        ("in another process", False, 5),
+        ("before the stop", False, 5),
+        ("with JAX", False, 5),
+    ],
+)
+def test_a_program_is_not_waited_for_when_tensorflow_has_caught_the_signal(
+    tmp_path: Path, case: str, waits: bool, code: int
+) -> None:
+    program = [sys.executable, "-c", CAUGHT, case]
+    done = subprocess.run(
+        [sys.executable, "-c", STOP, str(tmp_path), "waits" if waits else "", *program],
+        cwd=ROOT,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == code
+
+
 # What is left behind.
 
 
