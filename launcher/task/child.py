@@ -22,6 +22,11 @@ from launcher.shared.exits import ExitCode, LauncherError, from_wait
 from launcher.shared.log import say
 from launcher.shared.process import LINE_BYTES, Output, adopt_orphans, start
 
+SHELLS = frozenset({"bash", "busybox", "dash", "sh", "zsh"})
+# MultiWorkerMirroredStrategy catches SIGTERM. A thread of it logs this, and the training goes on.
+# A program that handles SIGTERM has replaced TensorFlow's handler, so nothing is logged.
+CAUGHT = re.compile(r"(\d+) preemption_notifier\.cc:\d+\] SIGTERM caught")
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -58,9 +63,13 @@ class Child:
         self._ended = ended
         self._line = line
         self._copy = copy
-        self._kill_timer: threading.Timer | None = None
-        self._reaping = threading.Lock()
-        self._reaped = False
+        self._stopped_by = 0
+        self._waits = True  # for a program that goes on although it was told to stop
+        self._timers: list[threading.Timer] = []
+        self._lock = threading.Lock()  # held to signal and to reap, because a reaped id is reused
+        self._members = {self.pid}  # signals go to them: the program, later what it has left
+        self._threads: set[int] = set()  # of the members, when they were told to stop
+        self._killed = False
         threading.Thread(target=self._wait, daemon=True).start()
 
     def last_lines(self) -> tuple[str, ...]:
@@ -68,47 +77,95 @@ class Child:
         return self._output.last_lines()
 
     def send(self, number: int) -> None:
-        """Sends a signal to the child's whole process group."""
-        with self._reaping:
-            if not self._reaped:  # a reaped child's id may be another process's
-                # The group may hold only its dead leader.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.pid, number)
+        """Sends a signal to the program alone, as the kubelet does; SIGKILL to its whole group."""
+        with self._lock:
+            self._send(self._members, number)
+            if number == signal.SIGKILL:
+                self._killed = True
+                if self.pid in self._members:
+                    self._send({-self.pid}, number)
 
-    def stop(self, grace: float, number: int = signal.SIGTERM) -> None:
-        """Asks the group to end, and kills it `grace` seconds after the first call."""
-        if self._kill_timer:
+    def stop(self, grace: float, number: int = signal.SIGTERM, waits: bool = True) -> None:
+        """Asks the program to end, and kills its group `grace` seconds after the first call.
+
+        Without `waits`, a program in which TensorFlow ignores the signal is killed at once.
+        """
+        if self._stopped_by:
             return
         # Timer waits on the monotonic clock.
-        self._kill_timer = threading.Timer(grace, self.send, [signal.SIGKILL])
-        self._kill_timer.daemon = True
-        self._kill_timer.start()
-        self.send(number)
+        self._timers = [
+            threading.Timer(grace, self.send, [signal.SIGKILL]),
+            threading.Timer(grace / 2, self._pass_on),
+        ]
+        for timer in self._timers:
+            timer.daemon = True
+            timer.start()
+        with self._lock:
+            self._stopped_by, self._waits = number, waits
+            self._ask(self._members)
+
+    def _ask(self, members: set[int]) -> None:
+        """Sends members the signal that stops them. What reads from a pipe ends with its writer."""
+        for pid in members:
+            if not self._waits and not _maps(pid, "jaxlib"):  # JAX logs CAUGHT, too, and saves
+                self._threads |= set(_numbers(f"/proc/{pid}/task"))
+        self._send({pid for pid in members if not _reads_pipe(pid)}, self._stopped_by)
+
+    def _pass_on(self) -> None:
+        """Sends the signal to what a shell has started, and to a reader that has no writer."""
+        with self._lock:
+            pids = {-os.getpgid(pid) for pid in self._members if _is_shell(pid)}
+            if all(map(_reads_pipe, self._members)):
+                pids |= self._members
+            self._send(pids, self._stopped_by)
+
+    def _send(self, pids: set[int], number: int) -> None:
+        for pid in pids:
+            # A group may hold only its dead leader.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
 
     def _wait(self) -> None:
         assert self._process.stdout
         pump = threading.Thread(target=self._pump, args=[self._process.stdout], daemon=True)
         pump.start()
-        self._wait_for_exit()
-        at = time.monotonic()  # before the cleanup: the controller compares when tasks failed
-        if self._kill_timer:
-            self._kill_timer.cancel()
-        self.send(signal.SIGKILL)  # processes left in its group
-        with self._reaping:
-            self._process.wait()
-            self._reaped = True
+        at = self._wait_for_members()
+        for timer in self._timers:
+            timer.cancel()
         _kill_orphans()  # processes that have left the group
         pump.join(timeout=5)  # the pipe ends with its last writer, and all are dead
         self._ended(Ended(from_wait(self._process.returncode), self.last_lines(), at))
 
-    def _wait_for_exit(self) -> None:
-        """Waits until the child has exited, but does not reap it; reaps orphans meanwhile."""
-        while True:
-            result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-            if result is None or result.si_pid == self.pid:
-                return
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(result.si_pid, os.WNOHANG)
+    def _wait_for_members(self) -> float:
+        """Waits for the program's end, and reaps orphans meanwhile. Returns when it has exited.
+
+        A program that the signal kills, like a shell, has not passed it on: its children get the
+        signal in its place, and the rest of the grace.
+        """
+        at = 0.0
+        while self._members:
+            end = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            assert end
+            pid = end.si_pid
+            if pid == self.pid:
+                # before the cleanup: the controller compares when tasks failed
+                at = time.monotonic()
+            with self._lock:
+                if pid in self._members:
+                    self._members.remove(pid)
+                    unheard = (end.si_code, end.si_status) == (os.CLD_KILLED, self._stopped_by)
+                    if unheard and not self._killed:
+                        left = set(_children()) - self._members - {pid}
+                        self._members |= left
+                        self._ask(left)
+                if pid == self.pid:
+                    if not self._members:
+                        self._send({-pid}, signal.SIGKILL)  # processes left in its group
+                    self._process.wait()
+                else:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
+        return at
 
     def _pump(self, stream: IO[bytes]) -> None:
         copy = self._open_copy()
@@ -120,6 +177,10 @@ class Child:
                 for text in self._output.take(data):
                     if self._line:
                         self._line(text)
+                    caught = CAUGHT.search(text) if self._threads else None
+                    if caught and int(caught[1]) in self._threads:
+                        say("TensorFlow has caught SIGTERM and trains on: killing the program")
+                        self.send(signal.SIGKILL)
                 for out in outputs:
                     # Keep reading when an output is closed, or the child would block.
                     with contextlib.suppress(OSError, ValueError):
@@ -182,10 +243,36 @@ def _kill_orphans() -> None:
 def _children() -> list[int]:
     """The ids of this process's children; none where there is no /proc."""
     children = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for pid in _numbers("/proc"):
         with contextlib.suppress(OSError):
             # pid (name) state ppid ...: the name can hold any character, brackets too.
-            after_name = stat.read_text(errors="replace").rpartition(")")[2].split()
-            if int(after_name[1]) == os.getpid():
-                children.append(int(stat.parent.name))
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+            if int(stat.rpartition(")")[2].split()[1]) == os.getpid():
+                children.append(pid)
     return children
+
+
+def _numbers(folder: str) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(name) for name in os.listdir(folder) if name.isdecimal()]
+    return []
+
+
+def _maps(pid: int, library: str) -> bool:
+    with contextlib.suppress(OSError):
+        return library in Path(f"/proc/{pid}/maps").read_text(errors="replace")
+    return False
+
+
+def _link(pid: int, name: str) -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/{name}")
+    return ""
+
+
+def _is_shell(pid: int) -> bool:
+    return os.path.basename(_link(pid, "exe")) in SHELLS
+
+
+def _reads_pipe(pid: int) -> bool:
+    return _link(pid, "fd/0").startswith("pipe:")

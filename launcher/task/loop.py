@@ -286,7 +286,8 @@ class _Loop:
             grace = state.directive.job.grace
             if state.leaving is not None:
                 grace = max(1.0, state.leave_by - time.monotonic())
-            self.child.stop(grace, number)
+            # A pod that leaves may have told its program to save in another way than by a signal.
+            self.child.stop(grace, number, waits=state.leaving is not None)
 
     def _mark(self, generation: int | None) -> None:
         if self.settings.controller:  # without one, nothing reads the marker

@@ -8,12 +8,14 @@ from __future__ import annotations
 import collections
 import contextlib
 import importlib.util
+import json
 import math
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,8 @@ import pytest
 import yaml
 
 from tests.lines import Lines
+from tests.unit.jobs import document
+from tests.unit.processes import Launcher, free_ports
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -33,7 +37,9 @@ pytestmark = [
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "examples"
+PROGRAMS = Path(__file__).parent / "programs"
 FOR_EVER = 1_000_000_000
+GRACE = 100  # more than a slow machine needs to save
 STARTED = re.compile(r"(\S+) *\| \S+ tfrun: generation \d+: started .* \(process (\d+)\)")
 STEP = r"step (\d+)/\d+ loss"
 
@@ -258,3 +264,64 @@ def find_losses(local: Local) -> Iterator[tuple[int, float]]:
         found = re.match(r"worker-0 *\| step (\d+)/\d+ loss (\S+) ", line)
         if found:
             yield int(found[1]), float(found[2])
+
+
+@pytest.mark.parametrize("saves", [False, True], ids=["plain", "saves"])
+def test_all_reduce_waits_only_for_a_program_that_handles_sigterm(
+    tmp_path: Path, saves: bool
+) -> None:
+    """TensorFlow catches SIGTERM, so a program that does not handle it trains on."""
+    port, tasks_port = free_ports(2)
+    with contextlib.ExitStack() as stack:
+
+        def start(verb: str, **variables: str) -> Launcher:
+            path = {"PYTHONPATH": str(REPOSITORY), "TFRUN_TERMINATION_LOG": ""}
+            launcher = Launcher(verb, env={**path, **variables})
+            stack.callback(launcher.kill)
+            return launcher
+
+        def lead(workers: int) -> Launcher:
+            job = document(
+                mode="all-reduce",
+                replicas={"worker": workers},
+                grace=GRACE,
+                program__command=[sys.executable, "mirrored.py"],
+                code={"folder": {"path": str(PROGRAMS)}},
+                program__args=[str(tmp_path / "checkpoint"), *(["save"] if saves else [])],
+                program__env={"CUDA_VISIBLE_DEVICES": "-1"},
+                addresses={"host": "127.0.0.1", "port": tasks_port, "portsPerTask": True},
+            )
+            (tmp_path / "job.json").write_text(json.dumps(job))
+            listen = f"127.0.0.1:{port}"
+            return start("controller", TFRUN_JOB=str(tmp_path / "job.json"), TFRUN_LISTEN=listen)
+
+        controller = lead(workers=2)
+        names = ("worker-0", "worker-1")
+        tasks = [
+            start(
+                "task",
+                TFRUN_POD_NAME=name,
+                TFRUN_CONTROLLER=f"127.0.0.1:{port}",
+                TFRUN_WORK=str(tmp_path / name),
+                TFRUN_LEAVE="true",
+            )
+            for name in names
+        ]
+        for task in tasks:
+            task.wait_for(r"^step \d+")
+        step = int(tasks[0].wait_for(r"^step (\d+)")[1])
+
+        # A new controller wants one worker.
+        controller.signal(signal.SIGTERM)
+        controller.wait()
+        seen = [len(task.lines) for task in tasks]
+        begin = time.monotonic()
+        lead(workers=1)
+        for task, after in zip(tasks, seen):
+            how = "exit code 42" if saves else "killed by SIGKILL"
+            task.wait_for(f"the child ended, as it was told to: {how}", after)
+        assert time.monotonic() - begin < GRACE
+        start_line = tasks[0].wait_for(r"^start: step (\d+)", seen[0])
+        assert int(start_line[1]) >= step if saves else int(start_line[1]) == 0
+        said = [("TensorFlow has caught SIGTERM" in str(task)) for task in tasks]
+        assert said == [not saves] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -63,15 +64,141 @@ def test_a_second_signal_kills_the_program_without_its_grace(
     assert time.monotonic() - begin < 15.0  # the grace is 30 s
 
 
-def test_a_signal_reaches_the_programs_whole_process_group(
-    start: Start, variables: dict[str, str]
+SAVES = """
+import signal, sys
+def save(number, frame):
+    # Reads the data that only its loader has.
+    print("saved", loader(), flush=True)
+    sys.exit(7)
+{loader}
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+# Loaders without a handler, as those of tf.data and of PyTorch: SIGTERM ends them.
+PROCESS = """
+import multiprocessing
+def load(asked, rows):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    rows.put("up")
+    while asked.get():
+        rows.put("row")
+context = multiprocessing.get_context("fork")
+asked, rows = context.Queue(), context.Queue()
+context.Process(target=load, args=[asked, rows], daemon=True).start()
+assert rows.get() == "up"
+def loader():
+    asked.put(True)
+    return rows.get(timeout=20)
+"""
+POOL = """
+from concurrent.futures import ProcessPoolExecutor
+pool = ProcessPoolExecutor(2, initializer=signal.signal, initargs=[signal.SIGTERM, signal.SIG_DFL])
+def loader():
+    return pool.submit(str.strip, " row ").result()
+assert loader() == "row"
+"""
+
+
+@pytest.mark.parametrize("loader", [PROCESS, POOL], ids=["a process", "a pool"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["program", "in a shell script"])
+def test_a_program_can_save_with_what_its_loaders_give(
+    start: Start, variables: dict[str, str], tmp_path: Path, loader: str, wrapped: bool
 ) -> None:
-    grandchild = f"sh -c \"trap 'echo grandchild; exit' TERM; echo ready; {LOOP}\""
-    launcher = sh(start, variables, f"trap 'wait; exit' TERM; {grandchild} & {LOOP}")
+    program = tmp_path / "train.py"
+    program.write_text(SAVES.format(loader=loader))
+    words = [sys.executable, str(program)]
+    if wrapped:
+        script = tmp_path / "run.sh"
+        script.write_text(f"set -e\necho hello\n{shlex.join(words)}\necho after\n")
+        words = ["sh", str(script)]
+    launcher = start("task", "--", *words, env=variables)
     launcher.wait_for("^ready")
     launcher.signal(signal.SIGTERM)
     assert launcher.wait() == 143
-    launcher.wait_for("^grandchild")
+    launcher.wait_for("^saved row")
+    launcher.wait_for(f"the child ended.*exit code {143 if wrapped else 7}")
+
+
+# A program in a shell; the shell's end, and what the program gets.
+WORKS = f"sh -c \"trap 'echo saving; sleep 0.2; echo saved; exit 6' TERM; echo ready; {LOOP}\""
+SHELLS = {
+    "exec": (f"exec {WORKS}", 6),
+    "one command": (WORKS, 143),
+    "a command before it": (f"true; {WORKS}", 143),
+    "a command after it": (f"{WORKS}; echo after", 143),
+    "a pipe": (f"{WORKS} | tee /dev/null", 143),
+    "a shell in a shell": ("{shell} -c '{shell} {script}; true'; true", 143),
+    "a trap that waits": (f"trap 'echo trapped' TERM; {WORKS}; exit 9", 9),
+    "a trap for its exit": (f"trap 'echo cleaned' EXIT; {WORKS}; exit 9", 143),
+    "a trap that passes it on": (
+        f"trap 'kill $pid; wait $pid' TERM; {WORKS} & pid=$!; wait $pid; exit 9",
+        9,
+    ),
+}
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+@pytest.mark.parametrize("case", SHELLS)
+def test_a_program_in_a_shell_can_save(
+    start: Start, variables: dict[str, str], tmp_path: Path, shell: str, case: str
+) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"needs {shell}")
+    text, code = SHELLS[case]
+    script = tmp_path / "run.sh"
+    if "{script}" in text:
+        (tmp_path / "inner.sh").write_text(f"echo inner; {WORKS}\n")
+        text = text.format(shell=shell, script=tmp_path / "inner.sh")
+    script.write_text(text + "\n")
+    launcher = start("task", "--", shell, str(script), env={**variables, "TFRUN_GRACE": "8"})
+    launcher.wait_for("^ready")
+    begin = time.monotonic()
+    launcher.signal(signal.SIGTERM)
+    assert launcher.wait() == 143
+    for word in ("saving", "saved"):
+        assert launcher.lines.count(word) == 1
+    # After half of the grace.
+    assert (time.monotonic() - begin >= 4) == (case == "a trap that waits")
+    # bash runs the last command in its own process.
+    launcher.wait_for(f"the child ended.*exit code ({code}|6)\\b")
+
+
+def test_what_a_killed_program_leaves_has_the_rest_of_the_grace_and_no_more(
+    start: Start, variables: dict[str, str]
+) -> None:
+    deaf = f"sh -c \"trap 'echo asked' TERM; echo ready; {LOOP}\"; true"
+    launcher = sh(start, {**variables, "TFRUN_GRACE": "2"}, deaf)
+    launcher.wait_for("^ready")
+    begin = time.monotonic()
+    launcher.signal(signal.SIGTERM)
+    assert launcher.wait() == 143
+    launcher.wait_for("^asked")
+    assert 2.0 <= time.monotonic() - begin < 15.0
+
+
+def test_what_reads_from_a_pipe_ends_after_its_writer(
+    start: Start, variables: dict[str, str]
+) -> None:
+    """A program whose reader is gone could not print while it saves."""
+    writer = f"sh -c \"trap 'sleep 0.3; echo saved; exit' TERM; echo ready; {LOOP}\""
+    launcher = sh(start, variables, f"{writer} | cat; true")
+    launcher.wait_for("^ready")
+    launcher.signal(signal.SIGTERM)
+    assert launcher.wait() == 143
+    launcher.wait_for("^saved")
+
+
+def test_a_program_that_reads_from_a_pipe_is_stopped_too(
+    start: Start, variables: dict[str, str]
+) -> None:
+    reader = f"sh -c \"trap 'echo saved; exit' TERM; echo ready; {LOOP}\""
+    launcher = sh(start, {**variables, "TFRUN_GRACE": "4"}, f"yes | {reader}; true")
+    launcher.wait_for("^ready")
+    launcher.signal(signal.SIGTERM)
+    assert launcher.wait() == 143
+    launcher.wait_for("^saved")
 
 
 @pytest.mark.parametrize("name", ["HUP", "USR1", "USR2"])
@@ -83,6 +210,67 @@ def test_signals_that_do_not_stop_are_passed_on_to_the_program(
     launcher.signal(getattr(signal, f"SIG{name}"))
     assert launcher.wait() == 5
     launcher.wait_for(f"^got {name}")
+
+
+# A stand-in for TensorFlow: its own test is in tests/e2e/test_modes_local.py.
+CAUGHT = """
+import mmap, os, signal, sys, threading, time
+case, caught = sys.argv[1], []
+def wait():
+    while not caught:
+        time.sleep(0.02)
+def log(thread):
+    print(f"W0000 00:00:1795638893.275913 {thread:7} preemption_notifier.cc:90] SIGTERM caught at "
+          "2026-11-25T20:34:53.275912111+00:00", flush=True)
+def listen():
+    wait()
+    if case != "before the stop":
+        log(os.getppid() if case == "in another process" else threading.get_native_id())
+threading.Thread(target=listen, daemon=True).start()
+signal.signal(signal.SIGTERM, lambda *_: caught.append(True))
+if case == "with JAX":
+    with open("jaxlib.so", "wb+") as file:
+        file.truncate(4096)
+        library = mmap.mmap(file.fileno(), 4096)
+if case == "before the stop":
+    log(os.getpid())
+print("ready", flush=True)
+wait()
+time.sleep(1)
+sys.exit(5)
+"""
+STOP = """
+import os, pathlib, queue, sys
+from launcher.task.child import Child
+ready, ended, here = queue.Queue(), queue.Queue(), pathlib.Path(sys.argv[1])
+child = Child(sys.argv[3:], os.environ, here, ended.put, line=ready.put)
+while ready.get(timeout=60) != "ready":
+    pass
+child.stop(60, waits=sys.argv[2] == "waits")
+sys.exit(ended.get(timeout=60).exit_code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "waits", "code"),
+    [
+        ("in the program", False, 137),
+        ("in the program", True, 5),  # the pod leaves
+        ("in another process", False, 5),
+        ("before the stop", False, 5),
+        ("with JAX", False, 5),
+    ],
+)
+def test_a_program_is_not_waited_for_when_tensorflow_has_caught_the_signal(
+    tmp_path: Path, case: str, waits: bool, code: int
+) -> None:
+    program = [sys.executable, "-c", CAUGHT, case]
+    done = subprocess.run(
+        [sys.executable, "-c", STOP, str(tmp_path), "waits" if waits else "", *program],
+        cwd=ROOT,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == code
 
 
 # What is left behind.
