@@ -38,6 +38,16 @@ RULES = {
         "outside = len(drains) <= DRAINS",
         "outside = False",
     ),
+    "TensorFlow's mistake is not charged if the run has advanced": (
+        failures,
+        "advanced = root.progress.beyond(state.mistake_progress)",
+        "advanced = False",
+    ),
+    "TensorFlow's mistake is charged if the run has not advanced": (
+        failures,
+        "advanced = root.progress.beyond(state.mistake_progress)",
+        "advanced = True",
+    ),
     "what failed for want of a lost task is taken back": (
         failures,
         "tuple(at for at in state.charges if at <= since)",
