@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Callable
 
+from launcher.shared import log
 from launcher.shared.exits import ExitCode, LauncherError, from_wait
 from launcher.shared.log import say
 from launcher.shared.process import LINE_BYTES, Output, adopt_orphans, start
@@ -125,6 +126,7 @@ class Child:
                     with contextlib.suppress(OSError, ValueError):
                         out.write(data)
                         out.flush()
+                log.mid_line = not data.endswith(b"\n")
 
     def _open_copy(self) -> IO[bytes] | None:
         if not self._copy:
