@@ -14,7 +14,7 @@ MISTAKES = {
     # A server rejects a request whose id it has seen (recent_request_ids.h). TensorFlow 2.21 does
     # that to about one `sess.run` in 30,000 to 200,000, and programs do not choose the ids. Also
     # seen in https://github.com/pytorch/xla/issues/4084.
-    r"The same .+ request was received twice": "TensorFlow's RunGraph mistake",
+    r"The same \w*RunGraph .*request was received twice": "TensorFlow's RunGraph mistake",
 }
 
 

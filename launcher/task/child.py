@@ -116,8 +116,9 @@ class Child:
         # sys.stdout is None if it was closed when the launcher started.
         outputs = [out for out in (sys.stdout and sys.stdout.buffer, copy) if out]
         with stream, copy or contextlib.nullcontext():
+            mid_line = False
             # The last line gets an end, or the next child would continue it.
-            while data := os.read(stream.fileno(), LINE_BYTES) or (self._output.rest and b"\n"):
+            while data := os.read(stream.fileno(), LINE_BYTES) or (mid_line and b"\n"):
                 for text in self._output.take(data):
                     if self._line:
                         self._line(text)
@@ -126,7 +127,7 @@ class Child:
                     with contextlib.suppress(OSError, ValueError):
                         out.write(data)
                         out.flush()
-                log.mid_line = not data.endswith(b"\n")
+                log.mid_line = mid_line = not data.endswith(b"\n")
 
     def _open_copy(self) -> IO[bytes] | None:
         if not self._copy:

@@ -229,8 +229,9 @@ def test_output_without_a_line_feed_is_life() -> None:
     assert done.stderr == "('out of memory',) ['', '10%', '', '20%', '', 'out of memory']\n"
 
 
+@pytest.mark.parametrize("end", ["end", "end\r"])
 def test_a_last_line_without_its_end_does_not_continue_in_the_next_message(
-    variables: dict[str, str],
+    variables: dict[str, str], end: str
 ) -> None:
     done = subprocess.run(
         [
@@ -241,7 +242,7 @@ def test_a_last_line_without_its_end_does_not_continue_in_the_next_message(
             "--",
             "sh",
             "-c",
-            "sleep 0.5; printf end; exit 3",
+            f"sleep 0.5; printf '{end}'; exit 3",
         ],
         env=environment(**variables),
         cwd=ROOT,
@@ -250,7 +251,7 @@ def test_a_last_line_without_its_end_does_not_continue_in_the_next_message(
         timeout=PATIENCE,
         check=False,
     )
-    assert b"\nend\n" in done.stdout
+    assert f"\n{end}\n".encode() in done.stdout
 
 
 MID_LINE = """
