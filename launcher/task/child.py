@@ -122,12 +122,13 @@ class Child:
                 for text in self._output.take(data):
                     if self._line:
                         self._line(text)
-                for out in outputs:
-                    # Keep reading when an output is closed, or the child would block.
-                    with contextlib.suppress(OSError, ValueError):
-                        out.write(data)
-                        out.flush()
-                log.mid_line = mid_line = not data.endswith(b"\n")
+                with log.stdout:
+                    for out in outputs:
+                        # Keep reading when an output is closed, or the child would block.
+                        with contextlib.suppress(OSError, ValueError):
+                            out.write(data)
+                            out.flush()
+                    log.mid_line = mid_line = not data.endswith(b"\n")
 
     def _open_copy(self) -> IO[bytes] | None:
         if not self._copy:
