@@ -296,7 +296,7 @@ def _give_up(state: State, before: State, root: Failure, why: str) -> Step:
 def _again(state: State) -> str:
     if state.repeats < 2:
         return ""
-    return f"{state.repeats} times with the same error and no step reported in between, "
+    return f"{state.repeats} times in a row with the same error and no new step reported, "
 
 
 def _try_again(state: State, root: Failure) -> State:

@@ -453,7 +453,7 @@ def test_tensorflows_mistake_without_progress_spends_the_budget(
     assert play.end
     assert play.end.reason == (
         "worker-1 failed: exit code 1, TensorFlow's RunGraph mistake (see docs/failures.md), "
-        f"{3 + spared} times with the same error and no step reported in between, "
+        f"{3 + spared} times in a row with the same error and no new step reported, "
         "and the restart budget of 2 is spent"
     )
 
@@ -490,7 +490,9 @@ def test_programs_that_fail_after_tensorflows_mistake_are_not_charged() -> None:
 def test_the_same_error_again_and_again_is_told() -> None:
     play = started(restarts__limit=3)
     for times in (1, 2, 3):
-        again = f"{times} times with the same error and no step reported in between, " * (times > 1)
+        again = f"{times} times in a row with the same error and no new step reported, " * (
+            times > 1
+        )
         assert fails(play, f"worker-{times % 2}", NO_DATA) == (
             f"the cause: worker-{times % 2}: exit code 1; {again}restart {times} of 3"
         ), "by any worker"
@@ -498,8 +500,8 @@ def test_the_same_error_again_and_again_is_told() -> None:
     play.settle()
     assert play.end
     assert play.end.reason == (
-        "worker-1 failed: exit code 1, 4 times with the same error and no step reported in "
-        "between, and the restart budget of 3 is spent"
+        "worker-1 failed: exit code 1, 4 times in a row with the same error and no new step "
+        "reported, and the restart budget of 3 is spent"
     )
 
 
