@@ -42,6 +42,7 @@ def _task(state: State, task: Task, now: float) -> dict[str, Any]:
         "generation": child.generation if child else 0,
         "globalStep": child.global_step if child else None,
         "totalSteps": child.total_steps if child else None,
+        "epoch": child.epoch if child else "",
         "exitCode": child.exit_code if child else None,
         "ago": None if seat.heard_at is None else round(now - seat.heard_at),
     }

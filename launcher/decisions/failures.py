@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import replace
 
+from launcher.decisions.errors import error_of, mistake_of
 from launcher.decisions.forming import chief_awaited_no_more, form_with, names
 from launcher.decisions.state import (
     Blame,
     Failure,
+    Progress,
     Say,
     State,
     Step,
     ended,
     latest_generation,
     member,
+    reports,
     told_to_end,
     with_orders,
     with_seat,
@@ -125,9 +129,24 @@ def _child_ended(
         blame, reason = Blame.PROGRAM, child.reason
         if exit_code == DRAINED:
             state, blame = _drained(state, report, now)
+        mistake = mistake_of(exit_code, child.last_lines)
+        reason += f", {mistake} (see docs/failures.md)" if mistake else ""
     at = lost_after if blame is Blame.OUTSIDE else now - child.ago
-    failure = Failure(task, child.generation, exit_code, reason, at, blame, child.last_lines)
+    failure = Failure(
+        task, child.generation, exit_code, reason, at, blame, child.last_lines, _progress(state)
+    )
     return _fail(state, failure, now)
+
+
+def _progress(state: State) -> Progress:
+    """The latest epoch and step that a program has reported; the evaluator's are not the run's."""
+    heard = reports(state).items()
+    children = [each.child for task, each in heard if each.child and task.role != EVALUATOR]
+    epochs = [re.match(r"\d+", child.epoch) for child in children]
+    return Progress(
+        max((int(epoch[0]) for epoch in epochs if epoch), default=0),
+        max((child.global_step or 0 for child in children), default=0),
+    )
 
 
 def _drained(state: State, report: Report, now: float) -> tuple[State, Blame]:
@@ -194,19 +213,48 @@ def success(state: State) -> End | None:
 
 def judge(state: State, now: float) -> Step:
     """Finds the root cause of the failures, and ends the run with it or lets tasks restart."""
-    failures = _by_cause(state)
+    failures, before = _by_cause(state), state
     root = failures[0]
     if root.task.role == EVALUATOR:
         state = replace(state, not_before=now + EVALUATOR_BACKOFF)
     elif root.blame is not Blame.OUTSIDE:
-        state = replace(state, charges=(*_lately(state, state.charges, now), now))
+        state = _charged(_repeated(state, root), root, now)
         why = _final(state, root)
         if why:
-            return _give_up(state, root, why)
-        backoff = min(LONGEST_BACKOFF, 2.0 ** (len(state.charges) - 2))
-        state = replace(state, not_before=now + backoff if len(state.charges) > 1 else None)
-    text = _explain(state, failures, now)
-    return _try_again(state, root), (Say(text),)
+            return _give_up(state, before, root, why)
+    return _try_again(state, root), (Say(_explain(state, failures, now)),)
+
+
+def _repeated(state: State, root: Failure) -> State:
+    """Counts failures with the same error, between which no program has reported a step."""
+    last, error = state.last_failure, error_of(root.last_lines)[:1]
+    same = (
+        last is not None
+        and (last.exit_code, last.progress) == (root.exit_code, root.progress)
+        and error == error_of(last.last_lines)[:1] != ()
+    )
+    return replace(state, last_failure=root, repeats=state.repeats + 1 if same else 1)
+
+
+def _charged(state: State, root: Failure, now: float) -> State:
+    """Charges a failure to the restart budget, and makes the tasks wait.
+
+    A mistake of TensorFlow is not charged if the run has advanced since the last one: then the
+    charges for earlier mistakes are also taken back. A restarted chief restores a checkpoint, so
+    the run can be behind the last mistake for a while.
+    """
+    mistake = mistake_of(root.exit_code, root.last_lines)
+    charges = _lately(state, state.charges, now)
+    if mistake:
+        advanced = root.progress.beyond(state.mistake_progress)
+        state = replace(state, mistake_progress=root.progress)
+        if advanced:
+            charges = tuple(at for at in charges if at not in state.mistake_charges)
+            return replace(state, charges=charges, mistake_charges=())
+        state = replace(state, mistake_charges=(*state.mistake_charges, now))
+    charges = (*charges, now)
+    backoff = min(LONGEST_BACKOFF, 2.0 ** (len(charges) - 2))
+    return replace(state, charges=charges, not_before=now + backoff if len(charges) > 1 else None)
 
 
 def _by_cause(state: State) -> list[Failure]:
@@ -233,16 +281,22 @@ def _final(state: State, root: Failure) -> str | None:
     return None
 
 
-def _give_up(state: State, root: Failure, why: str) -> Step:
+def _give_up(state: State, before: State, root: Failure, why: str) -> Step:
     """Ends the run, once all tasks have reported: the loss of one would be the root cause."""
     everybody = frozenset(task for task in state.job.tasks if task.role != EVALUATOR)
     if not state.forming >= everybody:
-        state = replace(state, charges=state.charges[:-1])  # judged and charged again later
-        return form_with(state, everybody), (Say(f"{root.task} failed, {why}; all tasks stop"),)
-    reason = f"{root.task} failed: {root.reason}, {why}"
+        # Judged again later.
+        return form_with(before, everybody), (Say(f"{root.task} failed, {why}; all tasks stop"),)
+    reason = f"{root.task} failed: {root.reason}, {_again(state)}{why}"
     # A server must not end, so its exit code 0 is a failure too.
     end = End(Phase.FAILED, root.exit_code or 1, reason, str(root.task), root.last_lines)
     return ended(state, end)
+
+
+def _again(state: State) -> str:
+    if state.repeats < 2:
+        return ""
+    return f"{state.repeats} times in a row with the same error and no new step reported, "
 
 
 def _try_again(state: State, root: Failure) -> State:
@@ -262,10 +316,10 @@ def _try_again(state: State, root: Failure) -> State:
 def _explain(state: State, failures: list[Failure], now: float) -> str:
     root = failures[0]
     text = f"the cause: {root.task}: {root.reason}; "
-    if root.blame is Blame.OUTSIDE or root.task.role == EVALUATOR:
-        text += "not charged to the restart budget"
+    if state.charges[-1:] == (now,):
+        text += f"{_again(state)}restart {len(state.charges)} of {state.job.restarts.limit}"
     else:
-        text += f"restart {len(state.charges)} of {state.job.restarts.limit}"
+        text += "not charged to the restart budget"
     collateral = ", ".join(f"{f.task} ({f.reason})" for f in failures[1:])
     text += f"; followed by {collateral}" if collateral else ""
     wait = 0.0 if state.not_before is None else state.not_before - now

@@ -124,6 +124,18 @@ class Blame(enum.IntEnum):
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a run has trained, as its programs report it; 0 where they report nothing."""
+
+    epoch: int = 0
+    step: int = 0
+
+    def beyond(self, other: Progress) -> bool:
+        """Whether the epoch or the step is larger."""
+        return self.epoch > other.epoch or self.step > other.step
+
+
+@dataclass(frozen=True)
 class Failure:
     """A child that has failed or was lost."""
 
@@ -140,6 +152,8 @@ class Failure:
     blame: Blame
     # What the child wrote last.
     last_lines: tuple[str, ...] = ()
+    # Of the run, when the failure was reported.
+    progress: Progress = Progress()
 
 
 @dataclass(frozen=True)
@@ -217,6 +231,14 @@ class State:
     not_before: float | None = None
     # The times of the failures that count against the restart budget.
     charges: tuple[float, ...] = ()
+    # The charges, among these, for mistakes of TensorFlow since the run last advanced.
+    mistake_charges: tuple[float, ...] = ()
+    # How far the run was at TensorFlow's last mistake.
+    mistake_progress: Progress = Progress()
+    # The root cause of the last failure that was not from outside, and how often in a row it came
+    # with the same error and no step in between.
+    last_failure: Failure | None = None
+    repeats: int = 0
     # The digest of the code that the run began with; None until the first generation starts.
     digest: str | None = None
     # The commit to which the chief resolved the branch; None until then.

@@ -24,6 +24,7 @@ from typing import IO
 
 import psutil
 
+from launcher.local.output import each_line
 from launcher.local.values import (
     HOST,
     PACKAGE,
@@ -222,11 +223,13 @@ class _Run:
         self.pumps.append(pump)
 
     def _pump(self, name: str, process: subprocess.Popen[bytes], stream: IO[bytes]) -> None:
-        prefix = f"{name:<{self.width}} | ".encode()
-        for line in stream:
+        def show(line: bytes) -> None:
             with self.output, contextlib.suppress(OSError):
-                sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")
+                sys.stdout.buffer.write(prefix + line + b"\n")
                 sys.stdout.buffer.flush()
+
+        prefix = f"{name:<{self.width}} | ".encode()
+        each_line(stream, show)
         process.wait()
         self.events.put(_Died(name, process))
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from launcher.controller.status import PATH
-from launcher.shared.exits import End, ExitCode, LauncherError, Phase
+from launcher.shared.exits import End, ExitCode, LauncherError, Phase, describe, from_wait
 from launcher.shared.log import say
 
 WATCH_SECONDS = 1.0
@@ -57,6 +57,7 @@ def show(found: Mapping[str, Any]) -> list[str]:
     width = max(len(task["task"]) for task in found["tasks"])
     for task in found["tasks"]:
         line = f"  {task['task']:<{width}}  {task['state']}"
+        line += f", epoch {task['epoch']}" if task["epoch"] else ""
         if task["globalStep"] is not None:
             line += f", step {task['globalStep']}"
             line += f" of {task['totalSteps']}" if task["totalSteps"] else ""
@@ -163,5 +164,10 @@ def _message(pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _output(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LauncherError(ExitCode.TRY_AGAIN, f"{command[0]}: {done.stderr.strip()}")
+        why = (done.stderr.strip() or describe(from_wait(done.returncode))).splitlines()[-1]
+        raise LauncherError(
+            ExitCode.TRY_AGAIN,
+            f"{command[0]} failed ({why}): choose the cluster by --context and the namespace by "
+            "--namespace, or ask the controller by --address",
+        )
     return done.stdout

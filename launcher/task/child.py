@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Callable
 
+from launcher.shared import log
 from launcher.shared.exits import ExitCode, LauncherError, from_wait
 from launcher.shared.log import say
 from launcher.shared.process import LINE_BYTES, Output, adopt_orphans, start
@@ -172,8 +173,9 @@ class Child:
         # sys.stdout is None if it was closed when the launcher started.
         outputs = [out for out in (sys.stdout and sys.stdout.buffer, copy) if out]
         with stream, copy or contextlib.nullcontext():
+            mid_line = False
             # The last line gets an end, or the next child would continue it.
-            while data := os.read(stream.fileno(), LINE_BYTES) or (self._output.rest and b"\n"):
+            while data := os.read(stream.fileno(), LINE_BYTES) or (mid_line and b"\n"):
                 for text in self._output.take(data):
                     if self._line:
                         self._line(text)
@@ -181,11 +183,13 @@ class Child:
                     if caught and int(caught[1]) in self._threads:
                         say("TensorFlow has caught SIGTERM and trains on: killing the program")
                         self.send(signal.SIGKILL)
-                for out in outputs:
-                    # Keep reading when an output is closed, or the child would block.
-                    with contextlib.suppress(OSError, ValueError):
-                        out.write(data)
-                        out.flush()
+                with log.stdout:
+                    for out in outputs:
+                        # Keep reading when an output is closed, or the child would block.
+                        with contextlib.suppress(OSError, ValueError):
+                            out.write(data)
+                            out.flush()
+                    log.mid_line = mid_line = not data.endswith(b"\n")
 
     def _open_copy(self) -> IO[bytes] | None:
         if not self._copy:

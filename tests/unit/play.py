@@ -82,9 +82,11 @@ class Pod:
     def doing(self, activity: Activity) -> bool:
         return self.state.doing is not None and self.state.doing.activity is activity
 
-    def end(self, code: int, lines: tuple[str, ...] = (), ago: float = 0.0) -> None:
+    def end(
+        self, code: int, lines: tuple[str, ...] = (), ago: float = 0.0, step: int | None = None
+    ) -> None:
         """Its child ends."""
-        self.take(task_state.ChildEnded(code, lines, self.clock() - ago))
+        self.take(task_state.ChildEnded(code, lines, self.clock() - ago, step))
 
     def fail(self, code: int, reason: str) -> None:
         """Its current activity fails."""
@@ -217,9 +219,11 @@ class Play:
     def _picture(self) -> list[object]:
         return [(pod.holds, pod.child, pod.stands_in) for pod in self.pods.values()]
 
-    def exit(self, name: str, code: int, *lines: str, ago: float = 0.0) -> None:
-        """A child has ended by itself, `ago` seconds ago."""
-        self.pod(name).end(code, lines, ago)
+    def exit(
+        self, name: str, code: int, *lines: str, ago: float = 0.0, step: int | None = None
+    ) -> None:
+        """A child has ended by itself, `ago` seconds ago. It has printed `step`."""
+        self.pod(name).end(code, lines, ago, step)
 
     def see(self, name: str, up: bool = False, quiet: float = 0.0) -> None:
         """A program's output says that its session is up, or stays silent for `quiet` seconds."""

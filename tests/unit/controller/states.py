@@ -34,4 +34,4 @@ def state(child: ChildReport | None = None, **changes: Any) -> State:
     )
 
 
-RUNNING = ChildReport(3, global_step=5, total_steps=9)
+RUNNING = ChildReport(3, global_step=5, total_steps=9, epoch="2 of 3")

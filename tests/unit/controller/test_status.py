@@ -56,6 +56,7 @@ def test_the_status_document_holds_every_field() -> None:
         "generation": 3,
         "globalStep": 5,
         "totalSteps": 9,
+        "epoch": "2 of 3",
         "exitCode": None,
         "ago": 5,
     }

@@ -6,7 +6,7 @@ import pytest
 
 from launcher.decisions import failures
 from launcher.shared.exits import ExitCode, Phase
-from launcher.task.state import ChiefLeft
+from launcher.task.state import ChiefLeft, Seen
 from tests.unit.jobs import job
 from tests.unit.play import (
     EVERYBODY,
@@ -398,3 +398,129 @@ def test_a_failure_whose_pod_is_lost_too_is_not_charged(play: Play) -> None:
     play.settle()
     assert not play.state.charges
     assert play.running() == {"ps-0": 1, "worker-0": 1, "worker-1": 2}
+
+
+MISTAKE = (
+    '  File "train.py", line 9, in <module>',
+    "AbortedError: From /job:ps/replica:0/task:0:",
+    "The same RunGraph (Worker) request was received twice. step_id: 7",
+)
+NO_DATA = ('  File "train.py", line 9, in <module>', "ValueError: no data")
+
+
+def fails(play: Play, name: str, lines: tuple[str, ...], step: int = 0, epoch: str = "") -> str:
+    """A program prints how far it is, and then exits with 1. Returns what the log says of it."""
+    pod = play.pod(name)
+    pod.take(Seen(play.now, up=False, quiet=0.0, global_step=step or None, epoch=epoch))
+    play.exit(name, 1, *lines, step=step or None)
+    play.settle()
+    play.tick(60)
+    line = next(line for line in reversed(play.said) if line.startswith("the cause: "))
+    return line.partition("; next try in ")[0]
+
+
+@pytest.mark.parametrize("counts", ["steps", "epochs"])
+def test_tensorflows_mistake_is_not_charged_while_the_run_advances(play: Play, counts: str) -> None:
+    for number in range(1, 9):
+        step, epoch = (number * 100, "") if counts == "steps" else (5, f"{number} of 9")
+        name = "worker-0" if number % 2 or counts == "epochs" else "worker-1"
+        assert fails(play, name, MISTAKE, step, epoch) == (
+            f"the cause: {name}: exit code 1, TensorFlow's RunGraph mistake (see docs/failures.md);"
+            " not charged to the restart budget"
+        )
+    assert play.end is None
+    assert not play.state.charges
+
+
+def test_the_chiefs_steps_show_that_the_run_advances(play: Play) -> None:
+    for number in range(1, 9):
+        play.now += 10
+        chief = play.pod("worker-0")
+        chief.take(Seen(play.now, up=True, quiet=0.0, global_step=number))
+        fails(play, "worker-1", MISTAKE)
+    assert not play.state.charges
+
+
+@pytest.mark.parametrize(("step", "spared"), [(0, 0), (7, 1)])
+def test_tensorflows_mistake_without_progress_spends_the_budget(
+    play: Play, step: int, spared: int
+) -> None:
+    for charged in ([0] * spared) + [1, 2]:
+        fails(play, "worker-1", MISTAKE, step)
+        assert len(play.state.charges) == charged
+    play.exit("worker-1", 1, *MISTAKE, step=step)
+    play.settle()
+    assert play.end
+    assert play.end.reason == (
+        "worker-1 failed: exit code 1, TensorFlow's RunGraph mistake (see docs/failures.md), "
+        f"{3 + spared} times in a row with the same error and no new step reported, "
+        "and the restart budget of 2 is spent"
+    )
+
+
+def test_charges_for_tensorflows_mistakes_are_taken_back_once_the_run_advances(play: Play) -> None:
+    """A chief that restarts restores a checkpoint, so the run may be behind the last mistake."""
+    fails(play, "worker-1", NO_DATA, 1)
+    for step, charged in ((900, 1), (800, 2), (850, 1), (700, 2), (1000, 1)):
+        fails(play, "worker-0", MISTAKE, step)
+        assert len(play.state.charges) == charged
+    assert play.end is None
+
+
+def test_a_permanent_code_is_permanent_even_if_tensorflow_is_wrong() -> None:
+    play = started(restarts__permanentCodes=[1])
+    play.exit("worker-1", 1, *MISTAKE, step=5)
+    play.settle()
+    assert play.end
+    assert play.end.reason.endswith("which is never retried")
+
+
+def test_programs_that_fail_after_tensorflows_mistake_are_not_charged() -> None:
+    """Without device filters the sessions of other workers are closed too."""
+    play = started(restarts__limit=0)
+    play.exit("worker-1", 1, *MISTAKE, step=5)
+    play.tell("worker-1")
+    play.now += 0.1
+    play.exit("worker-0", 1, '  File "train.py", line 9', "UnavailableError: Socket closed")
+    play.settle()
+    assert play.end is None
+    assert not play.state.charges
+
+
+def test_the_same_error_again_and_again_is_told() -> None:
+    play = started(restarts__limit=3)
+    for times in (1, 2, 3):
+        again = f"{times} times in a row with the same error and no new step reported, " * (
+            times > 1
+        )
+        assert fails(play, f"worker-{times % 2}", NO_DATA) == (
+            f"the cause: worker-{times % 2}: exit code 1; {again}restart {times} of 3"
+        ), "by any worker"
+    play.exit("worker-1", 1, *NO_DATA)
+    play.settle()
+    assert play.end
+    assert play.end.reason == (
+        "worker-1 failed: exit code 1, 4 times in a row with the same error and no new step "
+        "reported, and the restart budget of 3 is spent"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "step"),
+    [
+        (1, NO_DATA, 8),
+        (3, NO_DATA, 7),
+        (1, (*NO_DATA[:-1], "ValueError: another"), 7),
+        (1, ("no traceback",), 7),
+        (1, (), 7),
+    ],
+)
+def test_only_the_same_error_without_a_step_is_told(
+    code: int, lines: tuple[str, ...], step: int
+) -> None:
+    play = started(restarts__limit=9)
+    fails(play, "worker-1", NO_DATA, 7)
+    for _ in range(1 if lines else 2):  # what says nothing is never the same
+        play.exit("worker-1", code, *lines, step=step)
+        play.settle()
+    assert "times" not in play.said[-2]

@@ -64,6 +64,8 @@ def test_an_interruption_ends_all_commands(
         fcntl.flock(handle, fcntl.LOCK_EX)
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(lock) if waits else ""],
+            # A shell without job control starts pytest in the background with SIGINT ignored.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             cwd=REPOSITORY,
             stderr=subprocess.PIPE,
             text=True,

@@ -83,6 +83,19 @@ def test_a_run_succeeds_with_prefixed_lines(local: Local) -> None:
     gone(launcher)
 
 
+def test_bars_of_several_tasks_are_shown_while_they_are_drawn(local: Local, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    launcher = local(
+        sh(f"printf '\\r10%%'; while [ ! -e {go} ]; do sleep 0.02; done; printf '\\r20%%\\n'")
+    )
+    for task in ("worker-0", "worker-1"):
+        launcher.wait_for(rf"^{task}   \| 10%$")
+    go.touch()
+    assert launcher.wait() == 0
+    for task in ("worker-0", "worker-1"):
+        assert f"{task}   | 20%" in launcher.lines
+
+
 def test_env_reaches_the_program_and_the_rest_is_named_once(local: Local) -> None:
     secret = {"secretKeyRef": {"name": "s", "key": "k"}}
     launcher = local(

@@ -35,7 +35,7 @@ def test_the_lines_show_the_run_its_tasks_and_the_last_cause() -> None:
         "  the cause of the last restart: ps-0: exit code 1",
         "  ps-0      not heard from",
         "  worker-0  not heard from",
-        "  worker-1  running, step 5 of 9",
+        "  worker-1  running, epoch 2 of 3, step 5 of 9",
     ]
 
 
@@ -141,13 +141,36 @@ def answering(*documents: dict[str, Any]) -> Iterator[int]:
         thread.join()
 
 
+# What kubectl 1.34 prints without a cluster, shortened.
+NO_CLUSTER = """E1125 20:29:55.92 6846 memcache.go:265] "Unhandled Error" err="couldn't get ..."
+E1125 20:29:55.93 6846 memcache.go:265] "Unhandled Error" err="couldn't get ..."
+The connection to the server localhost:8080 was refused - did you specify the right host or port?
+"""
+
+
+def test_kubectl_without_a_cluster_is_told_in_one_line(tmp_path: Path) -> None:
+    script = tmp_path / "kubectl"
+    script.write_text(f"#!/bin/sh\ncat >&2 <<'E'\n{NO_CLUSTER}E\nexit 1\n")
+    script.chmod(0o755)
+    with pytest.raises(LauncherError) as error:
+        status.run("mnist", [str(script)], None, as_json=False, watch=False)
+    assert error.value.exit_code is ExitCode.TRY_AGAIN
+    assert error.value.reason == (
+        f"{script} failed (The connection to the server localhost:8080 was refused - did you "
+        "specify the right host or port?): choose the cluster by --context and the namespace by "
+        "--namespace, or ask the controller by --address"
+    )
+
+
 def test_the_newest_controller_is_asked_in_its_own_pod(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with answering(document(state(RUNNING), 100.0)) as port:
         command = kubectl(tmp_path, [controller(1, "Complete"), controller(2, port=port)], [])
         status.run("mnist", command, None, as_json=False, watch=False)
-    assert capfd.readouterr().out.splitlines()[-1] == "  worker-1  running, step 5 of 9"
+    assert (
+        capfd.readouterr().out.splitlines()[-1] == "  worker-1  running, epoch 2 of 3, step 5 of 9"
+    )
 
 
 def test_watch_prints_each_change_until_the_controller_is_gone(
@@ -161,7 +184,7 @@ def test_watch_prints_each_change_until_the_controller_is_gone(
         status.run("mnist", command, None, as_json=False, watch=True)
     printed = capfd.readouterr()
     steps = [line for line in printed.out.splitlines() if "running" in line]
-    assert steps == [f"  worker-1  running, step {step} of 9" for step in (5, 6)]
+    assert steps == [f"  worker-1  running, epoch 2 of 3, step {step} of 9" for step in (5, 6)]
     assert "the controller does not answer: " in printed.err
     assert "the controller does not run: it has ended, or has not started yet" in printed.err
 
@@ -194,7 +217,7 @@ def test_a_controller_that_has_not_started_is_shown(
     [
         ([], None, ExitCode.CONFIGURATION, "there is no release mnist in this namespace"),
         ([], ["no-such-kubectl"], ExitCode.CONFIGURATION, "no-such-kubectl must be installed"),
-        ([], ["false"], ExitCode.TRY_AGAIN, "false: "),
+        ([], ["false"], ExitCode.TRY_AGAIN, r"^false failed \(exit code 1\): choose the "),
     ],
 )
 def test_a_missing_release_or_kubectl_is_named(

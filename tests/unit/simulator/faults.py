@@ -7,7 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from launcher.decisions import failures
+from launcher.shared.modes import EVALUATOR
 from tests.unit.simulator.schedule import (
+    MISTAKE,
+    MISTAKE_SECONDS,
     PERMANENT,
     Fault,
 )
@@ -38,8 +41,9 @@ def happen(world: Simulation, fault: Fault) -> None:
     if kind == "program always fails":
         role = "chief" if world.job.mode.name == "coordinator" else "worker"
         code = PERMANENT if how < 0.2 else 1
-        world.log("fault: from now on each {} ends with {}", role, code)
-        world.poison[(world.job.run, world.wish.args)] = (role, code)
+        lines = MISTAKE if how > 0.6 else ()
+        world.log("fault: from now on each {} ends with {} {}", role, code, lines)
+        world.poison[(world.job.run, world.wish.args)] = (role, code, lines)
         return
     if kind == "all pods are gone":
         world.log("fault: {}", kind)
@@ -49,6 +53,8 @@ def happen(world: Simulation, fault: Fault) -> None:
     pods = sorted(world.pods.values(), key=lambda pod: pod.task)
     if kind.startswith("child"):
         pods = [pod for pod in pods if _may_fail(pod)]
+    if kind == "child meets TensorFlow's mistake":
+        pods = [pod for pod in pods if _has_session(pod)]
     if not pods:
         return
     pod = pods[int(fault.pick * len(pods))]
@@ -96,8 +102,19 @@ def _harm_child(world: Simulation, kind: str, how: float, pod: Pod, process: Pro
         world.drains[pod.task] += 1
         outside = world.drains[pod.task] <= failures.DRAINS
         world.end_child(pod, process, 143, "outside" if outside else "program")
+    elif kind == "child meets TensorFlow's mistake":
+        _meet_mistake(world, pod, process)
     elif process.program:
         world.hang(pod, process, "program")
+
+
+def _meet_mistake(world: Simulation, pod: Pod, process: Process) -> None:
+    """The run has advanced. Two reports that overtake each other look as if it had not."""
+    run = process.job.run
+    world.steps[run] += 1
+    soon = world.now - world.mistaken_at.get(run, -MISTAKE_SECONDS) < MISTAKE_SECONDS
+    world.mistaken_at[run] = world.now
+    world.end_child(pod, process, 1, "program" if soon else "", MISTAKE)
 
 
 def reach_again(world: Simulation, pod: Pod) -> None:
@@ -133,6 +150,14 @@ def _upgrade(world: Simulation, fault: Fault) -> None:
         wish = wish._replace(attempt=wish.attempt + 1)
     world.log("fault: upgrade to {}", wish)
     world.helm(wish)
+
+
+def _has_session(pod: Pod) -> bool:
+    """Whether its child may have a session of TensorFlow 1, whose requests can be repeated."""
+    process = pod.process
+    if not process or not process.program or pod.task.role == EVALUATOR:
+        return False
+    return process.job.mode.name == "parameter-server"
 
 
 def _may_fail(pod: Pod) -> bool:

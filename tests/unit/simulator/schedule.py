@@ -20,11 +20,18 @@ GRACE = 6.0
 HANG_SECONDS = 8.0
 DEADLINE = 120.0
 PERMANENT = 2
+MISTAKE = (  # the last lines of a program
+    '  File "train.py", line 9, in <module>',
+    "AbortedError: From /job:ps/replica:0/task:0:",
+    "The same RunGraph (Worker) request was received twice. step_id: 7",
+)
+MISTAKE_SECONDS = 60.0  # within which reports of two ends can overtake each other
 
 KINDS = {  # the kinds of faults, and how often each happens
     "child fails": 6,
     "child is killed": 2,
     "child is terminated": 2,
+    "child meets TensorFlow's mistake": 2,
     "child hangs": 2,
     "launcher restarts": 3,
     "pod is deleted": 4,

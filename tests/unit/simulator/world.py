@@ -137,7 +137,9 @@ class Simulation:
         self.finished: set[tuple[str, Task, int]] = set()  # which a task or the leader knows
         self.succeeded: set[tuple[str, Task]] = set()
         self.progress: dict[tuple[str, Task], float] = {}
-        self.poison: dict[tuple[str, int], tuple[str, int]] = {}
+        self.poison: dict[tuple[str, int], tuple[str, int, tuple[str, ...]]] = {}
+        self.steps: Counter[str] = Counter()  # what programs print as they end, by run
+        self.mistaken_at: dict[str, float] = {}  # when TensorFlow last made its mistake, by run
         self.pull_fails: dict[Task, int] = {}
         self.drains: Counter[Task] = Counter()  # children that were terminated
         self.edits = 0  # of the code
@@ -671,7 +673,7 @@ class Simulation:
             return
         poison = self.poison.get((job.run, self.wish.args))
         if poison and poison[0] == task.role:
-            self.doom(pod, process, self.random() * 3, poison[1], "program")
+            self.doom(pod, process, self.random() * 3, poison[1], "program", poison[2])
         elif task.role == EVALUATOR:
             if self.random() < 0.3:
                 self.after(self.random() * 20, self.end_child, pod, process, 0, "")
@@ -686,11 +688,21 @@ class Simulation:
             process.up = True
             self.take(pod, task_state.Seen(self.now, up=True, quiet=0.0))
 
-    def doom(self, pod: Pod, process: Process, seconds: float, code: int, whose: str) -> None:
+    def doom(
+        self,
+        pod: Pod,
+        process: Process,
+        seconds: float,
+        code: int,
+        whose: str,
+        lines: tuple[str, ...] = (),
+    ) -> None:
         """Its child will fail; `whose` says whether that is the program's fault."""
-        self.after(seconds, self.end_child, pod, process, code, whose)
+        self.after(seconds, self.end_child, pod, process, code, whose, lines)
 
-    def end_child(self, pod: Pod, process: Process, code: int, whose: str) -> None:
+    def end_child(
+        self, pod: Pod, process: Process, code: int, whose: str, lines: tuple[str, ...] = ()
+    ) -> None:
         if pod.process is not process or process.hung:
             return
         task, job, stopped = pod.task, process.job, process.stopping
@@ -706,7 +718,8 @@ class Simulation:
         # A failure harms the other programs, whatever its cause.
         if not ended_well and not process.stands_in:
             self.harm(pod, job, whose or "outside")
-        self.take(pod, task_state.ChildEnded(code, (), self.now))
+        step = self.steps[job.run] if process.program else None
+        self.take(pod, task_state.ChildEnded(code, lines, self.now, step))
 
     def note_end(self, pod: Pod) -> None:
         process = pod.process

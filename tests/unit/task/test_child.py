@@ -417,8 +417,9 @@ def test_output_without_a_line_feed_is_life() -> None:
     assert done.stderr == "('out of memory',) ['', '10%', '', '20%', '', 'out of memory']\n"
 
 
+@pytest.mark.parametrize("end", ["end", "end\r"])
 def test_a_last_line_without_its_end_does_not_continue_in_the_next_message(
-    variables: dict[str, str],
+    variables: dict[str, str], end: str
 ) -> None:
     done = subprocess.run(
         [
@@ -429,7 +430,7 @@ def test_a_last_line_without_its_end_does_not_continue_in_the_next_message(
             "--",
             "sh",
             "-c",
-            "sleep 0.5; printf end; exit 3",
+            f"sleep 0.5; printf '{end}'; exit 3",
         ],
         env=environment(**variables),
         cwd=ROOT,
@@ -438,7 +439,46 @@ def test_a_last_line_without_its_end_does_not_continue_in_the_next_message(
         timeout=PATIENCE,
         check=False,
     )
-    assert b"\nend\n" in done.stdout
+    assert f"\n{end}\n".encode() in done.stdout
+
+
+MID_LINE = """
+import os, queue, sys, time
+from pathlib import Path
+from launcher.shared import log
+from launcher.task.child import Child
+ended = queue.Queue()
+script = "printf 50%%; while [ ! -e go ]; do sleep 0.02; done; echo ...100%"
+Child(["sh", "-c", script], dict(os.environ), Path.cwd(), ended.put)
+while not log.mid_line:
+    time.sleep(0.02)
+log.say("one")
+log.say("two")
+Path("go").touch()
+ended.get(timeout=60)
+log.say("three")
+"""
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_the_launcher_writes_no_line_into_one_of_the_program(tmp_path: Path, streams: int) -> None:
+    """The kubelet keeps the two streams apart; `launcher local` and a terminal do not."""
+    done = subprocess.run(
+        [sys.executable, "-c", MID_LINE],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if streams == 1 else subprocess.PIPE,
+        timeout=PATIENCE,
+        text=True,
+        check=True,
+    )
+    said, program = done.stderr or done.stdout, ["50%", "...100%"]
+    if streams == 2:
+        assert done.stdout == "".join(program) + "\n"
+        program = []
+    lines = [line.partition(" tfrun: ")[2] or line for line in said.splitlines()]
+    assert lines == [*program[:1], "one", "two", *program[1:], "three"]
 
 
 def test_long_lines_and_arbitrary_bytes_pass_unchanged(variables: dict[str, str]) -> None:
