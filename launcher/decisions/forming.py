@@ -188,7 +188,7 @@ def _quiet(state: State, now: float) -> dict[Task, str]:
             return {}
         quiet_for = child.quiet + now - seat.heard_at
         least = min(least, quiet_for)
-        last = f", last: {child.last_lines[-1]}" if child.last_lines else ""
+        last = f"; its last line: {child.last_lines[-1]}" if child.last_lines else ""
         quiet[task] = f"no progress for {quiet_for:.0f} s{last}"
     pause = max(QUIET_SAY_SECONDS, least / 2)
     return {} if state.said_at is not None and now - state.said_at < pause else quiet

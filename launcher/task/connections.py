@@ -49,12 +49,14 @@ class Listener:
         family = socket.AF_INET6 if dual else socket.AF_INET
         self._socket = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
         self._connected = connected
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Frees the port."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        self._thread.join()  # while it accepts, the port is in use
         self._socket.close()
 
     def _accept(self) -> None:
