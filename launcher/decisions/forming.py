@@ -34,7 +34,6 @@ from launcher.shared.protocol import Action
 # How long we wait for a leaving task to report. A live task reports more often.
 LEAVING_SECONDS = 40.0
 SAY_SECONDS = 10.0  # between two lines about what the run waits for
-QUIET_SAY_SECONDS = 30.0  # at least, if that is only programs that make no progress
 SAY_TASKS = 10  # how many tasks one line names
 # How long the other tasks wait for the chief's session before they start anyway. We wait longer if
 # `checkpoints` is set, since the session then shows there: restoring a large model takes time. We
@@ -176,7 +175,7 @@ def _stuck(state: State, now: float) -> dict[Task, str]:
 
 
 def _quiet(state: State, now: float) -> dict[Task, str]:
-    """What programs print last that make no progress, if none does; less often as time passes."""
+    """What programs wait for, if none makes progress: said each time that this time has doubled."""
     quiet, least = {}, math.inf
     for task, seat in state.seats.items():
         report, orders = seat.report, seat.orders
@@ -190,8 +189,7 @@ def _quiet(state: State, now: float) -> dict[Task, str]:
         least = min(least, quiet_for)
         last = f"; its last line: {child.last_lines[-1]}" if child.last_lines else ""
         quiet[task] = f"no progress for {quiet_for:.0f} s{last}"
-    pause = max(QUIET_SAY_SECONDS, least / 2)
-    return {} if state.said_at is not None and now - state.said_at < pause else quiet
+    return {} if state.said_at is not None and now - state.said_at < least / 2 else quiet
 
 
 def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Step:

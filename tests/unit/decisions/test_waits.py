@@ -26,7 +26,7 @@ def test_the_log_names_who_waits_for_the_chief() -> None:
 
 
 def test_the_log_names_a_program_that_waits_for_an_ended_chief() -> None:
-    """Once every 30 s, and then less and less often."""
+    """Each time that its silence has doubled."""
     play = started()
     lines_of(play, 100)
     play.exit("worker-0", 0)
@@ -37,10 +37,10 @@ def test_the_log_names_a_program_that_waits_for_an_ended_chief() -> None:
     play.pod("worker-1").take(Seen(play.now, False, 89.0, last_lines=lines))
     said = lines_of(play, 150)
     assert said[0] == (
-        "waiting for worker-1 (no progress for 94 s; its last line: Waiting for model to be "
+        "waiting for worker-1 (no progress for 99 s; its last line: Waiting for model to be "
         "ready); ended with exit code 0: worker-0"
     )
-    assert [re.findall(r"for (\d+) s", line) for line in said] == [["94"], ["144"], ["214"]]
+    assert [re.findall(r"for (\d+) s", line) for line in said] == [["99"], ["199"]]
     play.pod("worker-1").take(Seen(play.now, False, 0.0))
     assert lines_of(play, 300) == []
 
