@@ -278,6 +278,30 @@ def test_a_hang_is_reported_once_with_the_last_lines() -> None:
 # Leaving.
 
 
+def test_a_program_that_makes_no_progress_for_long_is_reported_until_it_does() -> None:
+    state, effects = after(*RUNS, Seen(100.0, up=False, quiet=59.0))
+    assert effects == []
+    for at in (101.0, 150.0):  # reported once; the report counts on
+        state, told = step(state, Seen(at, up=False, quiet=at - 41.0, last_lines=("I wait",)))
+        assert told == ((Tell(),) if at == 101.0 else ())
+        child = report(state, 1, 151.0).child
+        assert child
+        assert (child.quiet, child.hung, child.last_lines) == (110.0, False, ("I wait",))
+    state, told = step(state, Seen(160.0, up=False, quiet=0.0))
+    child = report(state, 1, 161.0).child
+    assert told == (Tell(),)
+    assert child
+    assert child.quiet == 0
+
+
+def test_the_silence_of_one_child_is_not_that_of_the_next() -> None:
+    quiet = Seen(100.0, up=False, quiet=60.0)
+    state, _ = after(*RUNS, quiet, ChildEnded(1, (), 101.0), told(Action.RUN, 2), PeersReached())
+    child = report(state, 1, 102.0).child
+    assert child
+    assert (child.generation, child.quiet) == (2, 0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_child_and_then_the_launcher(number: int) -> None:
     state, effects = after(*RUNS, Signalled(number, 10.0))
