@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -32,10 +33,11 @@ from launcher.shared.protocol import Action
 
 # How long we wait for a leaving task to report. A live task reports more often.
 LEAVING_SECONDS = 40.0
-SAY_SECONDS = 10.0  # between two lines about missing tasks
+SAY_SECONDS = 10.0  # between two lines about what the run waits for
 SAY_TASKS = 10  # how many tasks one line names
 # How long the other tasks wait for the chief's session before they start anyway. We wait longer if
-# `checkpoints` is set, since the session then shows there: restoring a large model takes time.
+# `checkpoints` is set, since the session then shows there: restoring a large model takes time. We
+# wait at most half of `hangTimeout`, because a chief that needs the others must not count as hung.
 CHIEF_SECONDS = 20.0
 SAVING_CHIEF_SECONDS = 120.0
 
@@ -127,9 +129,10 @@ def _pull_failed(state: State, task: Task) -> bool:
 
 
 def say_missing(state: State, now: float) -> Step:
-    """Logs the missing tasks every SAY_SECONDS; has tasks retry pulls that have failed."""
+    """Logs what the run waits for every SAY_SECONDS; has tasks retry pulls that have failed."""
     if state.said_at is not None and now - state.said_at < SAY_SECONDS:
         return state, ()
+    done = ""
     lacking: dict[Task, str]
     if state.phase is RunPhase.ADOPTING:
         heard = reports(state)
@@ -141,10 +144,52 @@ def say_missing(state: State, now: float) -> Step:
             lacking = awaited(state)
             again = [task for task in lacking if _pull_failed(state, task)]
             state = pull_again(state, again) if again else state
+        lacking = {**lacking, **_stuck(state, now)}
+        if not lacking:
+            lacking = _quiet(state, now)
+            done = first_of([str(task) for task, seat in state.seats.items() if seat.orders.done])
     if not lacking:
         return state, ()
     named = first_of([f"{task} ({what})" for task, what in lacking.items()])
-    return replace(state, said_at=now), (Say(f"waiting for {named}"),)
+    text = f"waiting for {named}" + (f"; ended with exit code 0: {done}" if done else "")
+    return replace(state, said_at=now), (Say(text),)
+
+
+def _stuck(state: State, now: float) -> dict[Task, str]:
+    """What tasks that were told to run wait for."""
+    stuck = {}
+    for task in state.job.tasks:
+        seat = state.seat(task)
+        report, orders = seat.report, seat.orders
+        if not report or orders.forming or orders.generation is None or seat.heard_at is None:
+            continue  # see `lacks`
+        silent_for = now - seat.heard_at
+        if silent_for >= LEAVING_SECONDS:
+            stuck[task] = f"not heard from for {silent_for:.0f} s"
+        elif orders.waits_for_chief:
+            stuck[task] = f"waits for the session of {state.job.mode.chief}"
+        elif not orders.done and (not report.child or report.child.generation < orders.generation):
+            program = state.job.mode.runs_program(task)
+            stuck[task] = "waits for the servers" if program else "pulls the code"
+    return stuck
+
+
+def _quiet(state: State, now: float) -> dict[Task, str]:
+    """What programs wait for, if none makes progress: said each time that this time has doubled."""
+    quiet, least = {}, math.inf
+    for task, seat in state.seats.items():
+        report, orders = seat.report, seat.orders
+        child = report.child if report else None
+        decides = state.job.mode.decides_success(task) and member(state, task)
+        if not decides or orders.done or not child or seat.heard_at is None:
+            continue
+        if child.exit_code is not None or not child.quiet:
+            return {}
+        quiet_for = child.quiet + now - seat.heard_at
+        least = min(least, quiet_for)
+        last = f"; its last line: {child.last_lines[-1]}" if child.last_lines else ""
+        quiet[task] = f"no progress for {quiet_for:.0f} s{last}"
+    return {} if state.said_at is not None and now - state.said_at < least / 2 else quiet
 
 
 def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Step:
@@ -161,6 +206,7 @@ def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Ste
         hosts=hosts(state),
         generation=generation + 1 if later else generation,
         disagreement=None,
+        said_at=now,
     )
     text = f"generation {generation}: {names(tasks, job.tasks, 'start')}"
     if any(state.seat(task).orders.waits_for_chief for task in tasks):
@@ -188,16 +234,28 @@ def _started(state: State, tasks: Iterable[Task]) -> dict[Task, Seat]:
 
 
 def _awaiting_chief(state: State, tasks: frozenset[Task], now: float) -> State:
-    """In modes with chief_first, makes programs that start with the chief wait for its session."""
+    """In modes with chief_first, makes programs that start with the chief wait for its session.
+
+    They do not wait if the session is known to wait for them.
+    """
     job = state.job
     chief = job.mode.chief
     if chief not in tasks:
         return state
-    if job.chief_first and job.mode.chief_first:
+    if job.chief_first and job.mode.chief_first and not chief_calls(state):
         programs = [task for task in tasks if job.mode.decides_success(task) and task != chief]
         state = with_orders(state, programs, waits_for_chief=True)
     waits = any(seat.orders.waits_for_chief for seat in state.seats.values())
     return replace(state, chief_due_at=now + chief_seconds(job) if waits else None)
+
+
+def chief_calls(state: State) -> bool:
+    """Whether the chief of this run has connected to a worker whose program had not started.
+
+    Such a session has no device filters, or not those that keep workers apart: it needs them all.
+    """
+    heard = (seat.report for seat in state.seats.values())
+    return any(r and r.called and r.holds and r.holds.run == state.job.run for r in heard)
 
 
 def chief_awaited_no_more(state: State) -> State:
@@ -227,7 +285,8 @@ def _let_go(state: State) -> Step:
 
 def chief_seconds(job: Job) -> float:
     """How long the other tasks wait for the chief's session, in seconds."""
-    return SAVING_CHIEF_SECONDS if job.checkpoints else CHIEF_SECONDS
+    seconds = SAVING_CHIEF_SECONDS if job.checkpoints else CHIEF_SECONDS
+    return min(seconds, job.hang_timeout / 2) if job.hang_timeout else seconds
 
 
 def hosts(state: State) -> dict[Task, str]:

@@ -19,6 +19,7 @@ from launcher.decisions.failures import judge, notice, success
 from launcher.decisions.forming import (
     awaited,
     chief_awaited_no_more,
+    chief_calls,
     chief_seconds,
     form_with,
     lacks,
@@ -175,15 +176,18 @@ def _lead(state: State, now: float) -> Step:
 
 
 def _await_chief(state: State, now: float) -> Step:
-    """Starts the tasks that wait for the chief, when it has succeeded or is late."""
+    """Starts the tasks that wait for the chief, when it has succeeded, needs them, or is late."""
     if state.chief_due_at is None:
         return state, ()
     if state.seat(state.job.mode.chief).orders.done:
         return chief_awaited_no_more(state), ()
-    if now < state.chief_due_at:
+    if chief_calls(state):
+        text = "the chief's session connects to the other workers, so they start now"
+    elif now >= state.chief_due_at:
+        seconds = chief_seconds(state.job)
+        text = f"the chief's session is not up after {seconds:g} s; the others start anyway"
+    else:
         return state, ()
-    seconds = chief_seconds(state.job)
-    text = f"the chief's session is not up after {seconds:g} s; the others start anyway"
     return chief_awaited_no_more(state), (Say(text),)
 
 

@@ -26,6 +26,7 @@ VERSION = 1
 REPORT_BYTES = 64 * 1024
 DIRECTIVE_BYTES = 2 * 1024 * 1024  # a ConfigMap, where job.json lives, holds 1 MiB
 HOLD_SECONDS = 20.0  # how long the controller keeps a request if nothing changes
+QUIET_SECONDS = 60.0  # a program that makes no progress for so long is reported
 ADDRESS = re.compile(r"[0-9.]{7,15}|[0-9a-fA-F:.]{2,45}")  # IPv4 or IPv6
 MOST = 2**53  # the largest whole number that every JSON reader keeps exact
 
@@ -109,7 +110,8 @@ class ChildReport:
 
     `stopped` says that the launcher stopped it. `reason` and `last_lines` are for people. It ended
     `ago` seconds before this report: a time would be wrong on a machine with another clock. `up`
-    says that its session trains, `hung` that it makes no progress. `global_step` is the last step
+    says that its session trains, `hung` that it makes no progress for too long. `quiet` is for how
+    many seconds it has made none, 0 for less than QUIET_SECONDS. `global_step` is the last step
     that it printed, `total_steps` how many it will do.
     """
 
@@ -121,6 +123,7 @@ class ChildReport:
     last_lines: tuple[str, ...] = ()
     up: bool = False
     hung: bool = False
+    quiet: float = 0.0
     global_step: int | None = None
     total_steps: int | None = None
     epoch: str = ""
@@ -134,7 +137,9 @@ class Report:
     one incarnation; `revision` identifies the pod's template. `can_start` says that the task has
     the code and its launcher is not about to end. `digest` is the code's, `commit` the one to which
     a branch was resolved; both can be empty. `stands_in` says that a server runs instead of the
-    program, which has ended. With `long_poll` the controller may keep the request.
+    program, which has ended. `called` says that the chief of this run has connected to this task
+    before its program ran: the chief's session needs it. With `long_poll` the controller may keep
+    the request.
     """
 
     task: Task
@@ -146,6 +151,7 @@ class Report:
     child: ChildReport | None
     can_start: bool
     stands_in: bool = False
+    called: bool = False
     long_poll: bool = False
     digest: str = ""
     commit: str = ""
@@ -187,6 +193,7 @@ def decode_report(text: bytes) -> Report:
         child=child,
         can_start=root.flag("can_start"),
         stands_in=root.flag("stands_in"),
+        called=root.flag("called", optional=True),
         long_poll=root.flag("long_poll"),
         digest=root.take("digest", "a digest", lambda v: matches(f"({HEX_32})?", v), ""),
         commit=_commit(root),
@@ -302,6 +309,7 @@ def _child(part: Reader) -> ChildReport:
         last_lines=part.texts("last_lines", "a list of strings"),
         up=part.flag("up"),
         hung=part.flag("hung"),
+        quiet=part.seconds("quiet") if "quiet" in part.document else 0.0,
         global_step=maybe("global_step", MOST),
         total_steps=maybe("total_steps", MOST),
         epoch=part.text("epoch", empty=True) if "epoch" in part.document else "",

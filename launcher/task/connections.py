@@ -1,11 +1,15 @@
-"""Finds connections to a port of this pod in the kernel's tables."""
+"""Connections to a port of this pod: those in the kernel's tables, and one that is awaited."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import socket
+import struct
 import sys
+import threading
 from pathlib import Path
-from typing import Literal
+from typing import Callable, Literal
 
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 ESTABLISHED = "01"
@@ -31,6 +35,39 @@ def connected(host: str, port: int) -> bool:
             if state == ESTABLISHED and here == port and _address(remote) == peer:
                 return True
     return False
+
+
+class Listener:
+    """Listens at a port, and hands over the IP address of each host that connects.
+
+    It closes each connection at once, as if nothing had listened.
+    """
+
+    def __init__(self, port: int, connected: Callable[[str], None]) -> None:
+        """Raises OSError if the port cannot be used."""
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        self._socket = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
+        self._connected = connected
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Frees the port."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        self._thread.join()  # while it accepts, the port is in use
+        self._socket.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                connection, address = self._socket.accept()
+                with connection:
+                    # Closed with a reset: a closed connection would keep the port for a while.
+                    linger = struct.pack("ii", 1, 0)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self._connected(address[0].removeprefix("::ffff:"))
 
 
 def _address(

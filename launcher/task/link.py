@@ -159,7 +159,9 @@ class _Outage:
 
 
 def _aged(report: Report, seconds: float) -> Report:
-    """The report, `seconds` after it was made, with that time added to `child.ago`."""
-    if report.child is None or report.child.exit_code is None:
+    """The report, `seconds` after it was made, with that time added to the child's times."""
+    child = report.child
+    if child is None or (child.exit_code is None and not child.quiet):
         return report
-    return replace(report, child=replace(report.child, ago=report.child.ago + seconds))
+    key = "quiet" if child.exit_code is None else "ago"
+    return replace(report, child=replace(child, **{key: getattr(child, key) + seconds}))

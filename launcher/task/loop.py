@@ -6,6 +6,7 @@ While a program runs, the loop also looks at its output from time to time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -22,7 +23,7 @@ from launcher.shared.exits import End, ExitCode, LauncherError
 from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.log import say
-from launcher.shared.protocol import Action, Directive, Leader, Report
+from launcher.shared.protocol import QUIET_SECONDS, Action, Directive, Leader, Report
 from launcher.task import connections, crash_marker, invocation, peers, step
 from launcher.task.child import Child, Ended
 from launcher.task.environment import TaskSettings
@@ -30,6 +31,7 @@ from launcher.task.link import Link
 from launcher.task.state import (
     Activity,
     Cancel,
+    ChiefCalled,
     ChiefLeft,
     ChildEnded,
     CodePulled,
@@ -50,6 +52,7 @@ from launcher.task.state import (
     Stop,
     Tell,
     Told,
+    awaits_call,
     awaits_chief,
     is_chief,
     report,
@@ -59,7 +62,7 @@ from launcher.task.watch import Watch
 FORWARDED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 LEAVE_SECONDS = 0.2  # between checks whether the chief is still connected
 UP_SECONDS = 0.2  # between checks whether the chief's session is up
-LEAST_HANG_SECONDS = 0.1  # at least, between checks whether the program makes progress
+LEAST_LOOK_SECONDS = 0.1  # at least, between checks whether the program makes progress
 
 
 def run(settings: TaskSettings, environ: Mapping[str, str]) -> End:
@@ -87,6 +90,7 @@ class _Loop:
         self.cancelled = threading.Event()  # set to cancel the preparation
         self.child: Child | None = None
         self.watch: Watch | None = None  # None where the child is a server
+        self.listener: connections.Listener | None = None
 
     def play(self) -> End:
         signals.listen((*step.STOPPING, *FORWARDED), self._signalled)
@@ -139,10 +143,12 @@ class _Loop:
         chief, timeout = is_chief(state), directive.job.hang_timeout
         if chief and directive.job.chief_first and not state.child.up:
             return UP_SECONDS
-        waits = [step.PROGRESS_SECONDS] if chief else []
+        quiet = self.watch.quiet()
+        often = chief or quiet >= QUIET_SECONDS
+        waits = [step.PROGRESS_SECONDS if often else QUIET_SECONDS - quiet]
         if timeout and not state.child.hung:
-            waits.append(max(LEAST_HANG_SECONDS, timeout - self.watch.quiet()))
-        return min(waits, default=None)
+            waits.append(timeout - quiet)
+        return max(LEAST_LOOK_SECONDS, min(waits))
 
     def _look(self, watch: Watch) -> Seen:
         return Seen(
@@ -163,16 +169,32 @@ class _Loop:
     def _chief_is_here(self) -> bool:
         directive = self.state.directive
         assert directive
-        chief = directive.hosts.get(directive.job.mode.chief, "")
-        address = cluster_spec.address(directive.job.addresses, self.settings.task)
-        port = int(address.rpartition(":")[2])
+        chief, port = directive.hosts.get(directive.job.mode.chief, ""), self._port(directive)
         return time.monotonic() < self.state.leave_by and connections.connected(chief, port)
+
+    def _port(self, directive: Directive) -> int:
+        address = cluster_spec.address(directive.job.addresses, self.settings.task)
+        return int(address.rpartition(":")[2])
+
+    def _listen(self) -> None:
+        """Listens at the task's port while it waits: a chief that connects needs its program."""
+        directive, listener, waits = self.state.directive, self.listener, awaits_call(self.state)
+        if listener and not waits:
+            listener.close()
+            self.listener = None
+        elif directive and waits and not listener:
+            # If the port cannot be used, TensorFlow's log tells later what the chief needs.
+            with contextlib.suppress(OSError):
+                self.listener = connections.Listener(
+                    self._port(directive), lambda host: self.events.put(ChiefCalled(host))
+                )
 
     def _take(self, event: Event) -> Sequence[Effect]:
         if isinstance(event, (ChildEnded, Failed)):
             self.child = self.watch = None
             self._mark(None)
         self.state, effects = step.step(self.state, event)
+        self._listen()
         return effects
 
     # Effects.

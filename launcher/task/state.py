@@ -85,6 +85,8 @@ class State:
     leaving: int | None = None  # the signal that told the launcher to end
     leave_by: float = 0.0  # when the grace period is over, in seconds of the task's clock
     chief_left: bool = False  # while leaving: the chief is no longer connected
+    quiet_since: float | None = None  # since when the child makes no progress, if that is long
+    called: str = ""  # the run whose chief has connected to this task while it waited
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,16 @@ class ChiefLeft:
     """The chief is no longer connected to this server, or the grace period is over."""
 
 
-Event = Union[Told, Signalled, CodePulled, PeersReached, Failed, ChildEnded, Seen, ChiefLeft]
+@dataclass(frozen=True)
+class ChiefCalled:
+    """A host has connected to this task while its program waits. It need not be the chief."""
+
+    host: str
+
+
+Event = Union[
+    Told, Signalled, CodePulled, PeersReached, Failed, ChildEnded, Seen, ChiefLeft, ChiefCalled
+]
 
 
 @dataclass(frozen=True)
@@ -236,6 +247,8 @@ def report(state: State, sequence: int, now: float) -> Report:
     child, directive, code = state.child, state.directive, state.code
     if child and child.exit_code is not None:
         child = replace(child, ago=now - state.ended_at)
+    elif child and state.quiet_since is not None:
+        child = replace(child, quiet=now - state.quiet_since)
     return Report(
         task=state.task,
         incarnation=state.incarnation,
@@ -247,6 +260,7 @@ def report(state: State, sequence: int, now: float) -> Report:
         # A task that leaves starts nothing, whatever the directive says.
         can_start=directive is not None and state.leaving is None and has_code(state, directive),
         stands_in=state.doing is not None and state.doing.activity is Activity.STANDING_IN,
+        called=directive is not None and state.called == directive.job.run,
         long_poll=True,
         digest=code.digest if code else "",
         commit=code.commit if code else "",
@@ -270,6 +284,16 @@ def is_chief(state: State) -> bool:
 def has_child(state: State) -> bool:
     """Whether a child process runs."""
     return state.doing is not None and state.doing.activity in CHILDREN
+
+
+def awaits_call(state: State) -> bool:
+    """Whether the task waits, perhaps for a chief whose session needs this task's program."""
+    directive = state.directive
+    if not directive or directive.action is not Action.WAIT or state.leaving is not None:
+        return False
+    job, task = directive.job, state.task
+    may = job.chief_first and job.mode.chief_first and job.mode.decides_success(task)
+    return may and not (state.doing or is_chief(state) or state.called == job.run)
 
 
 def awaits_chief(state: State) -> bool:

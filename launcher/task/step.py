@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from launcher.shared.exits import End, Phase, describe, signalled
-from launcher.shared.protocol import Action, ChildReport, Directive
+from launcher.shared.protocol import QUIET_SECONDS, Action, ChildReport, Directive
 from launcher.task.state import (
     CHILDREN,
     Activity,
     Cancel,
+    ChiefCalled,
     ChildEnded,
     Code,
     CodePulled,
@@ -41,6 +42,7 @@ from launcher.task.state import (
     Stop,
     Tell,
     Told,
+    awaits_call,
     awaits_chief,
     has_child,
     has_code,
@@ -89,6 +91,8 @@ def _take(state: State, event: Event) -> Step:
         return _child_ended(state, event)
     if isinstance(event, Seen):
         return _seen(state, event)
+    if isinstance(event, ChiefCalled):
+        return _called(state, event.host), ()
     return replace(state, chief_left=True), ()
 
 
@@ -164,15 +168,26 @@ def _seen(state: State, event: Seen) -> Step:
         total_steps=event.total_steps,
         epoch=event.epoch,
     )
+    quiet_since = event.at - event.quiet if event.quiet >= QUIET_SECONDS else None
     urgent = (seen.up, seen.hung) != (child.up, child.hung)
+    urgent |= (quiet_since is None) != (state.quiet_since is None)
     due = event.at - state.told_at >= PROGRESS_SECONDS
     if not urgent and not (is_chief(state) and due and seen != child):
         return state, ()
     effects: tuple[Effect, ...] = ()
-    if seen.hung and not child.hung:
+    if seen.hung or quiet_since is not None:
         seen = replace(seen, last_lines=event.last_lines)
+    if seen.hung and not child.hung:
         effects = (Say(f"no progress for {event.quiet:.0f} s"),)
-    return replace(state, child=seen, told_at=event.at), effects
+    return replace(state, child=seen, told_at=event.at, quiet_since=quiet_since), effects
+
+
+def _called(state: State, host: str) -> State:
+    directive = state.directive
+    if not directive or not awaits_call(state):
+        return state  # it waits no longer
+    chief = directive.hosts.get(directive.job.mode.chief, host)
+    return replace(state, called=directive.job.run) if host == chief else state
 
 
 # The next activity.
@@ -224,7 +239,8 @@ def _begin(state: State, directive: Directive) -> Step:
         return replace(state, doing=Doing(Activity.REACHING, directive)), (ReachPeers(directive),)
     start = StartProgram(directive) if runs_program else StartServer(directive)
     doing = Doing(Activity.RUNNING, directive)
-    return replace(state, doing=doing, child=ChildReport(generation)), (start,)
+    state = replace(state, doing=doing, child=ChildReport(generation), quiet_since=None)
+    return state, (start,)
 
 
 def _wants_child(doing: Doing, directive: Directive) -> bool:

@@ -19,9 +19,13 @@ COUNTS = [
     for word in ("tfrun: step", "global[ _]?step", "(?:train(?:ing)?_)?step", "epoch")
 ]
 
-# What programs print while they train. A false match only starts the other tasks too early.
+# What programs print while they train, what TensorFlow prints when the chief has initialised the
+# model, and when the chief needs other workers. A false match only starts these too early.
 WAITS = "still waiting for response"
-TRAINS = re.compile(rf"(?i)\b(global_)?(step|epoch|iter(ation)?|batch|loss)s?\b.*[0-9]|{WAITS}")
+TRAINS = re.compile(
+    r"(?i)\b(global_)?(step|epoch|iter(ation)?|batch|loss)s?\b.*[0-9]|Done running local_init_op"
+    rf"|{WAITS}.*/job:worker"
+)
 # Repeated while nothing moves.
 IDLE = re.compile(f"{WAITS}|Waiting for model|global_step/sec: 0$|Recording summary")
 
@@ -30,9 +34,8 @@ IDLE = re.compile(f"{WAITS}|Waiting for model|global_step/sec: 0$|Recording summ
 class Watch:
     """The progress of one child. `line` is called on the thread that reads its output.
 
-    A program counts as up, that is its session trains, at the first line about steps, epochs or a
-    loss, when it creates the file `ready`, or when its checkpoint folder changes. WAITS counts too:
-    a session without device filters needs all other tasks.
+    A program counts as up, that is its session trains, at the first line that matches TRAINS, when
+    it creates the file `ready`, or when its checkpoint folder changes.
     """
 
     ready: Path

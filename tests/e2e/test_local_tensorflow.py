@@ -9,8 +9,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,12 +27,23 @@ pytestmark = [
 ]
 
 
+PROGRAMS = Path(__file__).parent / "programs"
+
+
 def start(data: Path, code: Path, *flags: str, program: str = "train.py") -> Lines:
     """Starts the example as its README says, with folders of this test in place of volumes."""
     args = [f"--checkpoint_dir={data / 'checkpoint'}", f"--export_dir={data / 'model'}", *flags]
-    override = data / "values.json"
-    override.write_text(json.dumps({"program": {"command": ["python", program], "args": args}}))
-    values = ["-f", str(EXAMPLE / "values.yaml"), "-f", str(override)]
+    override = values_file(data, {"program": {"command": ["python", program], "args": args}})
+    return local(data, code, ["-f", str(EXAMPLE / "values.yaml"), "-f", override])
+
+
+def values_file(data: Path, values: Any) -> str:
+    path = data / "values.json"
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+def local(data: Path, code: Path, values: Sequence[str]) -> Lines:
     # A session of its own, because the Ctrl-C of a terminal reaches a whole process group.
     return Lines(
         subprocess.Popen(
@@ -100,6 +112,28 @@ def test_a_killed_ps_leads_to_a_new_generation_from_the_checkpoint(data: Path, p
         assert said.wait() == 0, str(said)
     check_learnt(said)
     assert "generation 3" not in str(said)
+
+
+@pytest.mark.parametrize("filters", [True, False])
+def test_a_chief_that_cannot_train_alone_gets_the_other_workers(data: Path, filters: bool) -> None:
+    """With device filters its log shows that the model is initialised; without, it connects."""
+    values = {
+        "program": {
+            "command": [sys.executable, "sync.py"],
+            "args": ["--filters"] if filters else [],
+            "env": {"TF_CPP_MIN_LOG_LEVEL": "1"},
+        },
+        "worker": {"replicas": 2},
+        # Nothing is saved there, so the others would wait for 120 s.
+        "checkpoints": str(data / "checkpoint"),
+    }
+    with local(data, PROGRAMS, ["-f", values_file(data, values)]) as said:
+        assert said.wait() == 0, str(said)
+    called = "the chief's session connects to the other workers, so they start now" in str(said)
+    assert called is not filters
+    assert "the others start anyway" not in str(said)
+    for worker in range(2):
+        assert re.search(rf"worker-{worker} +\| finished at \d", str(said))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

@@ -29,8 +29,9 @@ EVERYBODY = ("ps-0", "worker-0", "worker-1")
 class Pod:
     """One task's launcher, which follows directives by `launcher.task.step`.
 
-    A pull finds code of `digest`, and `commit` in its branch, once `can_pull` is true. A child that
-    is told to stop ends with `stops_with`; with None it continues, as one that still saves.
+    A pull finds code of `digest`, and `commit` in its branch, once `can_pull` is true. It reaches
+    its peers if `can_reach` is true. A child that is told to stop ends with `stops_with`; with None
+    it continues, as one that still saves.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Pod:
         self.state = task_state.State(task, incarnation, child=left)
         self.digest = ""
         self.commit = ""
-        self.can_pull = True
+        self.can_pull = self.can_reach = True
         self.stops_with: int | None = 143
         self.sequence = 0
         self.pulls: list[int] = []  # the number in each request to pull
@@ -70,7 +71,8 @@ class Pod:
             if self.can_pull:
                 self.take(task_state.CodePulled(self.digest, self.commit))
         elif isinstance(effect, task_state.ReachPeers):
-            self.take(task_state.PeersReached())
+            if self.can_reach:
+                self.take(task_state.PeersReached())
         elif isinstance(effect, task_state.Cancel):
             self.fail(ExitCode.TRY_AGAIN, "nobody wants it")
         elif isinstance(effect, (task_state.StartProgram, task_state.StartServer)):
@@ -228,6 +230,11 @@ class Play:
     def see(self, name: str, up: bool = False, quiet: float = 0.0) -> None:
         """A program's output says that its session is up, or stays silent for `quiet` seconds."""
         self.pod(name).take(task_state.Seen(self.now, up, quiet))
+
+    def call(self, name: str) -> None:
+        """The chief's session connects to a task that waits."""
+        chief = self.pods[self.job.mode.chief]
+        self.pod(name).take(task_state.ChiefCalled(chief.state.address))
 
     def drain(self, name: str, code: int = 143) -> None:
         """The pod is told to end from outside, and stops its child."""

@@ -6,10 +6,12 @@ import pytest
 
 from launcher.decisions import forming
 from launcher.shared.protocol import Action
+from launcher.task.state import ChiefCalled
 from tests.unit.jobs import job
 from tests.unit.play import (
     Play,
     all_run,
+    grow,
     started,
 )
 
@@ -69,6 +71,68 @@ def test_the_chief_goes_first_until_its_session_is_up() -> None:
     play.see("worker-0", up=True)
     play.settle()
     assert play.running() == all_run(1)
+
+
+def test_the_others_start_when_the_chief_needs_them_and_then_together_with_it() -> None:
+    play = Play(job(chiefFirst=True))
+    play.settle()
+    assert play.running() == {"ps-0": 1, "worker-0": 1}
+    play.call("worker-1")
+    play.settle()
+    assert play.running() == all_run(1)
+    assert play.said[-1] == ("the chief's session connects to the other workers, so they start now")
+    play.exit("ps-0", 1)
+    play.settle()
+    assert play.running() == all_run(2)
+    assert play.said[-1] == "generation 2: all tasks start"
+
+
+@pytest.mark.parametrize(
+    ("changes", "known"),
+    [
+        ({"hangTimeout": 100}, True),
+        ({"replicas": {"ps": 1, "worker": 3}}, True),
+        ({"run": "another"}, False),
+        ({"run": "another", "program__args": ["--other"]}, False),
+    ],
+)
+def test_a_new_controller_learns_from_the_tasks_that_the_chief_needs_them(
+    changes: dict[str, object], known: bool
+) -> None:
+    play = Play(job(chiefFirst=True))
+    play.settle()
+    play.call("worker-1")
+    play.settle()
+    play.lead(job(chiefFirst=True, **changes))
+    grow(play, "worker", play.job.replicas["worker"])
+    play.settle()
+    play.exit("ps-0", 1)
+    play.settle()
+    waits = play.generation if known else None
+    assert play.pod("worker-1").runs == waits
+
+
+@pytest.mark.parametrize("who", ["10.0.0.77", "its own chief"])
+def test_only_a_call_of_the_chief_starts_the_others(who: str) -> None:
+    """A name can still resolve to an address that another pod has now."""
+    play = Play(job(chiefFirst=True))
+    play.settle()
+    if who == "its own chief":
+        play.call("worker-1")
+    else:
+        play.pod("worker-1").take(ChiefCalled(who))
+    play.settle()
+    assert play.pod("worker-1").runs == (1 if who == "its own chief" else None)
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_a_chief_that_needs_the_others_is_not_taken_for_one_that_hangs(saves: bool) -> None:
+    """A chief of SyncReplicasOptimizer may need them, but does not connect to them."""
+    play = Play(job(chiefFirst=True, hangTimeout=12, checkpoints="/data" if saves else ""))
+    play.settle()
+    play.tick(6)
+    play.settle()
+    assert play.pod("worker-1").runs == 1
 
 
 @pytest.mark.parametrize("how", ["late", "very late", "done"])

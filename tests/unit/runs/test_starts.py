@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import venv
 from pathlib import Path
@@ -80,6 +82,46 @@ def test_the_other_workers_start_when_the_chief_is_up(run: Run, sign: str) -> No
     assert programs(tasks[2]) == 0
     (run.folder / "up").touch()
     child(tasks[2], 1)
+    (run.folder / "go").touch()
+    assert controller.wait() == 0
+
+
+CHIEF_THAT_CALLS = """
+import os, socket, sys, time
+from pathlib import Path
+if os.environ["TASK_INDEX"] == "1":
+    while not Path(sys.argv[1], "go").exists(): time.sleep(0.02)
+    sys.exit()
+host, _, port = os.environ["WORKER_HOSTS"].split(",")[1].rpartition(":")
+server = None
+while not Path(sys.argv[1], "call").exists(): time.sleep(0.02)
+try:
+    socket.create_connection((host, int(port))).recv(1)
+except ConnectionError as error:
+    print("called:", error, flush=True)
+while not Path(sys.argv[1], "go").exists(): time.sleep(0.02)
+"""
+
+
+def test_the_other_workers_start_when_the_chief_connects_to_one_of_them(run: Run) -> None:
+    """And then together with it, whenever all tasks restart."""
+    (run.code / "call.py").write_text(CHIEF_THAT_CALLS)
+    tasks = run.tasks()
+    controller = run.controller(
+        chiefFirst=True,
+        program__command=[sys.executable, "call.py"],
+        program__args=[str(run.folder)],
+    )
+    controller.wait_for("generation 1: all tasks start, worker-0 first")
+    child(tasks[1], 1)
+    assert not any(": started" in line for line in tasks[2].lines)
+    (run.folder / "call").touch()
+    controller.wait_for("the chief's session connects to the other workers, so they start now")
+    child(tasks[2], 1)
+    tasks[1].wait_for("^called: ")
+    os.kill(child(tasks[0], 1), signal.SIGKILL)
+    controller.wait_for("generation 2: all tasks start$")
+    child(tasks[2], 2)
     (run.folder / "go").touch()
     assert controller.wait() == 0
 

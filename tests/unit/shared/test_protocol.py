@@ -43,12 +43,14 @@ FULL = Report(
         ("größe", "\0\ud800"),
         up=True,
         hung=True,
+        quiet=61.5,
         global_step=7,
         total_steps=9,
         epoch="2 of 3",
     ),
     can_start=True,
     stands_in=True,
+    called=True,
     long_poll=True,
 )
 

@@ -8,7 +8,7 @@ from launcher.decisions import failures
 from launcher.shared.exits import End, ExitCode, Phase
 from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR
-from launcher.shared.protocol import Holds
+from launcher.shared.protocol import Directive, Holds
 from tests.unit.simulator.schedule import (
     PERMANENT,
 )
@@ -78,6 +78,15 @@ def check_running(
                 "one generation",
                 f"{started.task} starts in {starts} while {pod.task} runs in {runs}",
             )
+
+
+def check_called(world: Simulation, pod: Pod, held: Directive, chief: Process) -> None:
+    """The chief has needed this task for CALLED_SECONDS, and still does."""
+    leads = any(each.alive and each.state.leader == held.leader for each in world.controllers)
+    waits = pod.state is not None and pod.state.directive is held and chief.waits
+    running = any(each.process is chief for each in world.running)
+    if waits and running and leads and pod.alive and pod.reachable:
+        raise Violation("called", f"{pod.task} waits: {world.describe()}")
 
 
 def check_charge(world: Simulation, controller: Controller) -> None:

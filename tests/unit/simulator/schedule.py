@@ -19,6 +19,7 @@ WORK_SECONDS = 25.0  # how long each program computes in a run without faults
 GRACE = 6.0
 HANG_SECONDS = 8.0
 DEADLINE = 120.0
+CALLED_SECONDS = 60.0  # within which the other workers start once the chief needs them
 PERMANENT = 2
 MISTAKE = (  # the last lines of a program
     '  File "train.py", line 9, in <module>',
@@ -62,6 +63,7 @@ class Wish(NamedTuple):
     keep: bool
     joins: bool
     refresh: bool
+    calls: bool = False  # the chief's session waits until all other workers run
     args: int = 0
     attempt: int = 0
     revision: int = 0
@@ -90,6 +92,7 @@ def job_for(wish: Wish) -> Job:
         restarts={"limit": wish.limit, "permanentCodes": [PERMANENT], "refill": 600},
         success=wish.success,
         chiefFirst=wish.chief_first,
+        checkpoints="/checkpoints" if wish.calls else "",  # so that others wait long for the chief
         hangTimeout=HANG_SECONDS if wish.hang else 0,
         deadline=DEADLINE if wish.deadline else 0,
         grace=GRACE,
@@ -143,4 +146,5 @@ def schedule_for(seed: int) -> Schedule:
         Fault(dice.uniform(begin, end), kind, dice.random(), dice.random())
         for kind in dice.choices(kinds, weights, k=dice.choice([0, 1, 1, 2, 2, 3, 4, 6, 8]))
     )
+    wish = wish._replace(calls=wish.chief_first and dice.random() < 0.5)
     return Schedule(seed, wish, tuple(faults))

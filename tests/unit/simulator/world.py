@@ -23,6 +23,7 @@ from launcher.task.state import Activity
 from tests.unit.simulator import faults, promises
 from tests.unit.simulator.promises import Violation
 from tests.unit.simulator.schedule import (
+    CALLED_SECONDS,
     FAULTS_SECONDS,
     GRACE,
     HANG_SECONDS,
@@ -50,6 +51,7 @@ class Process:
     up: bool = False
     stopping: bool = False
     hung: bool = False
+    waits: bool = False  # for other workers, before it computes
 
 
 @dataclass(eq=False)
@@ -677,11 +679,40 @@ class Simulation:
         elif task.role == EVALUATOR:
             if self.random() < 0.3:
                 self.after(self.random() * 20, self.end_child, pod, process, 0, "")
+        elif task == job.mode.chief and job.mode.chief_first and self.schedule.wish.calls:
+            process.waits = True
+            self.after(0.5 + self.random() * 3, self.call, pod, process)
+            return
         else:
-            left = WORK_SECONDS - self.progress.get((job.run, task), 0.0)
-            self.after(max(left, 1.0), self.end_child, pod, process, 0, "")
+            self.compute(pod, process)
         if task == job.mode.chief and self.random() < 0.8:
             self.after(0.5 + self.random() * 3, self.come_up, pod, process)
+
+    def compute(self, pod: Pod, process: Process) -> None:
+        left = WORK_SECONDS - self.progress.get((process.job.run, pod.task), 0.0)
+        self.after(max(left, 1.0), self.end_child, pod, process, 0, "")
+
+    def call(self, chief: Pod, process: Process) -> None:
+        """A chief's session connects to all other workers, until all of them run."""
+        if chief.process is not process or not chief.state:
+            return
+        others = [
+            self.pods.get(task)
+            for task in process.job.tasks
+            if process.job.mode.decides_success(task) and task != chief.task
+        ]
+        if all(pod and pod.process and pod.reachable for pod in others):
+            process.waits, process.began_at = False, self.now
+            self.compute(chief, process)
+            self.come_up(chief, process)
+            return
+        for pod in others:
+            if pod and pod.reachable and pod.state and task_state.awaits_call(pod.state):
+                self.log("{} calls {}", chief.task, pod.task)
+                self.take(pod, task_state.ChiefCalled(chief.state.address))
+                held = pod.state.directive
+                self.after(CALLED_SECONDS, promises.check_called, self, pod, held, process)
+        self.after(1.0, self.call, chief, process)
 
     def come_up(self, pod: Pod, process: Process) -> None:
         if pod.process is process:
@@ -726,7 +757,7 @@ class Simulation:
         assert process
         self.running.pop(pod, None)
         pod.process = None
-        if process.program:
+        if process.program and not process.waits:
             key = (process.job.run, pod.task)
             self.progress[key] = self.progress.get(key, 0.0) + self.now - process.began_at
 

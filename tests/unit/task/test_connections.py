@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 from typing import Literal
 
 import pytest
 
 from launcher.task import connections
-from launcher.task.connections import connected
-from tests.unit.processes import wait_until
+from launcher.task.connections import Listener, connected
+from tests.unit.processes import free_ports, wait_until
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,28 @@ def test_a_connection_is_seen_while_it_exists(family: socket.AddressFamily, host
             with accepted:
                 assert connected(host, port)
         assert not connected(host, port)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_listener_names_who_connects_and_frees_its_port_at_once(host: str) -> None:
+    (port,) = free_ports(1)
+    callers: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for _ in range(3):
+        listener = Listener(port, callers.put)
+        try:
+            socket.create_connection((host, port)).close()
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        assert callers.get(timeout=10) == host
+        listener.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, port))
+        socket.create_server(("", port)).close()
+
+
+def test_a_listener_says_that_its_port_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(OSError, match="in use"):
+        Listener(server.getsockname()[1], print)
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,24 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launcher.shared.identity import Task
 from launcher.shared.job import Job
 from launcher.shared.protocol import (
     Action,
+    ChildReport,
     Directive,
     Leader,
     Report,
     decode_report,
     encode_directive,
 )
+from launcher.task import link
 from tests.unit.conftest import Start
 from tests.unit.jobs import job
 from tests.unit.processes import PATIENCE, Launcher, free_ports, lives
@@ -203,6 +207,23 @@ def test_a_program_starts_only_once_after_a_failed_pull(
         assert report.child
         assert report.child.exit_code == 0
         assert str(task).count(": started sh -c") == 1
+
+
+@pytest.mark.parametrize(
+    ("child", "aged"),
+    [
+        (ChildReport(1), ChildReport(1)),
+        (ChildReport(1, quiet=61.0), ChildReport(1, quiet=64.0)),
+        (ChildReport(1, exit_code=0, ago=1.0), ChildReport(1, exit_code=0, ago=4.0)),
+        (None, None),
+    ],
+)
+def test_a_report_that_is_sent_again_counts_on(
+    child: ChildReport | None, aged: ChildReport | None
+) -> None:
+    holds = Directive(LEADER, Action.RUN, 1, 0, job()).holds()
+    report = Report(Task("worker", 1), "a launcher", 1, "", "", holds, child, True)
+    assert link._aged(report, 3.0) == replace(report, child=aged)
 
 
 def test_a_report_that_waited_for_its_controller_says_how_long_ago_the_child_ended(

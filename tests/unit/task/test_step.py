@@ -14,6 +14,7 @@ from launcher.shared.protocol import Action, ChildReport, Directive, Leader
 from launcher.task.state import (
     Activity,
     Cancel,
+    ChiefCalled,
     ChiefLeft,
     ChildEnded,
     CodePulled,
@@ -34,6 +35,7 @@ from launcher.task.state import (
     Stop,
     Tell,
     Told,
+    awaits_call,
     awaits_chief,
     report,
 )
@@ -64,6 +66,47 @@ RUNS: tuple[Event, ...] = (told(Action.RUN), PULLED, PeersReached())
 
 def doing(state: State) -> Activity | None:
     return state.doing.activity if state.doing else None
+
+
+# The chief's call.
+
+
+@pytest.mark.parametrize(
+    ("changes", "task", "awaits"),
+    [
+        ({"chiefFirst": True}, WORKER, True),
+        ({"chiefFirst": True}, PS, False),
+        ({"chiefFirst": True}, CHIEF, False),
+        ({"chiefFirst": True}, Task("evaluator", 0), False),
+        ({"chiefFirst": False}, WORKER, False),
+        ({"chiefFirst": True, "mode": "all-reduce"}, WORKER, False),
+    ],
+)
+def test_only_a_program_that_can_wait_for_the_chief_awaits_its_call(
+    changes: dict[str, Any], task: Task, awaits: bool
+) -> None:
+    wait = told(Action.WAIT, job=job(**changes))
+    events = [wait] if task == PS else [wait, PULLED]
+    assert awaits_call(after(*events, task=task)[0]) == awaits
+    state, effects = after(*events, ChiefCalled("10.0.0.1"), task=task)
+    assert report(state, 1, 0.0).called == awaits
+    assert effects == ([Tell()] if awaits else [])
+
+
+def test_a_call_is_awaited_only_while_the_port_is_free_and_remembered_for_its_run() -> None:
+    first = job(chiefFirst=True)
+    wait, run = (told(action, job=first) for action in (Action.WAIT, Action.RUN))
+    called = ChiefCalled("10.0.0.1")
+    assert not awaits_call(after(wait)[0]), "it pulls the code"
+    assert not awaits_call(after(wait, PULLED, run)[0])
+    assert not awaits_call(after(wait, PULLED, Signalled(signal.SIGTERM, 0.0))[0])
+    assert not awaits_call(after(wait, PULLED, called)[0]), "once is enough"
+    for state in (after(wait, PULLED, ChiefCalled("10.0.0.2")), after(run, PULLED, called)):
+        assert not report(state[0], 1, 0.0).called
+    again = told(Action.WAIT, 2, job=first)
+    assert report(after(wait, PULLED, called, run, again)[0], 1, 0.0).called
+    other = told(Action.WAIT, 2, job=job(chiefFirst=True, run="another"))
+    assert not report(after(wait, PULLED, called, run, other)[0], 1, 0.0).called
 
 
 # The way to a child.
@@ -233,6 +276,30 @@ def test_a_hang_is_reported_once_with_the_last_lines() -> None:
 
 
 # Leaving.
+
+
+def test_a_program_that_makes_no_progress_for_long_is_reported_until_it_does() -> None:
+    state, effects = after(*RUNS, Seen(100.0, up=False, quiet=59.0))
+    assert effects == []
+    for at in (101.0, 150.0):  # reported once; the report counts on
+        state, told = step(state, Seen(at, up=False, quiet=at - 41.0, last_lines=("I wait",)))
+        assert told == ((Tell(),) if at == 101.0 else ())
+        child = report(state, 1, 151.0).child
+        assert child
+        assert (child.quiet, child.hung, child.last_lines) == (110.0, False, ("I wait",))
+    state, told = step(state, Seen(160.0, up=False, quiet=0.0))
+    child = report(state, 1, 161.0).child
+    assert told == (Tell(),)
+    assert child
+    assert child.quiet == 0
+
+
+def test_the_silence_of_one_child_is_not_that_of_the_next() -> None:
+    quiet = Seen(100.0, up=False, quiet=60.0)
+    state, _ = after(*RUNS, quiet, ChildEnded(1, (), 101.0), told(Action.RUN, 2), PeersReached())
+    child = report(state, 1, 102.0).child
+    assert child
+    assert (child.generation, child.quiet) == (2, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
