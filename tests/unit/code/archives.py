@@ -34,6 +34,7 @@ def of(file: Path, **changes: Any) -> Archive:
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "credentials": None,
         "timeout": 5.0,
+        "env": {},
     }
     return Archive(**(given | changes))
 
