@@ -29,7 +29,7 @@ FILE, FOLDER, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, ta
 
 
 def of(file: Path, **changes: Any) -> Archive:
-    given = {
+    given: dict[str, Any] = {
         "url": file.as_uri(),
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "credentials": None,

@@ -35,13 +35,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def deliver(source: Source, mount: Path | None, work: Path) -> Pulled:
-    return pull(
-        Delivery(source, False, "", 60),
-        Place(mount, None, work, os.environ),
-        "",
-        "",
-        threading.Event(),
-    )
+    place = Place(mount, None, work, os.environ)
+    return pull(Delivery(source, False, "", 60), place, "", "", threading.Event())
 
 
 def fetch(source: Path, work: Path) -> Pulled:

@@ -34,7 +34,7 @@ def code(tmp_path: Path) -> Path:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an image: a virtual environment with pip and a package `held`."""
     folder = tmp_path_factory.mktemp("image")
-    bare = [sys.executable, "-m", "venv", "--without-pip", folder]
+    bare = [sys.executable, "-m", "venv", "--without-pip", str(folder)]
     subprocess.run(bare, check=True)
     packages = next(folder.glob("lib/python*/site-packages"))
     pip = "import os, pip; print(os.path.dirname(os.path.dirname(pip.__file__)))"
