@@ -122,13 +122,12 @@ ROWS = {
     "PIP_INDEX_URL": Row(KEPT, "http://127.0.0.1:9"),
     "PIP_CONFIG_FILE": Row(KEPT, "CONFIG"),
 }
-ANY = [pytest.param(name, row, id=name) for name, row in ROWS.items()]
 
 
-def shielded(*prefixes: str, but: tuple[str, ...] = ()) -> Any:
-    """Parameters: the variables with these prefixes from which git and pip are shielded."""
-    rows = (p for p in ANY if p.id.startswith(prefixes) and p.values[1].does == SHIELDED)
-    return pytest.mark.parametrize(("name", "row"), [p for p in rows if p.id not in but])
+def shielded(*prefixes: str, but: tuple[str, ...] = ()) -> list[str]:
+    """The variables with these prefixes from which git and pip are shielded."""
+    names = (name for name, row in ROWS.items() if row.does == SHIELDED)
+    return [name for name in names if name.startswith(prefixes) and name not in but]
 
 
 def test_the_page_has_exactly_these_rows() -> None:
@@ -155,11 +154,12 @@ def bad(tmp_path: Path) -> Path:
 # The launcher and the program.
 
 
-@pytest.mark.parametrize(("name", "row"), ANY)
+@pytest.mark.parametrize("name", ROWS)
 def test_the_launcher_starts_and_the_program_gets_the_variable(
-    name: str, row: Row, bad: Path, tmp_path: Path, variables: dict[str, str]
+    name: str, bad: Path, tmp_path: Path, variables: dict[str, str]
 ) -> None:
     """As a variable of the container, which the launcher gets too."""
+    row = ROWS[name]
     value = row.value.replace("BAD", str(bad))
     own = {"PATH": os.environ["PATH"], **variables, "TFRUN_HOST": "127.0.0.1", name: value}
     words = [sys.executable, *START, "--", "/bin/sh", "-c", f'echo "[${name}]"']
@@ -176,11 +176,12 @@ def test_the_launcher_starts_and_the_program_gets_the_variable(
     assert not noise or name == "LD_PRELOAD", noise
 
 
-@pytest.mark.parametrize(("name", "row"), ANY)
+@pytest.mark.parametrize("name", ROWS)
 def test_the_programs_own_variables_reach_it_in_the_same_way(
-    name: str, row: Row, bad: Path, tmp_path: Path
+    name: str, bad: Path, tmp_path: Path
 ) -> None:
     """As a variable of program.env."""
+    row = ROWS[name]
     value = row.value.replace("BAD", str(bad))
     env = {"https_proxy": "http://127.0.0.1:9", name: value}
     words = ["/bin/sh", "-c", f'echo "[${name}]"']
@@ -250,12 +251,15 @@ def clone(url: str, ref: str, folder: Path, env: Mapping[str, str]) -> Path:
     return folder
 
 
-@shielded("GIT", "LD_", "PYTHON")
+@pytest.mark.parametrize("name", shielded("GIT", "LD_", "PYTHON"))
 def test_git_is_shielded_from_the_variable(
-    name: str, row: Row, origin: tuple[Path, str], tmp_path: Path, bad: Path
+    name: str, origin: tuple[Path, str], tmp_path: Path, bad: Path
 ) -> None:
     (tmp_path / "config").write_text('[filter "lfs"]\n smudge = sed s/pointer/object/\n')
-    env = {"GIT_CONFIG_SYSTEM": str(tmp_path / "config"), name: row.value.replace("BAD", str(bad))}
+    env = {
+        "GIT_CONFIG_SYSTEM": str(tmp_path / "config"),
+        name: ROWS[name].value.replace("BAD", str(bad)),
+    }
     cloned = clone(origin[0].as_uri(), origin[1], tmp_path / "to", env)
     assert (cloned / "train.py").read_text() == "print('new')\n"
     assert (cloned / "large.bin").read_text() == "pointer\n"
@@ -359,10 +363,12 @@ def require(folder: Path, text: str, env: Mapping[str, str]) -> Path:
 
 
 # pip looks for packages where the program's Python does, so these also lead pip.
-@shielded("PIP_", "PYTHON", "LD_", but=("PYTHONHOME", "PYTHONUSERBASE"))
-def test_pip_is_shielded_from_the_variable(name: str, row: Row, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", shielded("PIP_", "PYTHON", "LD_", but=("PYTHONHOME", "PYTHONUSERBASE"))
+)
+def test_pip_is_shielded_from_the_variable(name: str, tmp_path: Path) -> None:
     wheel(tmp_path, "tiny")
-    env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), name: row.value}
+    env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), name: ROWS[name].value}
     assert (require(tmp_path, "tiny\n", env) / "packages" / "tiny.py").exists()
 
 
