@@ -9,6 +9,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+if not __package__:  # `python -I launcher`: then no variable hides the launcher from Python
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 from launcher.shared.environment import termination_log
 from launcher.shared.exits import End, ExitCode, LauncherError, Phase
 from launcher.shared.log import say

@@ -13,9 +13,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Union
+from typing import IO, Any, Union
 from urllib.parse import urlsplit
 
 from launcher.code.copy import FULL
@@ -34,7 +35,7 @@ Opened = Union[io.BufferedReader, http.client.HTTPResponse]
 
 @dataclass(frozen=True)
 class Archive:
-    """Its address, its SHA-256, and the credentials to fetch it.
+    """Its address, its SHA-256, the credentials to fetch it, and the program's environment.
 
     The server may be silent for `timeout` seconds, retries included.
     """
@@ -43,6 +44,7 @@ class Archive:
     sha256: str
     credentials: Credentials | None
     timeout: float
+    env: Mapping[str, str]
 
     def __str__(self) -> str:
         return f"code.archive {self.url}"
@@ -136,5 +138,21 @@ def _open(archive: Archive) -> Opened:
     if archive.credentials:
         # Not sent to the target of a redirect.
         request.add_unredirected_header("Authorization", archive.credentials.header())
-    opened: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=archive.timeout)  # noqa: S310
+    opener = urllib.request.build_opener(_Proxies(archive.env))
+    opened: http.client.HTTPResponse = opener.open(request, timeout=archive.timeout)
     return opened
+
+
+class _Proxies(urllib.request.ProxyHandler):
+    """The proxies of the program's environment."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        names = sorted(env, key=str.islower)  # one in lower case wins
+        found = {n.lower()[:-6]: env[n] for n in names if n.lower().endswith("_proxy") and env[n]}
+        self.found = found
+        super().__init__({k: v for k, v in found.items() if k in ("http", "https")})
+
+    def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> Any:  # noqa: A002
+        if urllib.request.proxy_bypass_environment(req.host, self.found):  # type: ignore[attr-defined]
+            return None
+        return super().proxy_open(req, proxy, type)

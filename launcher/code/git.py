@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import threading
@@ -18,10 +17,10 @@ from launcher.shared.sources import COMMIT
 
 QUIET = ("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "core.hooksPath=/dev/null")
 EXACT = ("-c", "core.autocrlf=false", "-c", "advice.detachedHead=false")
+NO_LFS = ("-c", "filter.lfs.process=", "-c", "filter.lfs.smudge=", "-c", "filter.lfs.required=0")
 ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ALLOW_PROTOCOL": "https:http:ssh:file",
-    "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
     "LC_ALL": "C",
 }
 # git refuses a repository of another owner, as on a mounted volume. The check is useless here: the
@@ -36,11 +35,15 @@ HELPER = (
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository and its credentials; git may be silent for `timeout` seconds."""
+    """A repository, its credentials, and the program's environment.
+
+    git may be silent for `timeout` seconds.
+    """
 
     url: str
     credentials: Credentials | None
     timeout: float
+    env: Mapping[str, str]
 
 
 def fetch(repository: Repository, commit: str, folder: Path, cancelled: threading.Event) -> None:
@@ -65,7 +68,7 @@ def fetch(repository: Repository, commit: str, folder: Path, cancelled: threadin
     if one.exit_code:
         git(*fetch, *git.origin, "+refs/*:refs/all/*")
     kind = git("cat-file", "-t", commit, may_fail=True)
-    if kind.exit_code or kind.last_lines != ("commit",):
+    if kind.exit_code or "commit" not in kind.last_lines:
         raise no_commit
     git("checkout", "--quiet", "--progress", "--detach", commit)
     shutil.rmtree(new / ".git")
@@ -101,8 +104,12 @@ class _Git:
         self.repository = repository
         self.folder = folder
         self.cancelled = cancelled
-        self.env: Mapping[str, str] = {**os.environ, **ENVIRONMENT}
-        self.words: tuple[str, ...] = ("git", *QUIET, *EXACT)
+        self.env: Mapping[str, str] = {
+            "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+            **tool.environment(repository.env),
+            **ENVIRONMENT,
+        }
+        self.words: tuple[str, ...] = ("git", *QUIET, *EXACT, *NO_LFS)
         self.origin = ("--", repository.url)  # git never reads it as an option
         if repository.url.startswith("file:"):
             config.write_text(ANY_OWNER)

@@ -21,14 +21,16 @@ FETCHED = frozenset({"archive", "git", "inline"})
 
 @dataclass(frozen=True)
 class Place:
-    """The folders of a task.
+    """The folders and the environment of a task.
 
-    The source and the Secret that the kubelet mounted, and the folder to write to.
+    The source and the Secret that the kubelet mounted, and the folder to write to. `env` is the
+    program's environment, which says how servers are reached.
     """
 
     mount: Path | None
     secret: Path | None
     work: Path
+    env: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Pulled:
     """The code folder, and the digest of its content.
 
     Code in the image has no digest, because the image has one. `libraries` is the folder of the
-    installed requirements, if any. `commit` is the one to which a branch was resolved.
+    installed requirements, if any: their `packages` and `scripts`. `commit` is the one to which a
+    branch was resolved.
     """
 
     folder: Path
@@ -68,7 +71,9 @@ def pull(
     if not delivery.requirements:
         return pulled
     kept = place.work / "requirements"
-    libraries = requirements.install(pulled.folder, pulled.digest, python, kept, cancelled)
+    libraries = requirements.install(
+        pulled.folder, pulled.digest, python, place.env, kept, cancelled
+    )
     return replace(pulled, libraries=libraries)
 
 
@@ -93,7 +98,8 @@ def _resolve(delivery: Delivery, place: Place, cancelled: threading.Event) -> st
     from launcher.code import git
 
     source = delivery.source
-    repository = git.Repository(source.url, credentials.read(place.secret), delivery.timeout)
+    login = credentials.read(place.secret)
+    repository = git.Repository(source.url, login, delivery.timeout, place.env)
     try:
         commit = git.resolve(repository, source.pin, place.work, cancelled)
     except OSError as error:
@@ -139,12 +145,13 @@ def _fetched(delivery: Delivery, place: Place, cancelled: threading.Event) -> Pa
         elif source.kind == "git":
             from launcher.code import git
 
-            git.fetch(git.Repository(source.url, login, timeout), source.pin, folder, cancelled)
+            repository = git.Repository(source.url, login, timeout, place.env)
+            git.fetch(repository, source.pin, folder, cancelled)
         else:
             # Imported here, because its modules would slow down the start of every task.
             from launcher.code import archive
 
-            wanted = archive.Archive(source.url, source.pin, login, timeout)
+            wanted = archive.Archive(source.url, source.pin, login, timeout, place.env)
             archive.fetch(wanted, folder, cancelled)
     except OSError as error:
         raise _unwritten(source, error) from None

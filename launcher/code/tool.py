@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -16,14 +17,28 @@ from launcher.shared.exits import ExitCode, LauncherError, from_wait
 from launcher.shared.process import LINE_BYTES, Output, start
 
 WATCH_SECONDS = 0.2
+# Variables that change what a tool does or prints, rather than how it reaches a server. A tool gets
+# none of them; the program gets them all.
+SHIELDED = re.compile(
+    r"PYTHON(?!PATH$|HOME$|USERBASE$|NOUSERSITE$)|LD_PRELOAD$"
+    r"|GIT_(?!ASKPASS$|CONFIG|EXEC_PATH$|HTTP|PRO|SSH|SSL)"
+    r"|PIP_(TARGET|PREFIX|ROOT|USER|PYTHON|REQUIRE_VIRTUALENV|REQUIREMENT|EDITABLE|SRC|QUIET|VERBOSE"
+    r"|DRY_RUN|REPORT|UPGRADE|FORCE_REINSTALL|IGNORE_INSTALLED)$"
+)
+LOGIN = re.compile(r"(https?://)[^\s/@]+@")
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A tool's exit code, as in a shell, and its last lines of output."""
+    """A tool's exit code, as in a shell, and its last lines of output, without passwords."""
 
     exit_code: int
     last_lines: tuple[str, ...]
+
+
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a tool gets."""
+    return {name: value for name, value in env.items() if not SHIELDED.match(name)}
 
 
 def run(
@@ -52,7 +67,8 @@ def run(
                 raise LauncherError(ExitCode.TRY_AGAIN, f"{argv[0]}: cancelled")
             if time.monotonic() - output.told_at > silence:
                 raise LauncherError(ExitCode.IO, f"{argv[0]} has printed nothing for {silence:g} s")
-        return Finished(from_wait(process.wait()), output.last_lines())
+        lines = tuple(LOGIN.sub(r"\1****@", line) for line in output.last_lines())
+        return Finished(from_wait(process.wait()), lines)
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -213,9 +213,9 @@ class _Run:
         env.update(given or {})
         # We put this Python first, so that `python` means it, as in an active virtual environment.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
-        paths = [str(PACKAGE.parent), env.get("PYTHONPATH", "")]
-        env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-        process = start([sys.executable, "-m", "launcher", verb], {**env, **variables})
+        # As in a pod, where no PYTHON* variable reaches the launcher.
+        argv = [sys.executable, "-I", "-u", "-X", "utf8", str(PACKAGE), verb]
+        process = start(argv, {**env, **variables})
         assert process.stdout
         self.processes[name] = process
         pump = threading.Thread(target=self._pump, args=[name, process, process.stdout])

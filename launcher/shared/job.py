@@ -138,6 +138,11 @@ class Job:
         """Whether that Python is in the code."""
         return self.python.find("/") > 0
 
+    @property
+    def server_needs_code(self) -> bool:
+        """Whether a server needs the code: for its Python, or for TensorFlow itself."""
+        return self.python_in_code or self.delivery.requirements
+
     @functools.cached_property
     def cluster_digest(self) -> str:
         """Identifies the ClusterSpec."""

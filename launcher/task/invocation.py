@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from launcher.shared.identity import Task
 from launcher.shared.protocol import Directive
 
 # absolute() and not resolve(): in a pod each file is a link into the ConfigMap's volume.
-PACKAGE_PARENT = Path(__file__).absolute().parent.parent.parent
+SERVER = Path(__file__).absolute().parent / "tensorflow_server.py"
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy")
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,11 @@ def program(
     variables = _variables(directive, task)
     flags = tuple(f"--{name.lower()}={value}" for name, value in variables.items())
     words = job.program
-    env = _inherited(environ)
-    libraries = str(pulled.libraries) if pulled.libraries else ""
-    paths = [str(pulled.folder), libraries, env.get("PYTHONPATH", "")]
+    env = {**_inherited(environ), **words.env}
     return Invocation(
         argv=(*words.command, *words.args, *(flags if words.flags else ())),
         env={
-            **env,
-            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-            **words.env,
+            **_joined(env, directive, pulled, str(pulled.folder)),
             **variables,
             "TF_CONFIG": _tf_config(directive, task),
             "TFRUN_RUN": job.run,
@@ -74,10 +71,11 @@ def server(
     if task.role == "ps":
         # A parameter server on a GPU would take all of its memory from the workers.
         env.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    env = _joined({**env, **job.program.env}, directive, pulled)
     return Invocation(
-        argv=(python, "-m", "launcher.task.tensorflow_server"),
-        env={**env, **job.program.env, "TF_CONFIG": _tf_config(directive, task)},
-        cwd=PACKAGE_PARENT,
+        argv=(python, str(SERVER)),
+        env={**env, "TF_CONFIG": _tf_config(directive, task)},
+        cwd=SERVER.parent,
     )
 
 
@@ -96,3 +94,48 @@ def _inherited(environ: Mapping[str, str]) -> dict[str, str]:
     env = {name: value for name, value in environ.items() if not name.startswith("TFRUN_")}
     env.setdefault("PYTHONUNBUFFERED", "1")
     return env
+
+
+def _joined(
+    env: Mapping[str, str], directive: Directive, pulled: Pulled | None, *code: str
+) -> dict[str, str]:
+    """The variables, with what the child needs added to those that are lists."""
+    libraries = pulled.libraries if pulled else None
+    modules, scripts = list(code), []
+    if libraries:
+        modules.append(str(libraries / "packages"))
+        scripts.append(str(libraries / "scripts"))
+    return {
+        **env,
+        **_prefixed("PYTHONPATH", modules, env, ""),
+        **_prefixed("PATH", scripts, env, os.defpath),
+        **_direct(env, directive),
+    }
+
+
+def _prefixed(
+    name: str, first: Sequence[str], env: Mapping[str, str], default: str
+) -> dict[str, str]:
+    paths = [*first, env.get(name) or default]
+    return {name: os.pathsep.join(path for path in paths if path)} if first else {}
+
+
+def _direct(env: Mapping[str, str], directive: Directive) -> dict[str, str]:
+    """Keeps the tasks' own connections away from a proxy, which gRPC would use."""
+    if not any(env.get(name) or env.get(name.upper()) for name in PROXIES):
+        return {}
+    spec = cluster_spec.spec(directive.job, directive.hosts)
+    addresses = (address for role in spec.values() for address in role)
+    hosts = (address.rpartition(":")[0].strip("[]") for address in addresses)
+    ours = ",".join(dict.fromkeys(hosts))  # gRPC knows no ports here
+    lower, upper = env.get("no_proxy", ""), env.get("NO_PROXY", "")
+    given = {
+        "no_proxy": lower or upper,
+        "NO_PROXY": upper or lower,
+        "no_grpc_proxy": env.get("no_grpc_proxy") or lower or upper,  # for gRPC, before no_proxy
+    }
+    return {
+        # Only alone does * mean every host. gRPC does not know it.
+        name: value if value == "*" and name != "no_grpc_proxy" else f"{value},{ours}".lstrip(",")
+        for name, value in given.items()
+    }

@@ -249,7 +249,8 @@ class _Loop:
 
     def _pull(self, directive: Directive, cancelled: threading.Event) -> Event:
         settings, job = self.settings, directive.job
-        place = Place(settings.source, settings.secret, settings.work)
+        env = {**self.environ, **job.program.env}
+        place = Place(settings.source, settings.secret, settings.work, env)
         python = job.python or sys.executable
         pulled = pull(job.delivery, place, python, directive.commit, cancelled)
         say(f"code {pulled.digest or 'of the image'} is in {pulled.folder}")

@@ -268,9 +268,9 @@ def report(state: State, sequence: int, now: float) -> Report:
 
 
 def has_code(state: State, directive: Directive, starts: bool = False) -> bool:
-    """Whether the task has the code; a server needs it only to start, for its Python."""
+    """Whether the task has the code; a server may need it, but only to start."""
     job = directive.job
-    if not job.mode.runs_program(state.task) and not (starts and job.python_in_code):
+    if not job.mode.runs_program(state.task) and not (starts and job.server_needs_code):
         return True
     code = state.code
     return code is not None and (code.run, code.pull) == (job.run, directive.pull)

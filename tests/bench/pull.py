@@ -37,7 +37,8 @@ from pathlib import Path
 from launcher.code.pull import Place, pull
 from launcher.shared.sources import Delivery, Source
 delivery = Delivery(Source("nfs", "/", "nfs"), False, "", 60)
-print(pull(delivery, Place(Path(sys.argv[1]), None, Path(sys.argv[2])), "", "", threading.Event()))
+place = Place(Path(sys.argv[1]), None, Path(sys.argv[2]), {})
+print(pull(delivery, place, "", "", threading.Event()))
 """
 
 

@@ -303,7 +303,10 @@ def test_the_users_variables_come_after_the_charts() -> None:
 def test_the_launcher_is_mounted_from_the_chart_or_is_part_of_the_image(inject: bool) -> None:
     rendered = render({"launcher": {"inject": inject}})
     for pod in rendered.pods():
-        assert container(pod)["command"][:3] == ["python3", "-m", "launcher"]
+        run = ["/tfrun/launcher"] if inject else ["-m", "launcher"]
+        command = container(pod)["command"]
+        assert command[:-1] == ["python3", "-I", "-u", "-X", "utf8", *run]
+        assert command[-1] in ("task", "controller")
         assert container(pod)["workingDir"] == "/tfrun"
         mounted = {m["name"]: m for m in container(pod)["volumeMounts"]}
         assert ("tfrun-launcher" in mounted) is inject

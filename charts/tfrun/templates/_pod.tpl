@@ -4,7 +4,8 @@
 {{- define "tfrun.pod.container" -}}
 image: {{ include "tfrun.image" .root | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-command: [python3, -m, launcher, {{ .subcommand }}]
+# Options instead of variables: -I hides all PYTHON* variables from the launcher; the program gets them.
+command: [python3, -I, -u, -X, utf8, {{ .root.Values.launcher.inject | ternary "/tfrun/launcher" "-m, launcher" }}, {{ .subcommand }}]
 workingDir: /tfrun
 # The launcher writes how it ended. If it cannot start, Kubernetes takes its last lines of output.
 terminationMessagePolicy: FallbackToLogsOnError
@@ -228,8 +229,6 @@ template:
           - name: TFRUN_HASH
             value: {{ quote $.hash }}
           {{- end }}
-          - name: PYTHONUNBUFFERED
-            value: "1"
         ports:
           - name: http
             containerPort: {{ int64 .port }}

@@ -29,11 +29,12 @@ FILE, FOLDER, LINK, HARD = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, ta
 
 
 def of(file: Path, **changes: Any) -> Archive:
-    given = {
+    given: dict[str, Any] = {
         "url": file.as_uri(),
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "credentials": None,
         "timeout": 5.0,
+        "env": {},
     }
     return Archive(**(given | changes))
 

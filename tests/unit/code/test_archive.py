@@ -182,7 +182,7 @@ def test_the_secret_is_not_sent_to_the_target_of_a_redirect(
 
 def test_a_volume_that_is_silent_is_given_up(tmp_path: Path, cancelled: threading.Event) -> None:
     os.mkfifo(tmp_path / "file")  # open() blocks for ever, because nobody writes
-    wanted = Archive((tmp_path / "file").as_uri(), "0" * 64, None, 0.3)
+    wanted = Archive((tmp_path / "file").as_uri(), "0" * 64, None, 0.3, {})
     with pytest.raises(LauncherError, match=r"code\.archive file:.* has not answered") as error:
         archive.fetch(wanted, tmp_path / "to" / "here", cancelled)
     assert error.value.exit_code is ExitCode.IO

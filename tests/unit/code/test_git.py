@@ -34,7 +34,7 @@ def fetch(repository: Repository, ref: str, folder: Path) -> None:
 
 
 def of(origin: Path, credentials: Credentials | None = None) -> Repository:
-    return Repository(origin.as_uri(), credentials, 60)
+    return Repository(origin.as_uri(), credentials, 60, os.environ)
 
 
 @pytest.mark.parametrize("ref", ["main", "v1", "v2"])
@@ -102,7 +102,7 @@ def test_the_stderr_of_git_ls_remote_is_not_read_for_commits(
 
 def test_a_url_that_looks_like_an_option_is_not_parsed_as_one(tmp_path: Path) -> None:
     (tmp_path / "refs" / "heads").mkdir(parents=True)
-    evil = Repository(f"--upload-pack=touch {tmp_path}/evil; false", None, 60)
+    evil = Repository(f"--upload-pack=touch {tmp_path}/evil; false", None, 60, os.environ)
     with pytest.raises(LauncherError, match="git ls-remote ended"):
         git.resolve(evil, "main", tmp_path, threading.Event())
     with pytest.raises(LauncherError, match="git fetch ended"):
@@ -239,11 +239,11 @@ def test_a_commit_is_fetched_from_a_server_with_a_password_that_serves_no_single
     (origin / "train.py").write_text("print('new')\n")
     commit(origin)
     subprocess.run(["git", "-C", origin, "update-server-info"], check=True)
-    fetch(Repository(url, Credentials("anna", "se cret", ""), 60), old, tmp_path / "to")
+    fetch(Repository(url, Credentials("anna", "se cret", ""), 60, os.environ), old, tmp_path / "to")
     assert (tmp_path / "to" / "train.py").read_text() == "print('old')\n"
 
     for wrong in (None, Credentials("anna", "other", "")):
         with pytest.raises(LauncherError, match="cannot be fetched") as error:
-            fetch(Repository(url, wrong, 60), old, tmp_path / "wrong")
+            fetch(Repository(url, wrong, 60, os.environ), old, tmp_path / "wrong")
         assert error.value.exit_code is ExitCode.IO
         assert "other" not in "\n".join([error.value.reason, *error.value.last_lines])

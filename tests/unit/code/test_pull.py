@@ -35,9 +35,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def deliver(source: Source, mount: Path | None, work: Path) -> Pulled:
-    return pull(
-        Delivery(source, False, "", 60), Place(mount, None, work), "", "", threading.Event()
-    )
+    place = Place(mount, None, work, os.environ)
+    return pull(Delivery(source, False, "", 60), place, "", "", threading.Event())
 
 
 def fetch(source: Path, work: Path) -> Pulled:
@@ -160,7 +159,7 @@ def test_a_silent_volume_of_code_image_is_given_up(
     delivery = Delivery(Source("image", "/data/code"), False, "", 0.2)
     try:
         with pytest.raises(LauncherError, match="image /data/code has not answered") as error:
-            pull(delivery, Place(None, None, tmp_path), "", "", threading.Event())
+            pull(delivery, Place(None, None, tmp_path, os.environ), "", "", threading.Event())
     finally:
         back.set()
     assert error.value.exit_code is ExitCode.IO
@@ -280,7 +279,7 @@ def test_a_work_folder_that_cannot_be_made_is_named_for_every_fetched_source(
 
 
 def test_code_with_another_digest_than_code_digest_is_refused(plain: Path, tmp_path: Path) -> None:
-    place = Place(plain, None, tmp_path / "work")
+    place = Place(plain, None, tmp_path / "work", os.environ)
     digest = pull(Delivery(NFS, False, "", 60), place, "", "", threading.Event()).digest
     assert pull(Delivery(NFS, False, digest, 60), place, "", "", threading.Event()).digest == digest
     (plain / "train.py").write_text("edited")

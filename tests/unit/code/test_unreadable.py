@@ -116,7 +116,7 @@ def test_a_folder_of_the_image_that_the_user_may_not_reach_is_named(
     delivery = Delivery(Source("image", str(copier.origin.folder / "lib")), False, "", 60)
     words = f"must be a folder that user {user} may read"
     with closed(copier.origin.folder), pytest.raises(LauncherError, match=words) as error:
-        pull(delivery, Place(None, None, folder / "work"), "", "", threading.Event())
+        pull(delivery, Place(None, None, folder / "work", {}), "", "", threading.Event())
     assert error.value.exit_code in PERMANENT
 
 
@@ -124,7 +124,7 @@ def test_an_archive_that_the_user_may_not_read_is_named_at_once(
     copier: Copier, folder: Path, user: int
 ) -> None:
     file = copier.origin.folder / "train.py"
-    wanted = archive.Archive(file.as_uri(), "0a" * 32, None, 60)
+    wanted = archive.Archive(file.as_uri(), "0a" * 32, None, 60, {})
     words = f"is not readable by user {user}"
     with closed(file), pytest.raises(LauncherError, match=words) as error:
         archive.fetch(wanted, folder / "work" / "fetched", threading.Event())

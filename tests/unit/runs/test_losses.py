@@ -227,7 +227,7 @@ def test_a_finished_workers_address_answers_while_others_train(run: Run) -> None
     tasks = run.tasks()
     controller = run.controller("[ $TASK_INDEX = 0 ] || " + run.until_go())
     tasks[1].wait_for("the child ended: exit code 0")
-    tasks[1].wait_for(r"generation 1: started \S*python\S* -m launcher.task.tensorflow_server")
+    tasks[1].wait_for(r"generation 1: started \S*python\S* \S*/tensorflow_server.py")
     port = int(tasks[1].wait_for(r"^serving grpc://127\.0\.0\.1:(\d+)")[1])
     socket.create_connection(("127.0.0.1", port)).close()
     os.kill(child(tasks[2], 1), signal.SIGKILL)  # does not concern worker-0

@@ -147,4 +147,4 @@ def test_a_venv_in_the_code_runs_the_programs_and_the_parameter_servers(
     assert controller.wait() == 0
     tasks[1].wait_for(f"^in {run.folder / 'worker-0' / 'code' / working_dir / 'venv'}$")
     python = run.folder / "ps-0" / "code" / working_dir / "venv/bin/python"
-    tasks[0].wait_for(f": started {python} -m launcher.task.tensorflow_server")
+    tasks[0].wait_for(rf": started {python} \S*/tensorflow_server.py")

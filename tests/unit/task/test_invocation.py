@@ -14,7 +14,7 @@ from launcher.code.pull import Pulled
 from launcher.shared.identity import Task
 from launcher.shared.protocol import Action, Directive, Leader
 from launcher.task import invocation
-from launcher.task.invocation import PACKAGE_PARENT, Invocation
+from launcher.task.invocation import SERVER, Invocation
 from tests.unit.jobs import job
 
 CODE = Path("/work/code")
@@ -110,7 +110,7 @@ def test_the_code_folder_comes_first_in_pythonpath(inherited: dict[str, str], pa
 def test_installed_requirements_come_second_in_pythonpath() -> None:
     pulled = Pulled(CODE, "0a" * 16, Path("/work/requirements"))
     told = invocation.program(directive(), WORKER, pulled, READY, {"PYTHONPATH": "/a"})
-    assert told.env["PYTHONPATH"] == "/work/code:/work/requirements:/a"
+    assert told.env["PYTHONPATH"] == "/work/code:/work/requirements/packages:/a"
 
 
 def test_variables_of_the_values_replace_inherited_ones() -> None:
@@ -149,8 +149,7 @@ def test_the_tensorflow_server_is_told_its_task_and_cluster() -> None:
     assert json.loads(told.env["TF_CONFIG"])["task"] == {"type": "ps", "index": 0}
     assert (told.env["A"], told.env["LEVEL"]) == ("b", "1")
     assert "TFRUN_CONTROLLER" not in told.env
-    assert told.cwd == PACKAGE_PARENT
-    assert (PACKAGE_PARENT / "launcher" / "task" / "tensorflow_server.py").exists()
+    assert SERVER.exists()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +173,7 @@ def test_the_tensorflow_server_runs_with_the_programs_python(
 ) -> None:
     runs = directive(program__command=[command], program__workingDir=working_dir)
     told = invocation.server(runs, Task("ps", 0), PULLED, {})
-    assert told.argv == (python, "-m", "launcher.task.tensorflow_server")
+    assert told.argv == (python, str(SERVER))
     assert "PYTHONPATH" not in told.env
 
 
