@@ -127,7 +127,7 @@ def _pull_failed(state: State, task: Task) -> bool:
 
 
 def say_missing(state: State, now: float) -> Step:
-    """Logs the missing tasks every SAY_SECONDS; has tasks retry pulls that have failed."""
+    """Every SAY_SECONDS, logs the missing tasks, and has failed pulls retried and pods recreated."""
     if state.said_at is not None and now - state.said_at < SAY_SECONDS:
         return state, ()
     lacking: dict[Task, str]
@@ -139,12 +139,15 @@ def say_missing(state: State, now: float) -> Step:
         lacking = {task: what for task in tasks if (what := lacks(state, task))}
         if awaits_pods(state) and not lacking:
             lacking = awaited(state)
-            again = [task for task in lacking if _pull_failed(state, task)]
-            state = pull_again(state, again) if again else state
+            failed = [task for task in lacking if _pull_failed(state, task)]
+            state = pull_again(state, failed) if failed else state
     if not lacking:
         return state, ()
     named = first_of([f"{task} ({what})" for task, what in lacking.items()])
-    return replace(state, said_at=now), (Say(f"waiting for {named}"),)
+    # Somebody else may have scaled the StatefulSet: `helm upgrade --force-replace` sets it to 1.
+    roles = {task.role for task in lacking}
+    again = [Scale(role, pods) for role, pods in state.pods.items() if role in roles]
+    return replace(state, said_at=now), (Say(f"waiting for {named}"), *again)
 
 
 def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Step:

@@ -254,3 +254,23 @@ def test_a_smaller_size_starts_once_a_leaving_task_obeys_or_is_silent(silent: bo
         play.settle()
     assert set(play.running()) == {"ps-0", "worker-0"}
     assert play.scaled == [("worker", 1)]
+
+
+def test_a_size_that_somebody_else_has_changed_is_restored_without_a_charge() -> None:
+    """`helm upgrade --force-replace` sets replicas to 1: Kubernetes then removes worker-1."""
+    play = started()
+    play.lead(play.job, {"ps": 1, "worker": 2})
+    play.settle()
+    play.drain("worker-1")
+    play.settle()
+    assert play.scaled == []
+    play.tick(forming.SAY_SECONDS)
+    assert play.scaled == [("worker", 2)]
+    play.tick(forming.SAY_SECONDS / 2)
+    assert play.scaled == [("worker", 2)]
+    play.lose("worker-1")
+    play.settle()
+    assert "worker-1" in play.running()
+    assert not play.state.charges
+    play.tick(forming.SAY_SECONDS)
+    assert play.scaled == [("worker", 2)]
