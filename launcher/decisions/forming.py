@@ -127,7 +127,7 @@ def _pull_failed(state: State, task: Task) -> bool:
 
 
 def say_missing(state: State, now: float) -> Step:
-    """Every SAY_SECONDS, logs the missing tasks, and has failed pulls retried and pods recreated."""
+    """Every SAY_SECONDS, logs the missing tasks, and asks for their pulls and pods once more."""
     if state.said_at is not None and now - state.said_at < SAY_SECONDS:
         return state, ()
     lacking: dict[Task, str]

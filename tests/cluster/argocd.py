@@ -102,6 +102,13 @@ class ArgoCD:
         key = REFRESH if kind == "application" else "argocd.argoproj.io/application-set-refresh"
         self.admin.kubectl("annotate", "--overwrite", kind, name, f"{key}={value}")
 
+    def deploy(self, name: str, files: Mapping[str, str | None], sync: str, health: str) -> str:
+        """Commit files, and wait until an Application has this state at the new revision."""
+        revision = self.repository.commit(files)
+        self.refresh(name)
+        self.wait_for(name, revision, sync, health)
+        return revision
+
     def status(self, name: str) -> dict[str, Any]:
         """The status of an Application."""
         found = json.loads(self.admin.kubectl("get", "application", name, "-o", "json"))

@@ -62,6 +62,7 @@ PACKAGES = NODE | {
     "helm3": f"{HELM3}/cmd/helm",
     "kind": "sigs.k8s.io/kind",
 }
+FLUX = ("github.com/fluxcd/source-controller@v1.9.5", "github.com/fluxcd/helm-controller@v1.6.0")
 ARGOCD_PROGRAMS = (
     "argocd-application-controller",
     "argocd-applicationset-controller",
@@ -182,6 +183,20 @@ def argocd() -> Path:
         script.chmod(0o755)
 
     return make_once(cache() / "bin" / f"argocd-{recipe}", "", make)
+
+
+def flux_crds() -> Path:
+    """A folder with the CRDs of Flux' sources and HelmReleases, from the modules in FLUX."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        for module in FLUX:
+            reply = run([go(), "mod", "download", "-json", module], env=compiling())
+            for crd in Path(json.loads(reply)["Dir"], "config/crd/bases").glob("*.yaml"):
+                shutil.copyfile(crd, folder / crd.name)
+
+    recipe = digest(repr(FLUX).encode())
+    return make_once(cache() / "flux" / recipe, "downloading Flux' CRDs", make)
 
 
 def compiling() -> dict[str, str]:
