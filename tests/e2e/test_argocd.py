@@ -111,7 +111,15 @@ def test_commits_install_change_mend_and_remove_a_run(argo: ArgoCD, release: Rel
     argo.refresh("mnist")
     retries = "{.status.operationState.phase} {.status.operationState.retryCount}"
     argo.admin.wait_for(["application", "mnist"], retries, "^Running [1-5]$", 60)
-    argo.deploy("mnist", {file: values(run, "echo mended")}, "Synced", "Healthy")
+    mended = {file: values(run, "echo mended")}
+    revision = argo.deploy("mnist", mended, "Synced", "Healthy")
+
+    # Self-heal creates the Job again. The run has ended, and does not train again.
+    (job,) = jobs(run)
+    run.kubectl("delete", "job", job)
+    run.kubectl("wait", "--for=create", f"job/{job}", "--timeout=60s")
+    assert any("has ended already: Succeeded" in line for line in run.follow())
+    argo.wait_for("mnist", revision, "Synced", "Healthy")
 
     argo.repository.commit({file: None})
     argo.refresh("runs", "applicationset")
@@ -139,6 +147,8 @@ def test_without_pruning_old_jobs_count_in_the_state_of_the_application(
     revision = argo.deploy(
         run.name, {file: values(run, WAIT, hangTimeout=1000)}, "OutOfSync", "Progressing"
     )
+    synced = "{.status.operationState.syncResult.revision} {.status.operationState.phase}"
+    argo.admin.wait_for(["application", run.name], synced, f"^{revision} Succeeded$", 60)
     assert first < jobs(run)
     # Two controllers lead. We delete the old one.
     run.kubectl("delete", "job", *first)
