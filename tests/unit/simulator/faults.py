@@ -45,6 +45,12 @@ def happen(world: Simulation, fault: Fault) -> None:
         world.log("fault: from now on each {} ends with {} {}", role, code, lines)
         world.poison[(world.job.run, world.wish.args)] = (role, code, lines)
         return
+    if kind == "replicas become 1":  # as `helm upgrade --force-replace` does
+        if not world.outcome:
+            world.log("fault: {}", kind)
+            for role in list(world.replicas):
+                world.scale(role, 1)
+        return
     if kind == "all pods are gone":
         world.log("fault: {}", kind)
         for pod in list(world.pods.values()):

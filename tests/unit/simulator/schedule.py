@@ -43,6 +43,7 @@ KINDS = {  # the kinds of faults, and how often each happens
     "upgrade": 5,
     "pull fails": 1,
     "no room": 2,
+    "replicas become 1": 1,
     "code is edited": 1,
     "program always fails": 1,
 }

@@ -1,0 +1,191 @@
+"""The real Argo CD deploys runs from a git repository, with the manifests of examples/argocd.
+
+Workers run short shell scripts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster import Cluster, argocd
+from tests.cluster.argocd import ArgoCD
+from tests.cluster.box import Box
+from tests.cluster.release import Release
+from tests.e2e.runs import (
+    UNTIL_TOLD,
+    everything,
+    leads,
+    stateful_sets,
+    tell,
+    wait_for_what_pods_need,
+)
+
+pytestmark = pytest.mark.cluster
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "argocd"
+WAIT = f"{UNTIL_TOLD}; echo done"
+
+
+@pytest.fixture(scope="module")
+def argo(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArgoCD]:
+    box = Box()
+    if not box.alive():
+        pytest.skip("Argo CD's processes run in the box, and the cluster is another one")
+    with argocd.start(cluster, box, tmp_path_factory.mktemp("argocd")) as running:
+        yield running
+
+
+def values(release: Release, script: str, workers: int = 1, **more: object) -> str:
+    """The values of a run without ps, whose workers run a shell script."""
+    repository, _, tag = release.cluster.image.rpartition(":")
+    return yaml.safe_dump(
+        {
+            "mode": "all-reduce",
+            "image": {"repository": repository, "tag": tag},
+            "code": {"inline": {"train.sh": script}},
+            "program": {"command": ["sh", "train.sh"]},
+            "restarts": {"limit": 0},
+            "grace": 2,
+            "worker": {
+                "replicas": workers,
+                "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+            },
+            **more,
+        }
+    )
+
+
+def example(argo: ArgoCD, release: Release, name: str) -> Any:
+    """A manifest of examples/argocd with the tests' repository and namespace."""
+    manifest = yaml.safe_load((EXAMPLES / name).read_text())
+    url = "https://git.example.com/runs.git"
+    text = json.dumps(manifest).replace(url, argo.repository.url)
+    return json.loads(text.replace('"training"', json.dumps(release.namespace)))
+
+
+def jobs(release: Release) -> set[str]:
+    return {job["metadata"]["name"] for job in release.get("job")}
+
+
+def test_commits_install_change_mend_and_remove_a_run(argo: ArgoCD, release: Release) -> None:
+    wait_for_what_pods_need(release)
+    before = everything(release)
+    run = dataclasses.replace(release, name="mnist")
+    file = "runs/mnist.yaml"
+
+    revision = argo.repository.commit({file: values(run, WAIT, workers=2)})
+    argo.apply(example(argo, run, "applicationset.yaml"))
+    argo.wait_for("mnist", revision, "Synced", "Progressing")
+    leads(run, "generation 1: all tasks start")
+    first = jobs(run)
+
+    # Another size. The old Job is pruned.
+    argo.deploy("mnist", {file: values(run, WAIT, workers=3)}, "Synced", "Progressing")
+    assert not jobs(run) & first
+    leads(run, "all tasks start")
+    sizes = stateful_sets(run)
+    assert [pods for _, pods, _, _ in sizes] == [3]
+    # Argo CD compares again. The size is the controller's, so there is nothing to heal.
+    synced = argo.status("mnist")["history"]
+    revision = argo.deploy("mnist", {"README": "of no run"}, "Synced", "Progressing")
+    assert (argo.status("mnist")["history"], stateful_sets(run)) == (synced, sizes)
+    for worker in range(3):
+        tell(run, f"mnist-worker-{worker}")
+    argo.wait_for("mnist", revision, "Synced", "Healthy")
+
+    # New code that fails, and new code that works.
+    argo.deploy("mnist", {file: values(run, "exit 3")}, "Synced", "Degraded")
+    argo.deploy("mnist", {file: values(run, "echo works")}, "Synced", "Healthy")
+    assert len(jobs(run)) == 1
+
+    # A commit that the API server refuses, and one that mends it.
+    refused: dict[str, Any] = {"pod": {"tolerations": [{"operator": "Bogus"}]}}
+    argo.repository.commit({file: values(run, "echo refused", **refused)})
+    argo.refresh("mnist")
+    retries = "{.status.operationState.phase} {.status.operationState.retryCount}"
+    argo.admin.wait_for(["application", "mnist"], retries, "^Running [1-5]$", 60)
+    mended = {file: values(run, "echo mended")}
+    revision = argo.deploy("mnist", mended, "Synced", "Healthy")
+
+    # Self-heal creates the Job again. The run has ended, and does not train again.
+    (job,) = jobs(run)
+    run.kubectl("delete", "job", job)
+    run.kubectl("wait", "--for=create", f"job/{job}", "--timeout=60s")
+    assert any("has ended already: Succeeded" in line for line in run.follow())
+    argo.wait_for("mnist", revision, "Synced", "Healthy")
+
+    argo.repository.commit({file: None})
+    argo.refresh("runs", "applicationset")
+    argo.admin.kubectl("wait", "--for=delete", "application/mnist", "--timeout=60s")
+    assert everything(release) == before
+
+
+def test_without_pruning_old_jobs_count_in_the_state_of_the_application(
+    argo: ArgoCD, release: Release, tmp_path: Path
+) -> None:
+    wait_for_what_pods_need(release)
+    before = everything(release)
+    run = dataclasses.replace(release, name="kept")
+    file = "kept.yaml"
+    manifest = example(argo, run, "application.yaml")
+    manifest["metadata"]["name"] = run.name
+    manifest["spec"]["source"]["helm"]["valueFiles"] = [f"/{file}"]
+    manifest["spec"]["syncPolicy"]["automated"]["prune"] = False
+
+    revision = argo.repository.commit({file: values(run, WAIT)})
+    argo.apply(manifest)
+    argo.wait_for(run.name, revision, "Synced", "Progressing")
+    leads(run, "generation 1: all tasks start")
+    first = jobs(run)
+    revision = argo.deploy(
+        run.name, {file: values(run, WAIT, hangTimeout=1000)}, "OutOfSync", "Progressing"
+    )
+    synced = "{.status.operationState.syncResult.revision} {.status.operationState.phase}"
+    argo.admin.wait_for(["application", run.name], synced, f"^{revision} Succeeded$", 60)
+    assert first < jobs(run)
+    # Two controllers lead. We delete the old one.
+    run.kubectl("delete", "job", *first)
+    leads(run, "generation 1: found running")
+    tell(run, f"{run.name}-worker-0")
+    # The old ConfigMaps keep it OutOfSync.
+    argo.wait_for(run.name, revision, "OutOfSync", "Healthy")
+
+    for name, (command, suspend, health) in OLD_JOBS.items():
+        old = tracked_job(run, name, command, suspend)
+        document = tmp_path / "old.json"
+        document.write_text(json.dumps(old))
+        run.kubectl("apply", f"--filename={document}")
+        argo.wait_for(run.name, revision, "OutOfSync", health)
+        run.kubectl("delete", "job", name)
+        argo.wait_for(run.name, revision, "OutOfSync", "Healthy")
+
+    argo.admin.kubectl("delete", "application", run.name, "--timeout=60s")
+    assert everything(release) == before
+
+
+# Old Jobs that no commit names: the command, whether it is suspended, the application's health.
+OLD_JOBS = {
+    "runs": ("sleep 1000", False, "Progressing"),
+    "suspended": ("true", True, "Suspended"),
+    "failed": ("false", False, "Degraded"),
+}
+
+
+def tracked_job(run: Release, name: str, command: str, suspend: bool) -> dict[str, Any]:
+    """A Job that Argo CD takes for one of the run's Application."""
+    tracking = {"argocd.argoproj.io/tracking-id": f"{run.name}:batch/Job:{run.namespace}/{name}"}
+    container = {"name": "c", "image": run.cluster.image, "command": ["sh", "-c", command]}
+    pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "annotations": tracking},
+        "spec": {"backoffLimit": 0, "suspend": suspend, "template": {"spec": pod}},
+    }
