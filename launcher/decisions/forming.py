@@ -136,7 +136,8 @@ def say_missing(state: State, now: float) -> Step:
     lacking: dict[Task, str]
     if state.phase is RunPhase.ADOPTING:
         heard = reports(state)
-        lacking = {task: "not heard from" for task in state.job.tasks if task not in heard}
+        tasks = [*state.job.tasks, *leaving(state)]
+        lacking = {task: "not heard from" for task in tasks if task not in heard}
     else:
         tasks = sorted({*state.forming, *(leaving(state) if state.forming else ())})
         lacking = {task: what for task in tasks if (what := lacks(state, task))}

@@ -48,6 +48,8 @@ class Listener:
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
         self._socket = socket.create_server(("", port), family=family, dualstack_ipv6=dual)
+        # Connections inherit this, and are reset: a closed one would keep the port for a while.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._connected = connected
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -63,10 +65,7 @@ class Listener:
         with contextlib.suppress(OSError):  # it is closed
             while True:
                 connection, address = self._socket.accept()
-                with connection:
-                    # Closed with a reset: a closed connection would keep the port for a while.
-                    linger = struct.pack("ii", 1, 0)
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                connection.close()
                 self._connected(address[0].removeprefix("::ffff:"))
 
 

@@ -69,6 +69,16 @@ def test_the_log_names_a_running_task_that_is_not_heard_from() -> None:
     assert play.said[1:] == ["waiting for worker-1 (not heard from for 55 s)"]
 
 
+def test_the_log_names_a_task_whose_report_a_new_controller_awaits_before_it_leads() -> None:
+    """Also one that is to leave: it may still train."""
+    play = started(replicas={"ps": 1, "worker": 3})
+    play.lead(job(replicas={"ps": 1, "worker": 2}), {"ps": 1, "worker": 3})
+    play.settle("worker-2")
+    play.said.clear()
+    play.tick(10)
+    assert play.said == ["waiting for worker-2 (not heard from)"]
+
+
 def test_the_log_names_a_program_that_waits_for_its_servers() -> None:
     play = Play()
     play.settle("worker-1")
