@@ -127,8 +127,8 @@ def test_commits_install_change_mend_and_remove_a_run(argo: ArgoCD, release: Rel
     assert everything(release) == before
 
 
-def test_without_pruning_old_jobs_count_in_the_state_of_the_application(
-    argo: ArgoCD, release: Release, tmp_path: Path
+def test_without_pruning_changes_take_effect_and_finished_jobs_stay(
+    argo: ArgoCD, release: Release
 ) -> None:
     wait_for_what_pods_need(release)
     before = everything(release)
@@ -139,53 +139,47 @@ def test_without_pruning_old_jobs_count_in_the_state_of_the_application(
     manifest["spec"]["source"]["helm"]["valueFiles"] = [f"/{file}"]
     manifest["spec"]["syncPolicy"]["automated"]["prune"] = False
 
-    revision = argo.repository.commit({file: values(run, WAIT)})
+    def change(health: str, text: str, *old: str) -> str:
+        """Commits values, and waits until the old controllers have deleted their Jobs.
+
+        Returns the name of the new Job.
+        """
+        there = jobs(run)
+        argo.deploy(run.name, {file: text}, "OutOfSync", health)
+        for job in old:
+            run.kubectl("wait", "--for=delete", f"job/{job}", "--timeout=60s")
+        (new,) = jobs(run) - there
+        return new
+
+    one, two = values(run, WAIT), values(run, WAIT, hangTimeout=1000)
+    revision = argo.repository.commit({file: one})
     argo.apply(manifest)
     argo.wait_for(run.name, revision, "Synced", "Progressing")
     leads(run, "generation 1: all tasks start")
-    first = jobs(run)
-    revision = argo.deploy(
-        run.name, {file: values(run, WAIT, hangTimeout=1000)}, "OutOfSync", "Progressing"
-    )
-    synced = "{.status.operationState.syncResult.revision} {.status.operationState.phase}"
-    argo.admin.wait_for(["application", run.name], synced, f"^{revision} Succeeded$", 60)
-    assert first < jobs(run)
-    # Two controllers lead. We delete the old one.
-    run.kubectl("delete", "job", *first)
+    first = run.job()
+
+    # The values change, and change back.
+    second = change("Progressing", two, first)
+    leads(run, "generation 1: found running")
+    assert change("Progressing", one, second) == first
     leads(run, "generation 1: found running")
     tell(run, f"{run.name}-worker-0")
-    # The old ConfigMaps keep it OutOfSync.
-    argo.wait_for(run.name, revision, "OutOfSync", "Healthy")
+    argo.admin.wait_for(["application", run.name], "{.status.health.status}", "^Healthy$", 60)
 
-    for name, (command, suspend, health) in OLD_JOBS.items():
-        old = tracked_job(run, name, command, suspend)
-        document = tmp_path / "old.json"
-        document.write_text(json.dumps(old))
-        run.kubectl("apply", f"--filename={document}")
-        argo.wait_for(run.name, revision, "OutOfSync", health)
-        run.kubectl("delete", "job", name)
-        argo.wait_for(run.name, revision, "OutOfSync", "Healthy")
+    # A Job that has failed keeps the application Degraded until somebody deletes it.
+    failed = change("Degraded", values(run, "exit 3"))
+    works = change("Degraded", values(run, "echo works"))
+    run.kubectl("wait", "--for=condition=complete", f"job/{works}", "--timeout=60s")
+    assert argo.status(run.name)["health"]["status"] == "Degraded"
+    run.kubectl("delete", "job", failed)
+    argo.admin.wait_for(["application", run.name], "{.status.health.status}", "^Healthy$", 60)
+
+    # The values of a finished Job return while the next run trains.
+    third = change("Progressing", values(run, WAIT, run={"attempt": 2}))
+    run.kubectl("wait", "--for=create", f"pod/{run.name}-worker-0", "--timeout=60s")
+    argo.deploy(run.name, {file: one}, "OutOfSync", "Healthy")
+    assert jobs(run) == {first, works}, f"{third} is gone"
+    assert [pods for _, pods, _, _ in stateful_sets(run)] == [0]
 
     argo.admin.kubectl("delete", "application", run.name, "--timeout=60s")
     assert everything(release) == before
-
-
-# Old Jobs that no commit names: the command, whether it is suspended, the application's health.
-OLD_JOBS = {
-    "runs": ("sleep 1000", False, "Progressing"),
-    "suspended": ("true", True, "Suspended"),
-    "failed": ("false", False, "Degraded"),
-}
-
-
-def tracked_job(run: Release, name: str, command: str, suspend: bool) -> dict[str, Any]:
-    """A Job that Argo CD takes for one of the run's Application."""
-    tracking = {"argocd.argoproj.io/tracking-id": f"{run.name}:batch/Job:{run.namespace}/{name}"}
-    container = {"name": "c", "image": run.cluster.image, "command": ["sh", "-c", command]}
-    pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]}
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name, "annotations": tracking},
-        "spec": {"backoffLimit": 0, "suspend": suspend, "template": {"spec": pod}},
-    }

@@ -46,4 +46,4 @@ def test_the_flux_example_fits_the_crds_and_its_values_fit_the_chart(
         if document["kind"] == "HelmRelease":
             values = tmp_path / "values.yaml"
             values.write_text(yaml.safe_dump(document["spec"]["values"]))
-            release.render([values])
+            release.render([values], {})
