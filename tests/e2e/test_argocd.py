@@ -145,7 +145,9 @@ def test_without_pruning_changes_take_effect_and_finished_jobs_stay(
         Returns the name of the new Job.
         """
         there = jobs(run)
-        argo.deploy(run.name, {file: text}, "OutOfSync", health)
+        revision = argo.deploy(run.name, {file: text}, "OutOfSync", health)
+        synced = "{.status.operationState.syncResult.revision} {.status.operationState.phase}"
+        argo.admin.wait_for(["application", run.name], synced, f"^{revision} Succeeded$", 60)
         for job in old:
             run.kubectl("wait", "--for=delete", f"job/{job}", "--timeout=60s")
         (new,) = jobs(run) - there
