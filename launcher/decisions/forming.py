@@ -30,7 +30,7 @@ from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR, Reach
 from launcher.shared.protocol import Action
 
-# How long we wait for a leaving task to report. A live task reports more often.
+# How long we wait for a silent task to report. A live task reports more often.
 LEAVING_SECONDS = 40.0
 SAY_SECONDS = 10.0  # between two lines about missing tasks
 SAY_TASKS = 10  # how many tasks one line names
@@ -94,8 +94,13 @@ def may_train(state: State, task: Task, now: float) -> bool:
     seat = state.seat(task)
     if not lacks(state, task) or not seat.report:
         return False
-    silent_for = 0.0 if seat.heard_at is None else now - seat.heard_at
-    return runs(seat.report) or silent_for < LEAVING_SECONDS
+    return runs(seat.report) or _silent_for(state, task, now) < LEAVING_SECONDS
+
+
+def _silent_for(state: State, task: Task, now: float) -> float:
+    """For how many seconds a task has not reported; 0 if it never has."""
+    heard_at = state.seat(task).heard_at
+    return 0.0 if heard_at is None else now - heard_at
 
 
 def awaited(state: State) -> dict[Task, str]:
@@ -141,13 +146,15 @@ def say_missing(state: State, now: float) -> Step:
             lacking = awaited(state)
             failed = [task for task in lacking if _pull_failed(state, task)]
             state = pull_again(state, failed) if failed else state
-    if not lacking:
-        return state, ()
-    named = first_of([f"{task} ({what})" for task, what in lacking.items()])
     # Somebody else may have scaled the StatefulSet: `helm upgrade --force-replace` sets it to 1.
-    roles = {task.role for task in lacking}
+    silent = [task for task in state.job.tasks if _silent_for(state, task, now) >= LEAVING_SECONDS]
+    roles = {task.role for task in (*lacking, *silent)}
+    if not roles:
+        return state, ()
     again = [Scale(role, pods) for role, pods in state.pods.items() if role in roles]
-    return replace(state, said_at=now), (Say(f"waiting for {named}"), *again)
+    named = first_of([f"{task} ({what})" for task, what in lacking.items()])
+    says = [Say(f"waiting for {named}")] if lacking else []
+    return replace(state, said_at=now), (*says, *again)
 
 
 def start(state: State, now: float, later: frozenset[Task] = frozenset()) -> Step:
