@@ -68,6 +68,7 @@ chart: $(READY) $(BOX)/ready ## render the chart and check it against the Kubern
 
 e2e: $(READY) cluster-up ## run the tests with real TensorFlow and a real Kubernetes
 	@$(CLUSTER) tool helm3 >/dev/null
+	@$(CLUSTER) argocd >/dev/null
 	TFRUN_CONTEXT=$(CONTEXT) $(PYTEST) tests/e2e --timeout=1800 --junitxml=$(REPORTS)/e2e.xml
 
 format: $(READY) ## format the sources

@@ -31,7 +31,7 @@ from launcher.shared.job import Job
 from launcher.shared.modes import EVALUATOR, Reach
 from launcher.shared.protocol import Action
 
-# How long we wait for a leaving task to report. A live task reports more often.
+# How long we wait for a silent task to report. A live task reports more often.
 LEAVING_SECONDS = 40.0
 SAY_SECONDS = 10.0  # between two lines about what the run waits for
 SAY_TASKS = 10  # how many tasks one line names
@@ -96,8 +96,13 @@ def may_train(state: State, task: Task, now: float) -> bool:
     seat = state.seat(task)
     if not lacks(state, task) or not seat.report:
         return False
-    silent_for = 0.0 if seat.heard_at is None else now - seat.heard_at
-    return runs(seat.report) or silent_for < LEAVING_SECONDS
+    return runs(seat.report) or _silent_for(state, task, now) < LEAVING_SECONDS
+
+
+def _silent_for(state: State, task: Task, now: float) -> float:
+    """For how many seconds a task has not reported; 0 if it never has."""
+    heard_at = state.seat(task).heard_at
+    return 0.0 if heard_at is None else now - heard_at
 
 
 def awaited(state: State) -> dict[Task, str]:
@@ -146,8 +151,8 @@ def say_missing(state: State, now: float) -> Step:
             failed = [task for task in lacking if _pull_failed(state, task)]
             state = pull_again(state, failed) if failed else state
     # Somebody else may have scaled the StatefulSet: `helm upgrade --force-replace` sets it to 1.
-    roles = {task.role for task in lacking}
-    again = [Scale(role, pods) for role, pods in state.pods.items() if role in roles]
+    gone = {t.role for t in state.job.tasks if _silent_for(state, t, now) >= LEAVING_SECONDS}
+    again = [Scale(role, pods) for role, pods in state.pods.items() if role in gone]
     if state.phase is not RunPhase.ADOPTING:
         lacking = {**lacking, **_stuck(state, now)}
         if not lacking:
@@ -166,9 +171,9 @@ def _stuck(state: State, now: float) -> dict[Task, str]:
     for task in state.job.tasks:
         seat = state.seat(task)
         report, orders = seat.report, seat.orders
-        if not report or orders.forming or orders.generation is None or seat.heard_at is None:
+        if not report or orders.forming or orders.generation is None:
             continue  # see `lacks`
-        silent_for = now - seat.heard_at
+        silent_for = _silent_for(state, task, now)
         if silent_for >= LEAVING_SECONDS:
             stuck[task] = f"not heard from for {silent_for:.0f} s"
         elif orders.waits_for_chief:

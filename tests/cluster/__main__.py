@@ -21,6 +21,7 @@ def main() -> int:
     commands.add_parser("status", help="say whether the Kubernetes in a box runs")
     tool = commands.add_parser("tool", help="print the paths of tools; build the missing ones")
     tool.add_argument("name", nargs="+")
+    commands.add_parser("argocd", help="build Argo CD, which only runs in the box, if the box runs")
     commands.add_parser("openapi", help="print the path of the Kubernetes API's schemas")
     chosen = parser.parse_args()
     if chosen.command == "up":
@@ -33,6 +34,9 @@ def main() -> int:
         announce(binaries.steps(chosen.name))
         folder = binaries.tools(*chosen.name)
         print(*(folder / name for name in chosen.name), sep="\n")
+    elif chosen.command == "argocd":
+        if Box().alive():
+            print(binaries.argocd())
     else:
         print(binaries.openapi())
     return 0

@@ -56,9 +56,9 @@ class Release:
         """Upgrades the release and returns what helm prints."""
         return self._helm("upgrade", values, settings)
 
-    def change(self, settings: Mapping[str, Any]) -> str:
+    def change(self, settings: Mapping[str, Any], *flags: str) -> str:
         """Upgrades the release with these settings, and keeps all other values."""
-        return run([*self._helm_command("upgrade", settings), "--reuse-values"])
+        return run([*self._helm_command("upgrade", settings), "--reuse-values", *flags])
 
     def render(self, values: Sequence[Path], settings: Mapping[str, Any]) -> str:
         """What `helm template` prints of the release."""

@@ -9,6 +9,7 @@ from typing import Any, Callable
 
 import pytest
 
+from tests.cluster.commands import ClusterError
 from tests.cluster.release import Folders, Release, image_settings
 from tests.e2e.conftest import EXAMPLE
 from tests.e2e.paced import (
@@ -21,6 +22,8 @@ from tests.e2e.paced import (
     wait_for_steps,
 )
 from tests.e2e.runs import (
+    SERVERLESS,
+    UNTIL_TOLD,
     OnNfs,
     children,
     finish,
@@ -28,6 +31,7 @@ from tests.e2e.runs import (
     leads,
     stateful_sets,
     task_pods,
+    tell,
     tiny,
     wait_until_tasks_are_gone,
 )
@@ -308,3 +312,33 @@ def test_a_rollback_to_a_finished_run_trains_nothing(release: Release) -> None:
     assert (end.condition, end.exit_code) == ("Complete", 0)
     assert generations(log) == []
     assert "has ended already: Succeeded" in log
+
+
+REPLACE = ("--force-replace", "--server-side=false")
+
+
+def test_a_forced_replacement_interrupts_a_run_and_is_not_charged(release: Release) -> None:
+    """It removes the controller's claim, and all pods of each role but the first."""
+    told = tiny(f"{UNTIL_TOLD}; echo done")
+    settings = {**told, **SERVERLESS, "worker.replicas": 3, "grace": 1, "restarts.limit": 0}
+    release.install([], settings)
+    leads(release, TRAINS)
+    first = release.controllers()
+    # A Job cannot be replaced. Its controller loses the claim, and its next pod claims again.
+    with pytest.raises(ClusterError, match=r"failed to replace object: Job\.batch"):
+        release.change({}, *REPLACE)
+    check_trains(release, release.controller(after=first))
+
+    release.change({"hangTimeout": 1000}, *REPLACE)
+    check_trains(release, release.controller())
+    for pod in sorted(names(release)):
+        tell(release, pod)
+    assert release.end().condition == "Complete"
+
+
+def check_trains(release: Release, controller: str) -> None:
+    """All three workers train again."""
+    with Lines(release.logs(controller)) as log:
+        release.wait_for(["sts", "run-worker"], "{.spec.replicas}", "^3$", 60)
+        log.wait_for(f"{TRAINS}(, with .*)?$")
+        release.wait_for(["sts", "run-worker"], "{.status.readyReplicas}", "^3$", 60)

@@ -153,7 +153,8 @@ class Play:
         self.controllers += 1
         self.state = decisions_state.State(job, job, Leader(0, f"controller {self.controllers}"))
         self.said: list[str] = []
-        self.scaled: list[tuple[str, int]] = []
+        self.counts = dict(replicas or {})
+        self.scaled: list[tuple[str, int]] = []  # without requests that change no count
         self.end: End | None = None
         number = self.controllers
         self.step(decisions_state.Begin(number, replicas or {}, revisions or {}, age, end))
@@ -178,7 +179,9 @@ class Play:
             if isinstance(effect, decisions_state.Say):
                 self.said.append(effect.text)
             elif isinstance(effect, decisions_state.Scale):
-                self.scaled.append((effect.role, effect.replicas))
+                if self.counts.get(effect.role) != effect.replicas:
+                    self.scaled.append((effect.role, effect.replicas))
+                self.counts[effect.role] = effect.replicas
             else:
                 assert self.end is None, "a run ends once"
                 self.end = effect.end
