@@ -30,7 +30,10 @@ def start(data: Path, code: Path, *flags: str, program: str = "train.py") -> Lin
     """Starts the example as its README says, with folders of this test in place of volumes."""
     args = [f"--checkpoint_dir={data / 'checkpoint'}", f"--export_dir={data / 'model'}", *flags]
     override = data / "values.json"
-    override.write_text(json.dumps({"program": {"command": ["python", program], "args": args}}))
+    # gRPC must not send the tasks' own connections to the proxy.
+    env = {"https_proxy": "http://127.0.0.1:9"}
+    words = {"command": ["python", program], "args": args, "env": env}
+    override.write_text(json.dumps({"program": words}))
     values = ["-f", str(EXAMPLE / "values.yaml"), "-f", str(override)]
     # A session of its own, because the Ctrl-C of a terminal reaches a whole process group.
     return Lines(
