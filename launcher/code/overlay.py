@@ -6,9 +6,13 @@ to make.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]  # the folder of this file, which has a module `copy`
+
 import os
 import re
-import sys
 import venv
 from importlib.metadata import distributions
 from pathlib import Path
@@ -32,6 +36,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if not getattr(sys.flags, "safe_path", False):
-        del sys.path[0]  # the folder of this file
     main(Path(sys.argv[1]))

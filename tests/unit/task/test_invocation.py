@@ -177,6 +177,12 @@ def test_the_tensorflow_server_runs_with_the_programs_python(
     assert "PYTHONPATH" not in told.env
 
 
+def test_the_tensorflow_server_finds_the_installed_requirements() -> None:
+    pulled = Pulled(CODE, "0a" * 16, Path("/work/requirements"))
+    told = invocation.server(directive(), Task("ps", 0), pulled, {"PYTHONPATH": "/a"})
+    assert told.env["PYTHONPATH"] == "/work/requirements/packages:/a"
+
+
 def test_a_stand_in_without_the_code_runs_with_the_launchers_python() -> None:
     runs = directive(program__command=["venv/bin/python"])
     assert invocation.server(runs, WORKER, None, {}).argv[0] == sys.executable

@@ -131,8 +131,17 @@ def test_a_server_needs_neither_code_nor_peers() -> None:
     assert effects == [StartServer(told(Action.RUN).directive), Tell()]
 
 
-def test_a_server_whose_python_is_in_the_code_pulls_the_code_before_it_starts() -> None:
-    venv = job(program__command=["venv/bin/python", "train.py"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"program__command": ["venv/bin/python", "train.py"]},
+        {"code": {"folder": {"path": "/code"}, "requirements": True}},
+    ],
+)
+def test_a_server_pulls_the_code_before_it_starts_if_its_python_or_tensorflow_may_be_there(
+    changes: dict[str, Any],
+) -> None:
+    venv = job(**changes)
     wait, run = (told(action, job=venv) for action in (Action.WAIT, Action.RUN))
     # It counts as ready, because a server that is not is taken for one whose pod terminates.
     state, effects = after(wait, task=PS)
