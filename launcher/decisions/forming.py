@@ -152,6 +152,7 @@ def say_missing(state: State, now: float) -> Step:
             state = pull_again(state, failed) if failed else state
     # Somebody else may have scaled the StatefulSet: `helm upgrade --force-replace` sets it to 1.
     gone = {t.role for t in state.job.tasks if _silent_for(state, t, now) >= LEAVING_SECONDS}
+    gone |= {task.role for task in lacking if state.seat(task).heard_at is None}
     again = [Scale(role, pods) for role, pods in state.pods.items() if role in gone]
     if state.phase is not RunPhase.ADOPTING:
         lacking = {**lacking, **_stuck(state, now)}
