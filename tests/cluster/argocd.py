@@ -33,8 +33,10 @@ from tests.cluster.release import Release
 # The package redis-server would start a service. This one contains the same program.
 REDIS = "redis-check-rdb"
 NEEDED = {"git": "git", REDIS: "redis-tools"}
-REFRESH = "argocd.argoproj.io/refresh"
-KINDS = ("applicationset", "application")
+REFRESH = {  # kind -> the annotation that makes Argo CD read the repository
+    "applicationset": "argocd.argoproj.io/application-set-refresh=true",
+    "application": "argocd.argoproj.io/refresh=normal",
+}
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"kind": "ConfigMap", "metadata": {"name": "argocd-cm"}},
     {
@@ -98,9 +100,7 @@ class ArgoCD:
 
     def refresh(self, name: str, kind: str = "application") -> None:
         """Let Argo CD read the repository now. By itself it reads it every 2 to 3 minutes."""
-        value = "normal" if kind == "application" else "true"
-        key = REFRESH if kind == "application" else "argocd.argoproj.io/application-set-refresh"
-        self.admin.kubectl("annotate", "--overwrite", kind, name, f"{key}={value}")
+        self.admin.kubectl("annotate", "--overwrite", kind, name, REFRESH[kind])
 
     def deploy(self, name: str, files: Mapping[str, str | None], sync: str, health: str) -> str:
         """Commit files, and wait until an Application has this state at the new revision."""
@@ -139,8 +139,8 @@ def start(cluster: Cluster, box: Box, folder: Path) -> Iterator[ArgoCD]:
     (files / "bin/redis-server").symlink_to(shutil.which(REDIS, path=packages.SYSTEM_PATH) or REDIS)
     shutil.copy(cluster.kubeconfig, files / "kubeconfig")
     repository = make_repository(folder)
-    prepare(admin, folder, programs)
     try:
+        prepare(admin, folder, programs)
         with processes(box, files, programs):
             yield ArgoCD(admin, repository)
     finally:
@@ -161,7 +161,7 @@ def processes(box: Box, folder: Path, programs: Path) -> Iterator[None]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C reaches it through its stdin, after the objects are gone
+        start_new_session=True,  # Ctrl-C ends it through its stdin
     )
     assert process.stdin
     assert process.stdout
@@ -232,7 +232,7 @@ def remove(admin: Release, programs: Path) -> None:
     """Delete Argo CD's objects from the cluster. Its Applications lose their finalizers."""
     if not admin.kubectl("get", "crd", "applications.argoproj.io", "--ignore-not-found"):
         return
-    for kind in KINDS:
+    for kind in REFRESH:
         for name in admin.kubectl("get", kind, "-o", "name").split():
             forget = json.dumps({"metadata": {"finalizers": None}})
             admin.kubectl("patch", name, "--type=merge", f"--patch={forget}")
