@@ -118,7 +118,8 @@ class ArgoCD:
     def wait_for(
         self, name: str, revision: str, sync: str, health: str, seconds: float = 90
     ) -> None:
-        """Wait until an Application has this state at this revision."""
+        """Wait until an Application exists and has this state at this revision."""
+        self.admin.kubectl("wait", "--for=create", f"application/{name}", f"--timeout={seconds}s")
         path = "{.status.sync.revision} {.status.sync.status} {.status.health.status}"
         try:
             what = ["application", name]
