@@ -136,13 +136,17 @@ class Kubernetes:
     def _write(self, role: str, leader: Leader, *changes: tuple[str, object]) -> None:
         """Sets some fields, in one change that fails if another leader has claimed them."""
         test = {"op": "test", "path": _annotation(LEADER_ANNOTATION), "value": _claim(leader)}
-        adds = [{"op": "add", "path": path, "value": value} for path, value in changes]
+        patch = [test, *({"op": "add", "path": path, "value": value} for path, value in changes)]
         try:
-            self._call("PATCH", "StatefulSet", role, [test, *adds])
+            self._call("PATCH", "StatefulSet", role, patch)
         except LauncherError:
-            if _leader(self._call("GET", "StatefulSet", role)) != leader:
+            found = _leader(self._call("GET", "StatefulSet", role))
+            if found == leader:
+                raise
+            if found > leader or self.claim(role, leader).leader != leader:
                 raise SupersededError from None
-            raise
+            # Somebody has removed the claim: `helm upgrade --force-replace` does that.
+            self._call("PATCH", "StatefulSet", role, patch)
 
     def _call(self, method: str, kind: str, suffix: str, body: object = None) -> dict[str, Any]:
         name = f"{self._release}-{suffix}"

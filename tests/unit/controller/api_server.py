@@ -135,7 +135,7 @@ def change(into: dict[str, Any], patch: list[dict[str, Any]]) -> int:
         *parents, last = (part.replace("~1", "/") for part in operation["path"][1:].split("/"))
         place = into
         for part in parents:
-            place = place[part]
+            place = place.get(part, {})
         if operation["op"] == "test" and place.get(last) != operation["value"]:
             return 422
         place[last] = operation["value"]

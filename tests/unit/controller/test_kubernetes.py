@@ -88,6 +88,15 @@ def test_a_superseded_controller_writes_nothing(api: FakeApiServer, what: str) -
     k.scale("ps", Leader(6, "younger"), 3)
 
 
+def test_a_claim_that_somebody_has_removed_is_made_again(api: FakeApiServer) -> None:
+    """`helm upgrade --force-replace` removes the annotations."""
+    k = client(api.port)
+    k.claim("ps", ME)
+    del api.objects["mnist-ps"]["metadata"]["annotations"]
+    k.scale("ps", ME, 3)
+    assert k.claim("ps", ME) == kubernetes.StatefulSet(3, "mnist-ps-1", ME, {}, ())
+
+
 def test_a_claim_that_another_controller_makes_meanwhile_is_noticed(api: FakeApiServer) -> None:
     k = client(api.port)
     api.meanwhile = ["9 younger"]
