@@ -104,11 +104,7 @@ class _Git:
         self.repository = repository
         self.folder = folder
         self.cancelled = cancelled
-        self.env: Mapping[str, str] = {
-            "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
-            **tool.environment(repository.env),
-            **ENVIRONMENT,
-        }
+        self.env: Mapping[str, str] = {**tool.environment(repository.env), **ENVIRONMENT}
         self.words: tuple[str, ...] = ("git", *QUIET, *EXACT, *NO_LFS)
         self.origin = ("--", repository.url)  # git never reads it as an option
         if repository.url.startswith("file:"):

@@ -27,6 +27,8 @@ def main(folder: Path) -> None:
     (folder / "packages").symlink_to(packages.relative_to(folder))
     found: dict[str, str] = {}
     for each in distributions(path=paths):
+        if os.path.basename(getattr(each, "_path", "")).startswith("~"):
+            continue  # pip's leftover of a removed package; pip ignores it, too
         name, version = each.metadata["Name"] or "", each.version or ""
         # Debian's packages may have versions that pip refuses.
         if re.fullmatch(r"\d[\w.]*(\+[\w.]+)?", version):

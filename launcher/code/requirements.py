@@ -24,7 +24,7 @@ INCLUDES = re.compile(r"^\s*(?:-[rc]|--requirement|--constraint)[\s=]*(\S+)", re
 WORD = re.compile(r"[A-Za-z0-9][\w.-]*")
 ARCHIVE = re.compile(r"-\d.*\.(whl|zip|gz)$")
 BOMS = {
-    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",  # begins as the one of UTF-16 does
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -37,7 +37,7 @@ TEMPORARY = re.compile(
 )
 NEVER = re.compile(
     r"No matching distribution|ResolutionImpossible|conflicting dependencies|Invalid requirement"
-    r"|DO NOT MATCH THE HASHES|[Hh]ashes are required|--require-hashes mode|No such file or dir"
+    r"|[Hh]ashes are required|--require-hashes mode|No such file or dir"
     r"|is not a (supported|valid) wheel|Invalid wheel|requires a different Python|no such option"
     r"|does not appear to be a Python project|not installable|HTTP error 4"
 )
@@ -70,7 +70,7 @@ def install(
         ) from None
     except OSError as error:
         raise LauncherError(ExitCode.IO, f"{FILE} of the code cannot be read: {error}") from None
-    folder = kept / _name(texts[0], digest, python)
+    folder = kept / _name(texts[0], digest, python, env)
     proven = digest or not NAMES_FILES.search(texts[0])  # code of the image has no digest
     if proven and (folder / "scripts").is_dir():
         return folder
@@ -81,8 +81,13 @@ def install(
     env = {**tool.environment(env), "TMPDIR": str(kept)}
     done = tool.run([python, OVERLAY, folder], env, kept, SILENCE_SECONDS, cancelled)
     if done.exit_code:
-        what = f"code.requirements: {python} must have the module venv, which failed"
-        raise LauncherError(ExitCode.CONFIGURATION, what, done.last_lines)
+        lacks = any("No module named" in line for line in done.last_lines)
+        what = f"{python} must have the module venv" if lacks else f"{python} cannot make a venv"
+        raise LauncherError(
+            ExitCode.CONFIGURATION if lacks else ExitCode.IO,
+            f"code.requirements: {what}: {describe(done.exit_code)}",
+            done.last_lines,
+        )
     tools = set(os.listdir(folder / "bin"))
     _pip(folder, texts, env, code, cancelled)
     new = folder / "scripts.new"
@@ -104,6 +109,7 @@ def _pip(
     # -I: a module of the code must not shadow one that pip imports.
     # If one requirement has a hash, pip requires one for each.
     argv = [str(folder / "bin" / "python"), "-I", "-m", "pip", "install", "--no-input"]
+    argv += ["--no-user", "--target="]  # whatever pip.conf says
     argv += ["--disable-pip-version-check", "--log", str(folder / "log")]
     argv += ["--constraint", str(constraints), "--requirement", FILE]
     say(f"installing what {FILE} of the code needs and the image lacks")
@@ -158,7 +164,8 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _name(text: str, digest: str, python: str) -> str:
+def _name(text: str, digest: str, python: str, env: Mapping[str, str]) -> str:
     """A name for everything that decides what is installed."""
-    what = f"{python} {digest if NAMES_FILES.search(text) else ''} {text}"
+    ours = sorted(item for item in env.items() if item[0].startswith(("PIP_", "PYTHONPATH")))
+    what = f"{python} {digest if NAMES_FILES.search(text) else ''} {ours} {text}"
     return hashlib.sha256(what.encode()).hexdigest()[:16]

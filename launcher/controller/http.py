@@ -61,6 +61,8 @@ class Server:
             while not self.closing:
                 try:
                     request = await asyncio.wait_for(_read_request(reader), IDLE_SECONDS)
+                    if self.closing:  # the client must connect to the controller that leads
+                        return
                     status, body = 200, await self._answer(request)
                 except RefusedError as error:
                     status, body = error.status, error.text.encode()

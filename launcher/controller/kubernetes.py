@@ -28,7 +28,7 @@ PATHS = {
     "Job": "/apis/batch/v1/namespaces/{}/jobs/{}?propagationPolicy=Background",
 }
 TIMEOUT_SECONDS = 10.0
-REFUSED_SECONDS = 5.0  # until every API server knows a Role that was just created
+REFUSED_SECONDS = 15.0  # until every API server knows a Role that was just created
 LONGEST_BACKOFF = 10.0
 HASH_LABEL = "tfrun/job"  # on the controller's pod, and in the selector of its Service
 LEADER_ANNOTATION = "tfrun/leader"  # number and id of the controller that may write
@@ -88,10 +88,20 @@ class Kubernetes:
         selector = service["spec"].get("selector") or {}
         return str(selector.get(HASH_LABEL, self.hash))
 
-    def delete_job(self) -> None:
-        """Deletes the Job of this controller, and so its pod."""
+    def delete_job(self) -> bool:
+        """Deletes the Job of this controller, and so its pod, if another controller has taken over.
+
+        It has if it has claimed the workers, or its run has ended: an upgrade that fails halfway
+        can change the Service without creating a Job.
+        """
+        found, leading = self._call("GET", "StatefulSet", "worker"), self.leading()
+        ended = str((found["metadata"].get("annotations") or {}).get(ENDS_ANNOTATION))
+        taken = _leader(found).id.startswith(leading) or leading in ended
+        if leading == self.hash or not taken:
+            return False
         with contextlib.suppress(NotFoundError):  # Helm or Argo CD was faster
             self._call("DELETE", "Job", self.hash)
+        return True
 
     def claim(self, role: str, leader: Leader) -> StatefulSet:
         """Claims the role's StatefulSet, so that only this leader may write it, and returns it.

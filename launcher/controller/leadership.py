@@ -31,8 +31,7 @@ async def gain(kubernetes: Kubernetes, led: bool) -> None:
         say(f"this controller waits: the Service selects the controller {leading}")
     while leading != kubernetes.hash:
         if time.monotonic() >= delete_at:
-            delete_at = float("inf")
-            await _delete_job(kubernetes)
+            delete_at = float("inf") if await _delete_job(kubernetes) else delete_at
         await asyncio.sleep(LOOK_SECONDS)
         leading = await _look(kubernetes) or leading
 
@@ -52,9 +51,13 @@ async def _look(kubernetes: Kubernetes) -> str:
     return ""
 
 
-async def _delete_job(kubernetes: Kubernetes) -> None:
-    say("this controller deletes its Job, because another one leads")
+async def _delete_job(kubernetes: Kubernetes) -> bool:
+    """Whether there is nothing more to try."""
     try:
-        await insist(kubernetes.delete_job)
+        deleted = await insist(kubernetes.delete_job)
+        if deleted:
+            say("this controller has deleted its Job, because another one leads")
+        return deleted
     except LauncherError as error:
         say(f"{error.reason}. Delete the Job yourself")
+        return True

@@ -114,7 +114,7 @@ class _Controller:
         self.settings = settings
         self.job: Job = settings.job
         self.kubernetes = kubernetes
-        self.id = os.urandom(8).hex()
+        self.id = (kubernetes.hash if kubernetes else "") + os.urandom(4).hex()
         self.state = State(self.job, self.job, Leader(0, self.id))
         self.instructions = directive.instructions(self.state)
         self.found: dict[str, StatefulSet] = {}
@@ -160,7 +160,8 @@ class _Controller:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        if not self.fault.done():
+        ended = isinstance(error, SupersededError) and self.end_recorded
+        if not ended and not self.fault.done():
             self.fault.set_exception(error)
 
     async def _follow(self) -> End:
@@ -174,7 +175,12 @@ class _Controller:
                 return effect.end
             elif self.kubernetes:
                 leader, replicas = self.state.leader, effect.replicas
-                await insist(self.kubernetes.scale, effect.role, leader, replicas)
+                try:
+                    await insist(self.kubernetes.scale, effect.role, leader, replicas)
+                except LauncherError as error:
+                    if not reports(self.state):
+                        raise
+                    say(error.reason)  # forming.say_missing asks again
         raise SupersededError
 
     async def _begin(self) -> Begin:

@@ -134,7 +134,7 @@ def _pull_failed(state: State, task: Task) -> bool:
 
 
 def say_missing(state: State, now: float) -> Step:
-    """Every SAY_SECONDS, logs what the run waits for, and retries failed pulls and pods."""
+    """Every SAY_SECONDS, logs what the run waits for, and retries failed pulls and sizes."""
     if state.said_at is not None and now - state.said_at < SAY_SECONDS:
         return state, ()
     done = ""

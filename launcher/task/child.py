@@ -65,7 +65,7 @@ class Child:
         self._line = line
         self._copy = copy
         self._stopped_by = 0
-        self._waits = True  # for a program that goes on although it was told to stop
+        self._waits = True  # whether a program that trains on after the signal keeps its grace
         self._timers: list[threading.Timer] = []
         self._lock = threading.Lock()  # held to signal and to reap, because a reaped id is reused
         self._members = {self.pid}  # signals go to them: the program, later what it has left
@@ -89,7 +89,7 @@ class Child:
     def stop(self, grace: float, number: int = signal.SIGTERM, waits: bool = True) -> None:
         """Asks the program to end, and kills its group `grace` seconds after the first call.
 
-        Without `waits`, a program in which TensorFlow ignores the signal is killed at once.
+        Without `waits`, the program is killed as soon as TensorFlow logs that it caught SIGTERM.
         """
         if self._stopped_by:
             return
@@ -104,6 +104,8 @@ class Child:
         with self._lock:
             self._stopped_by, self._waits = number, waits
             self._ask(self._members)
+            if number == signal.SIGINT:  # as a terminal does; a shell waits for its program
+                self._send({-pid for pid in self._members if _is_shell(pid)}, number)
 
     def _ask(self, members: set[int]) -> None:
         """Sends members the signal that stops them. What reads from a pipe ends with its writer."""
@@ -159,6 +161,9 @@ class Child:
                         left = set(_children()) - self._members - {pid}
                         self._members |= left
                         self._ask(left)
+                    elif self._stopped_by and all(map(_reads_pipe, self._members)):
+                        # What a program leaves would keep the pipe to its reader open.
+                        self._send(set(_children()) - self._members - {pid}, signal.SIGKILL)
                 if pid == self.pid:
                     if not self._members:
                         self._send({-pid}, signal.SIGKILL)  # processes left in its group
