@@ -22,8 +22,8 @@ from launcher.shared import log
 from launcher.shared.exits import ExitCode, LauncherError, from_wait
 from launcher.shared.log import say
 from launcher.shared.process import LINE_BYTES, Output, adopt_orphans, start
+from launcher.task import processes
 
-SHELLS = frozenset({"bash", "busybox", "dash", "sh", "zsh"})
 # MultiWorkerMirroredStrategy catches SIGTERM. A thread of it logs this, and the training goes on.
 # A program that handles SIGTERM has replaced TensorFlow's handler, so nothing is logged.
 CAUGHT = re.compile(r"(\d+) preemption_notifier\.cc:\d+\] SIGTERM caught")
@@ -105,20 +105,22 @@ class Child:
             self._stopped_by, self._waits = number, waits
             self._ask(self._members)
             if number == signal.SIGINT:  # as a terminal does; a shell waits for its program
-                self._send({-pid for pid in self._members if _is_shell(pid)}, number)
+                self._send({-pid for pid in self._members if processes.is_shell(pid)}, number)
 
     def _ask(self, members: set[int]) -> None:
         """Sends members the signal that stops them. What reads from a pipe ends with its writer."""
         for pid in members:
-            if not self._waits and not _maps(pid, "jaxlib"):  # JAX logs CAUGHT, too, and saves
-                self._threads |= set(_numbers(f"/proc/{pid}/task"))
-        self._send({pid for pid in members if not _reads_pipe(pid)}, self._stopped_by)
+            if not self._waits and not processes.maps(
+                pid, "jaxlib"
+            ):  # JAX logs CAUGHT, too, and saves
+                self._threads |= set(processes.threads(pid))
+        self._send({pid for pid in members if not processes.reads_pipe(pid)}, self._stopped_by)
 
     def _pass_on(self) -> None:
         """Sends the signal to what a shell has started, and to a reader that has no writer."""
         with self._lock:
-            pids = {-os.getpgid(pid) for pid in self._members if _is_shell(pid)}
-            if all(map(_reads_pipe, self._members)):
+            pids = {-os.getpgid(pid) for pid in self._members if processes.is_shell(pid)}
+            if all(map(processes.reads_pipe, self._members)):
                 pids |= self._members
             self._send(pids, self._stopped_by)
 
@@ -135,16 +137,12 @@ class Child:
         at = self._wait_for_members()
         for timer in self._timers:
             timer.cancel()
-        _kill_orphans()  # processes that have left the group
+        processes.kill_children()  # processes that have left the group
         pump.join(timeout=5)  # the pipe ends with its last writer, and all are dead
         self._ended(Ended(from_wait(self._process.returncode), self.last_lines(), at))
 
     def _wait_for_members(self) -> float:
-        """Waits for the program's end, and reaps orphans meanwhile. Returns when it has exited.
-
-        A program that the signal kills, like a shell, has not passed it on: its children get the
-        signal in its place, and the rest of the grace.
-        """
+        """Waits for the program's end, and reaps orphans meanwhile. Returns when it has exited."""
         at = 0.0
         while self._members:
             end = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
@@ -155,15 +153,7 @@ class Child:
                 at = time.monotonic()
             with self._lock:
                 if pid in self._members:
-                    self._members.remove(pid)
-                    unheard = (end.si_code, end.si_status) == (os.CLD_KILLED, self._stopped_by)
-                    if unheard and not self._killed:
-                        left = set(_children()) - self._members - {pid}
-                        self._members |= left
-                        self._ask(left)
-                    elif self._stopped_by and all(map(_reads_pipe, self._members)):
-                        # What a program leaves would keep the pipe to its reader open.
-                        self._send(set(_children()) - self._members - {pid}, signal.SIGKILL)
+                    self._member_ended(pid, (end.si_code, end.si_status))
                 if pid == self.pid:
                     if not self._members:
                         self._send({-pid}, signal.SIGKILL)  # processes left in its group
@@ -172,6 +162,20 @@ class Child:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)
         return at
+
+    def _member_ended(self, pid: int, end: tuple[int, int]) -> None:
+        """Decides what becomes of the processes that a member leaves behind.
+
+        A program that the signal kills, like a shell, has not passed it on: its children get the
+        signal in its place, and the rest of the grace.
+        """
+        self._members.remove(pid)
+        left = set(processes.children()) - self._members - {pid}
+        if end == (os.CLD_KILLED, self._stopped_by) and not self._killed:
+            self._members |= left
+            self._ask(left)
+        elif self._stopped_by and all(map(processes.reads_pipe, self._members)):
+            self._send(left, signal.SIGKILL)  # they would keep the pipe to its reader open
 
     def _pump(self, stream: IO[bytes]) -> None:
         copy = self._open_copy()
@@ -235,53 +239,3 @@ def _needed(path: str) -> str:
     named = re.search(rb"\A#!\s*(\S+)|(/\S*/ld-\S*?)\0", head)
     what = os.fsdecode(named[1] or named[2]) if named else os.path.realpath(path)
     return f"{what}, which is not found"
-
-
-def _kill_orphans() -> None:
-    while True:
-        orphans = _children()
-        if not orphans:
-            return
-        for pid in orphans:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-
-
-def _children() -> list[int]:
-    """The ids of this process's children; none where there is no /proc."""
-    children = []
-    for pid in _numbers("/proc"):
-        with contextlib.suppress(OSError):
-            # pid (name) state ppid ...: the name can hold any character, brackets too.
-            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-            if int(stat.rpartition(")")[2].split()[1]) == os.getpid():
-                children.append(pid)
-    return children
-
-
-def _numbers(folder: str) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(name) for name in os.listdir(folder) if name.isdecimal()]
-    return []
-
-
-def _maps(pid: int, library: str) -> bool:
-    with contextlib.suppress(OSError):
-        return library in Path(f"/proc/{pid}/maps").read_text(errors="replace")
-    return False
-
-
-def _link(pid: int, name: str) -> str:
-    with contextlib.suppress(OSError):
-        return os.readlink(f"/proc/{pid}/{name}")
-    return ""
-
-
-def _is_shell(pid: int) -> bool:
-    return os.path.basename(_link(pid, "exe")) in SHELLS
-
-
-def _reads_pipe(pid: int) -> bool:
-    return _link(pid, "fd/0").startswith("pipe:")

@@ -90,7 +90,7 @@ def test_a_controller_that_the_service_no_longer_selects_stops_and_deletes_its_j
     controller = start()
     wait_until(lambda: claimed(api), "the controller claims the StatefulSets")
     api.selected = OTHER
-    api.claim(f"1 {OTHER}")
+    api.claim(f"9999999999999 {OTHER}")
     assert api.job_deleted.wait(10)
     before = len(writes(api))
     looks = len(api.calls)
@@ -107,11 +107,11 @@ def test_a_controller_leads_again_when_the_service_selects_it_again(
     controller = start()
     wait_until(lambda: claimed(api), "the controller claims the StatefulSets")
     api.selected = OTHER
-    api.claim(f"1 {OTHER}")
+    api.claim(f"9999999999999 {OTHER}")
     wait_until(
         lambda: any(method == "DELETE" for method, _, _ in api.calls), "it tries to delete its Job"
     )
-    api.claim("1 other")
+    api.claim("9999999999999 other")
     finish(api)
     wait_until(controller.end.done, "the controller finds the end on record")
     assert controller.end.result().phase is Phase.SUCCEEDED
@@ -136,7 +136,7 @@ def test_a_controller_that_is_never_selected_deletes_its_job_in_the_end(
 ) -> None:
     monkeypatch.setattr(leadership, "UNSELECTED_SECONDS", 0.2)
     api.selected = OTHER
-    api.claim(f"1 {OTHER}")
+    api.claim(f"9999999999999 {OTHER}")
     start()
     assert api.job_deleted.wait(10)
     assert writes(api) == []
@@ -175,7 +175,7 @@ def test_pods_go_when_the_run_of_the_controller_that_leads_again_has_ended(
     wait_until(lambda: api.objects["mnist-worker"]["spec"]["replicas"] == 2, "it scales up")
     api.selected = OTHER
     if not ended:
-        api.claim(f"1 {OTHER}")
+        api.claim(f"9999999999999 {OTHER}")
     assert api.job_deleted.wait(10)
     replicas = [each["spec"]["replicas"] for each in api.objects.values()]
     assert replicas == ([0, 0] if ended else [1, 2])
@@ -191,6 +191,6 @@ def test_a_job_stays_until_another_controller_has_taken_over(
     looks = len(api.calls)
     wait_until(lambda: len(api.calls) > looks + 20, "it looks at the Service")
     assert api.job_exists
-    api.claim(f"1 {OTHER}12345678")
+    api.claim(f"9999999999999 {OTHER}12345678")
     assert api.job_deleted.wait(10)
     assert not controller.end.done()
