@@ -61,16 +61,25 @@ def kill_child(release: Release, pod: str, signal: str = "KILL") -> None:
 
 
 def stateful_sets(release: Release) -> list[tuple[str, int, int, dict[str, Any]]]:
-    """The role, the replicas, the metadata.generation and the last end of each StatefulSet."""
+    """The role, the replicas, the metadata.generation and the last end of each StatefulSet.
+
+    An end is without the Jobs that it was recorded by: each new one adds itself.
+    """
     return [
         (
             each["metadata"]["labels"]["tfrun/role"],
             each["spec"]["replicas"],
             each["metadata"]["generation"],
-            *json.loads(each["metadata"].get("annotations", {}).get("tfrun/ends", "[{}]"))[-1:],
+            last_end(each["metadata"].get("annotations", {})),
         )
         for each in release.get("statefulset")
     ]
+
+
+def last_end(annotations: dict[str, str]) -> dict[str, Any]:
+    """The end that was recorded last; empty if there is none."""
+    end: dict[str, Any] = json.loads(annotations.get("tfrun/ends", "[{}]"))[-1]
+    return {key: value for key, value in end.items() if key != "jobs"}
 
 
 def task_pods(release: Release) -> list[dict[str, Any]]:
