@@ -124,17 +124,25 @@ ROWS = {
 }
 
 
-def shielded(*prefixes: str, but: tuple[str, ...] = ()) -> list[str]:
-    """The variables with these prefixes from which git and pip are shielded."""
-    names = (name for name, row in ROWS.items() if row.does == SHIELDED)
-    return [name for name in names if name.startswith(prefixes) and name not in but]
+TABLE = PAGE.partition("## Which variables are kept")[2].partition("\n## ")[0]
+# The variables of each row of the page, and what tfrun does with them.
+PAGE_ROWS = [
+    (tuple(re.findall(r"`(\w+)", names)), does)
+    for names, does in re.findall(r"^\| (`.+?`) \| (\w+)", TABLE, re.MULTILINE)
+]
+
+
+def shielded(*prefixes: str, but: tuple[str, ...] = ()) -> dict[str, str]:
+    """The variables with these prefixes from which git and pip are shielded, and their values."""
+    return {
+        name: row.value
+        for name, row in ROWS.items()
+        if row.does == SHIELDED and name.startswith(prefixes) and name not in but
+    }
 
 
 def test_the_page_has_exactly_these_rows() -> None:
-    table = PAGE.partition("## Which variables are kept")[2].partition("\n## ")[0]
-    told = {}
-    for names, does in re.findall(r"^\| (`.+?`) \| (\w+)", table, re.MULTILINE):
-        told.update(dict.fromkeys(re.findall(r"`(\w+)", names), does))
+    told = {name: does for names, does in PAGE_ROWS for name in names}
     assert told == {name: row.does for name, row in ROWS.items()}
 
 
@@ -154,43 +162,60 @@ def bad(tmp_path: Path) -> Path:
 # The launcher and the program.
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_the_launcher_starts_and_the_program_gets_the_variable(
-    name: str, bad: Path, tmp_path: Path, variables: dict[str, str]
+@pytest.mark.parametrize("names", [names for names, _ in PAGE_ROWS], ids=lambda names: names[0])
+def test_the_launcher_starts_and_the_program_gets_the_variables(
+    names: tuple[str, ...], bad: Path, tmp_path: Path, variables: dict[str, str]
 ) -> None:
-    """As a variable of the container, which the launcher gets too."""
-    row = ROWS[name]
-    value = row.value.replace("BAD", str(bad))
-    own = {"PATH": os.environ["PATH"], **variables, "TFRUN_HOST": "127.0.0.1", name: value}
-    words = [sys.executable, *START, "--", "/bin/sh", "-c", f'echo "[${name}]"']
+    """As variables of the container, which the launcher gets too."""
+    values = {name: ROWS[name].value.replace("BAD", str(bad)) for name in names}
+    own = {"PATH": os.environ["PATH"], **variables, "TFRUN_HOST": "127.0.0.1", **values}
+    words = [sys.executable, *START, "--", *SHOW, *names]
     ended = subprocess.run(words, env=own, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    told = ended.stdout.strip().splitlines()[-1]  # the loader names a wrong LD_PRELOAD before
-    if row.does in (KEPT, SHIELDED):
-        assert told == f"[{value}]"
-    elif row.does == REPLACED:
-        assert told != f"[{value}]"
-    else:
-        assert value in told
+    told = shown(ended.stdout)
+    for name, value in values.items():
+        row = ROWS[name]
+        if row.does in (KEPT, SHIELDED):
+            assert told[name] == value
+        elif row.does == REPLACED:
+            assert told[name] != value
+        else:
+            assert value in told[name]
     noise = [line for line in ended.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d t", line)]
-    assert not noise or name == "LD_PRELOAD", noise
+    assert not noise or "LD_PRELOAD" in names, noise
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("names", [names for names, _ in PAGE_ROWS], ids=lambda names: names[0])
 def test_the_programs_own_variables_reach_it_in_the_same_way(
-    name: str, bad: Path, tmp_path: Path
+    names: tuple[str, ...], bad: Path, tmp_path: Path
 ) -> None:
-    """As a variable of program.env."""
-    row = ROWS[name]
-    value = row.value.replace("BAD", str(bad))
-    env = {"https_proxy": "http://127.0.0.1:9", name: value}
-    words = ["/bin/sh", "-c", f'echo "[${name}]"']
-    runs = job(program__command=words, program__args=[], program__env=env)
-    directive = Directive(Leader(1, "me"), Action.RUN, 1, 0, runs)
-    pulled = Pulled(Path("/work/code"), "0a" * 16, Path("/work/libraries"))
-    started = invocation.program(directive, Task("worker", 1), pulled, tmp_path / "ready", {})
-    ended = subprocess.run(started.argv, env=started.env, capture_output=True, text=True)
-    assert ended.stdout.strip() == f"[{(row.told or value).replace('BAD', str(bad))}]"
+    """As variables of program.env."""
+    values = {name: ROWS[name].value.replace("BAD", str(bad)) for name in names}
+    env = {"https_proxy": "http://127.0.0.1:9", **values}
+    words = [*SHOW, *names]
+    # One that is joined is given alone, because it may change what another one becomes.
+    alone = [{name: env[name], "https_proxy": env["https_proxy"]} for name in names]
+    for given in alone if ROWS[names[0]].does == JOINED else [env]:
+        runs = job(program__command=words, program__args=[], program__env=given)
+        directive = Directive(Leader(1, "me"), Action.RUN, 1, 0, runs)
+        pulled = Pulled(Path("/work/code"), "0a" * 16, Path("/work/libraries"))
+        started = invocation.program(directive, Task("worker", 1), pulled, tmp_path / "ready", {})
+        ended = subprocess.run(started.argv, env=started.env, capture_output=True, text=True)
+        told = shown(ended.stdout)
+        for name in names:
+            if name in given:
+                expected = (ROWS[name].told or values[name]).replace("BAD", str(bad))
+                assert told[name] == expected
+
+
+# Prints each variable that its arguments name.
+SHOW = ("/bin/sh", "-c", 'for n in "$@"; do eval "echo \\"$n=\\$$n\\""; done', "sh")
+
+
+def shown(output: str) -> dict[str, str]:
+    """What SHOW has printed. The loader names a wrong LD_PRELOAD besides."""
+    lines = (line.partition("=") for line in output.splitlines())
+    return {name: value for name, _, value in lines if name in ROWS}
 
 
 @pytest.mark.parametrize(
@@ -251,15 +276,13 @@ def clone(url: str, ref: str, folder: Path, env: Mapping[str, str]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", shielded("GIT", "LD_", "PYTHON"))
-def test_git_is_shielded_from_the_variable(
-    name: str, origin: tuple[Path, str], tmp_path: Path, bad: Path
+@pytest.mark.parametrize("prefix", ["GIT", "LD_", "PYTHON"])
+def test_git_is_shielded_from_the_variables(
+    prefix: str, origin: tuple[Path, str], tmp_path: Path, bad: Path
 ) -> None:
     (tmp_path / "config").write_text('[filter "lfs"]\n smudge = sed s/pointer/object/\n')
-    env = {
-        "GIT_CONFIG_SYSTEM": str(tmp_path / "config"),
-        name: ROWS[name].value.replace("BAD", str(bad)),
-    }
+    env = {"GIT_CONFIG_SYSTEM": str(tmp_path / "config")}
+    env |= {name: value.replace("BAD", str(bad)) for name, value in shielded(prefix).items()}
     cloned = clone(origin[0].as_uri(), origin[1], tmp_path / "to", env)
     assert (cloned / "train.py").read_text() == "print('new')\n"
     assert (cloned / "large.bin").read_text() == "pointer\n"
@@ -363,12 +386,11 @@ def require(folder: Path, text: str, env: Mapping[str, str]) -> Path:
 
 
 # pip looks for packages where the program's Python does, so these also lead pip.
-@pytest.mark.parametrize(
-    "name", shielded("PIP_", "PYTHON", "LD_", but=("PYTHONHOME", "PYTHONUSERBASE"))
-)
-def test_pip_is_shielded_from_the_variable(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["PIP_", "PYTHON", "LD_"])
+def test_pip_is_shielded_from_the_variables(prefix: str, tmp_path: Path) -> None:
     wheel(tmp_path, "tiny")
-    env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), name: ROWS[name].value}
+    env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    env |= shielded(prefix, but=("PYTHONHOME", "PYTHONUSERBASE"))
     assert (require(tmp_path, "tiny\n", env) / "packages" / "tiny.py").exists()
 
 
