@@ -59,7 +59,7 @@ lint: $(READY) ## check style, types and generated documents
 	$(RUN) -m mypy
 	$(RUN) -m tests.chart.generate --check
 
-unit: $(READY) ## run the fast tests, in under a minute
+unit: $(READY) ## run the fast tests
 	$(PYTEST) -n 6 --dist worksteal tests/unit --junitxml=$(REPORTS)/unit.xml
 
 chart: $(READY) $(BOX)/ready ## render the chart and check it against the Kubernetes schemas
