@@ -61,6 +61,10 @@ class StatefulSet:
     begin: Mapping[str, Any]
     ends: tuple[Mapping[str, Any], ...]
 
+    def ended_by(self, job: str) -> bool:
+        """Whether the controller of the Job with this hash has recorded the end of its run."""
+        return any(job in str(end.get("jobs", "")).split() for end in self.ends)
+
 
 class Kubernetes:
     """The objects of one release, read and written with the pod's service account.
@@ -88,20 +92,14 @@ class Kubernetes:
         selector = service["spec"].get("selector") or {}
         return str(selector.get(HASH_LABEL, self.hash))
 
-    def delete_job(self) -> bool:
-        """Deletes the Job of this controller, and so its pod, if another controller has taken over.
-
-        It has if it has claimed the workers, or its run has ended: an upgrade that fails halfway
-        can change the Service without creating a Job.
-        """
-        found, leading = self._call("GET", "StatefulSet", "worker"), self.leading()
-        ended = str((found["metadata"].get("annotations") or {}).get(ENDS_ANNOTATION))
-        taken = _leader(found).id.startswith(leading) or leading in ended
-        if leading == self.hash or not taken:
-            return False
+    def delete_job(self) -> None:
+        """Deletes the Job of this controller, and so its pod."""
         with contextlib.suppress(NotFoundError):  # Helm or Argo CD was faster
             self._call("DELETE", "Job", self.hash)
-        return True
+
+    def read(self, role: str) -> StatefulSet:
+        """Returns the role's StatefulSet, and claims nothing."""
+        return _stateful_set(self._call("GET", "StatefulSet", role))
 
     def claim(self, role: str, leader: Leader) -> StatefulSet:
         """Claims the role's StatefulSet, so that only this leader may write it, and returns it.
@@ -119,16 +117,7 @@ class Kubernetes:
         metadata, status = found["metadata"], found.get("status") or {}
         if status.get("observedGeneration", 0) < metadata["generation"]:
             raise http.client.HTTPException(f"the StatefulSet of role {role} is not yet observed")
-        annotations = metadata.get("annotations") or {}
-        begin = _parsed(annotations.get(BEGIN_ANNOTATION))
-        ends = _parsed(annotations.get(ENDS_ANNOTATION))
-        return StatefulSet(
-            found["spec"].get("replicas", 1),
-            status.get("updateRevision", ""),
-            _leader(found),
-            begin if isinstance(begin, dict) else {},
-            tuple(e for e in ends if isinstance(e, dict)) if isinstance(ends, list) else (),
-        )
+        return _stateful_set(found)
 
     def scale(self, role: str, leader: Leader, replicas: int) -> None:
         """Sets the number of pods. Raises SupersededError, as `begin` and `end` do."""
@@ -214,6 +203,19 @@ async def insist(call: Callable[..., T], *arguments: object) -> T:
             delay = min(LONGEST_BACKOFF, 0.2 * 2**failures)
             say(f"a call to Kubernetes failed, next try in {delay:.1f} s: {error!r}")
             await asyncio.sleep(delay)
+
+
+def _stateful_set(document: Mapping[str, Any]) -> StatefulSet:
+    annotations = document["metadata"].get("annotations") or {}
+    begin = _parsed(annotations.get(BEGIN_ANNOTATION))
+    ends = _parsed(annotations.get(ENDS_ANNOTATION))
+    return StatefulSet(
+        document["spec"].get("replicas", 1),
+        (document.get("status") or {}).get("updateRevision", ""),
+        _leader(document),
+        begin if isinstance(begin, dict) else {},
+        tuple(e for e in ends if isinstance(e, dict)) if isinstance(ends, list) else (),
+    )
 
 
 def _annotation(name: str) -> str:

@@ -31,7 +31,7 @@ async def gain(kubernetes: Kubernetes, led: bool) -> None:
         say(f"this controller waits: the Service selects the controller {leading}")
     while leading != kubernetes.hash:
         if time.monotonic() >= delete_at:
-            delete_at = float("inf") if await _delete_job(kubernetes) else delete_at
+            delete_at = float("inf") if await _remove_job(kubernetes) else delete_at
         await asyncio.sleep(LOOK_SECONDS)
         leading = await _look(kubernetes) or leading
 
@@ -51,13 +51,27 @@ async def _look(kubernetes: Kubernetes) -> str:
     return ""
 
 
-async def _delete_job(kubernetes: Kubernetes) -> bool:
+async def _remove_job(kubernetes: Kubernetes) -> bool:
     """Whether there is nothing more to try."""
     try:
-        deleted = await insist(kubernetes.delete_job)
+        deleted = await insist(_delete_job, kubernetes)
         if deleted:
             say("this controller has deleted its Job, because another one leads")
         return deleted
     except LauncherError as error:
         say(f"{error.reason}. Delete the Job yourself")
         return True
+
+
+def _delete_job(kubernetes: Kubernetes) -> bool:
+    """Deletes this controller's Job if another controller has taken over. Returns whether it has.
+
+    It has if it has claimed the workers, or if its run has ended: an upgrade that fails halfway can
+    change the Service without creating a Job.
+    """
+    workers, leading = kubernetes.read("worker"), kubernetes.leading()
+    taken = workers.leader.id.startswith(leading) or workers.ended_by(leading)
+    if leading == kubernetes.hash or not taken:
+        return False
+    kubernetes.delete_job()
+    return True

@@ -96,9 +96,10 @@ async def lead(settings: ControllerSettings) -> End:
         try:
             return await controller.lead()
         except SupersededError:
-            say("another controller leads this run")
+            reason = "another controller leads this run"
+            say(reason)
         if not kubernetes or (leading := await insist(kubernetes.leading)) == kubernetes.hash:
-            reason = "another controller leads this run"  # the Job restarts this one
+            # The Job restarts this one.
             return End(Phase.STOPPED, signalled(signal.SIGTERM), reason)
         await controller.hand_over(leading)
         led = True
@@ -302,8 +303,7 @@ class _Controller:
 
     async def hand_over(self, leading: str) -> None:
         """Removes all pods if the controller that leads now has ended: it would not do that."""
-        ends = [end for item in self.found.values() for end in item.ends]
-        if not any(leading in str(end.get("jobs", "")).split() for end in ends):
+        if not any(item.ended_by(leading) for item in self.found.values()):
             return
         assert self.kubernetes
         say(f"the run of the controller {leading} has ended, so no pods are needed")
