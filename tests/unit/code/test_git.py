@@ -19,6 +19,7 @@ from launcher.code.credentials import Credentials
 from launcher.code.git import Repository
 from launcher.shared.exits import ExitCode, LauncherError
 from tests.unit.code.test_pull import commit
+from tests.unit.servers import serving
 
 
 @pytest.fixture
@@ -224,12 +225,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def url(origin: Path) -> Iterator[str]:
     handler = functools.partial(Handler, directory=str(origin))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/.git"
-        server.shutdown()
-        thread.join()
+    with serving(handler) as address:
+        yield f"http://{address}/.git"
 
 
 def test_a_commit_is_fetched_from_a_server_with_a_password_that_serves_no_single_commits(

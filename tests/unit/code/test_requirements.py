@@ -18,6 +18,7 @@ import pytest
 from launcher.code import requirements
 from launcher.shared.exits import ExitCode, LauncherError
 from tests.unit.code.wheels import unpack, wheel
+from tests.unit.servers import serving
 
 CLOSED = "http://anna:secret@127.0.0.1:9/simple"
 
@@ -281,10 +282,8 @@ class Index(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def index() -> Iterator[str]:
     Index.heard = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(Index) as address:
+        yield address
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from tests.unit.code.test_pull import commit
 from tests.unit.code.wheels import unpack, wheel
 from tests.unit.jobs import job
 from tests.unit.processes import ROOT
+from tests.unit.servers import serving
 
 START = ("-I", "-u", "-X", "utf8", str(ROOT / "launcher"), "task")  # as the pods do
 PAGE = (ROOT / "docs" / "program.md").read_text()
@@ -333,10 +334,8 @@ class Server(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     Server.heard = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as found:
-        threading.Thread(target=found.serve_forever).start()
-        yield f"127.0.0.1:{found.server_port}"
-        found.shutdown()
+    with serving(Server) as address:
+        yield address
 
 
 Fetch = Callable[[str, Mapping[str, str], Path], None]
